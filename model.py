@@ -1,0 +1,287 @@
+"""MSI-Net as functions of tensors: encoder -> ASPP -> decoder -> normalize (paper, section 3.1).
+
+Every stage takes the function `conv` that makes its convolutions, so that the same lines describe the trainable
+Keras network (`keras_convolutions`) and the bare inference graph over given arrays (`tensor_convolutions`).
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
+
+# Subtracted from R, G, B in this order. VGG16 had them for B, G, R, but the published weights were trained with
+# the order below and expect it (pinned by test_model.py::test_forward_equals_the_published_network).
+CHANNEL_MEANS = (103.939, 116.779, 123.68)
+
+Convolution = Callable[..., tf.Tensor]
+
+
+def encoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
+    """VGG16 without its last two strides: features of three depths at 1/8 of the resolution.
+
+    Args:
+        x: images minus `CHANNEL_MEANS`, float32, (B, H, W, 3) or (B, 3, H, W) as `layout` says.
+        conv: see `keras_convolutions`.
+        layout: "channels_last" or "channels_first".
+
+    Returns:
+        Concatenated outputs of the third, fourth and fifth block, (B, H/8, W/8, 1280 * width) or channels first.
+    """
+    pool = functools.partial(keras.layers.MaxPooling2D, 2, padding="same", data_format=layout)
+    x = conv(x, "conv1/conv1_1", 64)
+    x = conv(x, "conv1/conv1_2", 64)
+    x = pool(strides=2)(x)  # (B, H/2, W/2, 64)
+    x = conv(x, "conv2/conv2_1", 128)
+    x = conv(x, "conv2/conv2_2", 128)
+    x = pool(strides=2)(x)  # (B, H/4, W/4, 128)
+    x = conv(x, "conv3/conv3_1", 256)
+    x = conv(x, "conv3/conv3_2", 256)
+    x = conv(x, "conv3/conv3_3", 256)
+    block3 = pool(strides=2)(x)  # (B, H/8, W/8, 256)
+    x = conv(block3, "conv4/conv4_1", 512)
+    x = conv(x, "conv4/conv4_2", 512)
+    x = conv(x, "conv4/conv4_3", 512)
+    block4 = pool(strides=1)(x)  # (B, H/8, W/8, 512)
+    x = conv(block4, "conv5/conv5_1", 512, dilation=2)
+    x = conv(x, "conv5/conv5_2", 512, dilation=2)
+    x = conv(x, "conv5/conv5_3", 512, dilation=2)
+    block5 = pool(strides=1)(x)  # (B, H/8, W/8, 512)
+    return _concatenate([block3, block4, block5], layout)  # (B, H/8, W/8, 1280)
+
+
+def aspp(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
+    """Atrous spatial pyramid pooling: context at several scales, and of the whole image.
+
+    Args:
+        x: the encoder's features, (B, H/8, W/8, 1280 * width) or channels first.
+        conv, layout: as in `encoder`.
+
+    Returns:
+        (B, H/8, W/8, 256 * width) or channels first.
+    """
+    branches = [
+        conv(x, "aspp/conv1_1", 256, size=1),
+        conv(x, "aspp/conv1_2", 256, dilation=4),
+        conv(x, "aspp/conv1_3", 256, dilation=8),
+        conv(x, "aspp/conv1_4", 256, dilation=12),
+    ]
+    mean = keras.ops.mean(x, axis=_spatial_axes(layout), keepdims=True)  # (B, 1, 1, 1280)
+    mean = conv(mean, "aspp/conv1_5", 256, size=1)  # (B, 1, 1, 256)
+    branches.append(mean + keras.ops.zeros_like(branches[0]))  # (B, H/8, W/8, 256)
+    return conv(_concatenate(branches, layout), "aspp/conv2", 256, size=1)
+
+
+def plain_context(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
+    """The paper's ablation of `aspp`: one ordinary convolution in place of the five branches. Same shapes."""
+    del layout  # Nothing here depends on it; the signature is that of `aspp`.
+    x = conv(x, "aspp/conv1", 1280)
+    return conv(x, "aspp/conv2", 256, size=1)
+
+
+def decoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
+    """Three times: double the resolution, then convolve. Then one linear convolution to a single map.
+
+    Args:
+        x: context features, (B, H/8, W/8, 256 * width) or channels first.
+        conv, layout: as in `encoder`.
+
+    Returns:
+        Unbounded saliency scores, (B, H, W, 1) or channels first.
+    """
+    for name, filters in (("decoder/conv1", 128), ("decoder/conv2", 64), ("decoder/conv3", 32)):
+        x = LegacyUpsampling(layout)(x)  # (B, H/4, ...), (B, H/2, ...), (B, H, ...)
+        x = conv(x, name, filters)
+    return conv(x, "decoder/conv4", 1, relu=False)
+
+
+def normalize(x: tf.Tensor) -> tf.Tensor:
+    """Scale each map of a batch to [0, 1]: minus its minimum, then divided by 1e-7 + its maximum."""
+    x = x - keras.ops.min(x, axis=(1, 2, 3), keepdims=True)
+    return x / (1e-7 + keras.ops.max(x, axis=(1, 2, 3), keepdims=True))
+
+
+CONTEXTS = {"aspp": aspp, "plain": plain_context}
+
+
+def msi_net(
+    images: tf.Tensor, conv: Convolution, layout: str = CHANNELS_LAST, context: str = "aspp"
+) -> tf.Tensor:
+    """The whole network.
+
+    Args:
+        images: RGB, float32, (B, H, W, 3), 0 to 255; H and W divisible by 8. Channels are last in both layouts.
+        conv: see `keras_convolutions` and `tensor_convolutions`.
+        layout: what the convolutions compute in; "channels_first" suits GPUs.
+        context: "aspp", or "plain" for the paper's ablation.
+
+    Returns:
+        Saliency maps, float32, (B, H, W, 1), each from 0 to 1.
+    """
+    x = images - keras.ops.convert_to_tensor(CHANNEL_MEANS, dtype="float32")
+    if layout == CHANNELS_FIRST:
+        x = keras.ops.transpose(x, (0, 3, 1, 2))
+    x = encoder(x, conv, layout)
+    x = CONTEXTS[context](x, conv, layout)
+    x = decoder(x, conv, layout)
+    if layout == CHANNELS_FIRST:
+        x = keras.ops.transpose(x, (0, 2, 3, 1))
+    return normalize(x)
+
+
+def build_model(
+    layout: str = CHANNELS_LAST,
+    context: str = "aspp",
+    width: float = 1.0,
+    batch_norm: bool = False,
+    seed: int | None = None,
+) -> keras.Model:
+    """The trainable network, for images of any size divisible by 8.
+
+    Args:
+        layout, context: as in `msi_net`.
+        width: factor on every filter count but the last; counts are rounded to multiples of 8.
+        batch_norm: normalise each hidden convolution's output over the batch while training. Fold it into the
+            kernels for inference (`checkpoint.fold_batch_norm`).
+        seed: of the He-initialised kernels.
+
+    Returns:
+        A Keras model from (B, H, W, 3) float32 RGB, 0 to 255, to (B, H, W, 1) float32, 0 to 1.
+    """
+    images = keras.Input((None, None, 3), name="input")
+    conv = keras_convolutions(layout, width, batch_norm, seed)
+    maps = msi_net(images, conv, layout, context)
+    return keras.Model(images, maps, name="msinet")
+
+
+def keras_convolutions(layout: str, width: float, batch_norm: bool, seed: int | None) -> Convolution:
+    """Convolutions as Keras layers with variables of their own, named as in the published network.
+
+    Returns:
+        `conv(x, name, filters, size=3, dilation=1, relu=True)`: a "same" convolution with a bias, the optional
+        batch normalisation, and the optional ReLU.
+    """
+    seeds = np.random.SeedSequence(seed)
+
+    def conv(x, name, filters, size=3, dilation=1, relu=True):
+        x = DilatedConv2D(
+            scaled_filters(filters, width),
+            size,
+            padding="same",
+            dilation_rate=dilation,
+            data_format=layout,
+            kernel_initializer=keras.initializers.HeNormal(int(seeds.spawn(1)[0].generate_state(1)[0])),
+            name=keras_name(name),
+        )(x)
+        if batch_norm and relu:
+            axis = 1 if layout == CHANNELS_FIRST else -1
+            x = keras.layers.BatchNormalization(axis, momentum=0.9, name=keras_name(name) + "_norm")(x)
+        return keras.ops.relu(x) if relu else x
+
+    return conv
+
+
+def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS_LAST) -> Convolution:
+    """Convolutions over given arrays, as plain TensorFlow operations: the fastest graph, and the easiest to export.
+
+    Args:
+        arrays: float32, by published name: "conv1/conv1_1/kernel" (height, width, in, out), "conv1/conv1_1/bias"
+            (out,) and so on. Batch normalisation must have been folded in.
+
+    Returns:
+        `conv(x, name, filters, size=3, dilation=1, relu=True)`; `filters` and `size` come with the arrays.
+    """
+    data_format = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}[layout]
+
+    def conv(x, name, filters, size=3, dilation=1, relu=True):
+        kernel, bias = tf.constant(arrays[f"{name}/kernel"]), tf.constant(arrays[f"{name}/bias"])
+        x = tf.nn.conv2d(x, kernel, 1, "SAME", data_format, dilation)
+        x = tf.nn.bias_add(x, bias, data_format)
+        return tf.nn.relu(x) if relu else x
+
+    return conv
+
+
+def scaled_filters(filters: int, width: float) -> int:
+    """A published filter count times the width, as a multiple of 8; the single output map stays one."""
+    return filters if filters == 1 else max(8, round(filters * width / 8) * 8)
+
+
+def keras_name(published: str) -> str:
+    """ "conv1/conv1_1" -> "conv1_conv1_1": Keras allows no slash in the name of a layer."""
+    return published.replace("/", "_")
+
+
+def published_name(layer: str) -> str:
+    """ "conv1_conv1_1" -> "conv1/conv1_1": the inverse of `keras_name`."""
+    return layer.replace("_", "/", 1)
+
+
+@keras.saving.register_keras_serializable("msinet")
+class DilatedConv2D(keras.layers.Conv2D):
+    """A convolution whose dilation is done by the kernel itself.
+
+    Keras rearranges space into the batch and back around a dilated convolution, which takes up to four times as
+    long on a CPU as the kernel's own dilation.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if max(self.dilation_rate) == 1 or not dilated_gradient_exists():
+            return super().convolution_op(inputs, kernel)
+        data_format = "NHWC" if self.data_format == CHANNELS_LAST else "NCHW"
+        return tf.nn.conv2d(inputs, kernel, self.strides, "SAME", data_format, self.dilation_rate)
+
+
+@functools.cache
+def dilated_gradient_exists() -> bool:
+    """Whether TensorFlow differentiates a dilated `conv2d` here: not on processors without its oneDNN kernels."""
+    with tf.init_scope():
+        image, kernel = tf.zeros((1, 4, 4, 1)), tf.zeros((3, 3, 1, 1))
+        try:
+            with tf.GradientTape() as tape:
+                tape.watch((image, kernel))
+                convolved = tf.nn.conv2d(image, kernel, 1, "SAME", dilations=2)
+            tape.gradient(convolved, (image, kernel))
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+    return True
+
+
+@keras.saving.register_keras_serializable("msinet")
+class LegacyUpsampling(keras.layers.Layer):
+    """TensorFlow 1's `resize_bilinear` to twice the size: no half-pixel centres, unlike `UpSampling2D`.
+
+    Pinned by test_model.py::test_forward_equals_the_published_network.
+    """
+
+    def __init__(self, layout: str = CHANNELS_LAST, **kwargs):
+        super().__init__(**kwargs)
+        self.layout = layout
+
+    def call(self, x):
+        # The operation knows channels-last tensors only.
+        if self.layout == CHANNELS_FIRST:
+            return tf.transpose(self._double(tf.transpose(x, (0, 2, 3, 1))), (0, 3, 1, 2))
+        return self._double(x)
+
+    def _double(self, x):
+        size = tf.shape(x)[1:3] * 2
+        return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=False, half_pixel_centers=False)
+
+    def compute_output_shape(self, input_shape):
+        spatial = _spatial_axes(self.layout)
+        return tuple(side * 2 if axis in spatial and side else side for axis, side in enumerate(input_shape))
+
+    def get_config(self):
+        return {**super().get_config(), "layout": self.layout}
+
+
+def _spatial_axes(layout: str) -> tuple[int, int]:
+    return (2, 3) if layout == CHANNELS_FIRST else (1, 2)
+
+
+def _concatenate(tensors: list, layout: str):
+    return keras.ops.concatenate(tensors, axis=1 if layout == CHANNELS_FIRST else -1)
