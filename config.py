@@ -1,16 +1,42 @@
 """Every default of the program, in one place. Each value can be overridden by a flag of `main.py`."""
 
-# The training set-up of the paper (section 3.3), and what every phase needs.
 PARAMS = {
-    "device": "auto",  # layout of the network: "cpu" (channels-last), "gpu" (channels-first), or "auto"
+    # The training set-up of the paper (section 3.3).
     "epochs": 10,  # passes over the training set; the total, also when a run is continued
     "batch_size": 1,  # images in one training step
     "learning_rate": 1e-5,  # of Adam
-    "seed": 42,  # of the shuffling and of the initial weights
+    # What the paper leaves out; see RECIPES.
+    "warmup_steps": 0,  # training steps over which the learning rate rises from zero
+    "cosine_decay": False,  # whether the learning rate then falls to zero along a cosine
+    "weight_decay": 0.0,  # decoupled from the gradient; kernels only
+    "mirror": False,  # swap left and right in half of the images
+    "color": 0.0,  # greatest relative change of brightness, contrast and saturation
+    "crop": 0.0,  # greatest share of each side that is cut away
+    "scales": (1.0,),  # factors on the network's input size, of which each training step draws one
+    # What every phase needs.
+    "device": "auto",  # layout of the network: "cpu" (channels-last), "gpu" (channels-first), or "auto"
+    "seed": 42,  # of shuffling, augmentation and initial weights
     "results": "results",  # folder that receives everything a run produces
 }
 
-# Height and width of the network's input for each dataset, in pixels. Both are divisible by 8.
+# Named sets of changes to PARAMS. "scratch" suits a few thousand photographs or fewer and no VGG16 weights.
+RECIPES = {
+    "paper": {},
+    "scratch": {
+        "epochs": 20,
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "warmup_steps": 200,
+        "cosine_decay": True,
+        "weight_decay": 1e-4,
+        "mirror": True,
+        "color": 0.3,
+        "crop": 0.2,
+        "scales": (0.5, 0.7, 1.0),
+    },
+}
+
+# Height and width of the network's input for each dataset, in pixels. All are divisible by 8.
 DIMS = {
     "salicon": (240, 320),
     "mit1003": (360, 360),
@@ -19,4 +45,12 @@ DIMS = {
     "pascals": (360, 360),
     "osie": (240, 320),
     "fiwi": (216, 384),
+    "custom": (240, 320),  # one's own photographs
+}
+
+# The network's sizes: a factor on every filter count, and whether training normalises over the batch, without which
+# a network as narrow as "lite" does not learn from random initial weights.
+VARIANTS = {
+    "full": {"width": 1.0, "batch_norm": False},
+    "lite": {"width": 0.25, "batch_norm": True},
 }

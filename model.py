@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from utils import UserError
+
 CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
 
 # Subtracted from R, G, B in this order. VGG16 had them for B, G, R, but the published weights were trained with
@@ -107,9 +109,7 @@ def normalize(x: tf.Tensor) -> tf.Tensor:
 CONTEXTS = {"aspp": aspp, "plain": plain_context}
 
 
-def msi_net(
-    images: tf.Tensor, conv: Convolution, layout: str = CHANNELS_LAST, context: str = "aspp"
-) -> tf.Tensor:
+def msi_net(images: tf.Tensor, conv: Convolution, layout: str = CHANNELS_LAST, context: str = "aspp") -> tf.Tensor:
     """The whole network.
 
     Args:
@@ -203,6 +203,26 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
         return tf.nn.relu(x) if relu else x
 
     return conv
+
+
+def choose_layout(device: str) -> tuple[str, str]:
+    """The layout for a device, and a sentence that says which it is and why.
+
+    Args:
+        device: "cpu", "gpu", or "auto" for "gpu" where TensorFlow sees one.
+
+    Raises:
+        UserError: "gpu" was asked for and TensorFlow sees none.
+    """
+    found = bool(tf.config.list_physical_devices("GPU"))
+    if device == "gpu" and not found:
+        raise UserError(
+            "--device gpu was asked for, but TensorFlow sees no GPU here: install its CUDA build with "
+            "'pip install tensorflow[and-cuda]', or use --device cpu."
+        )
+    if device == "cpu" or not found:
+        return CHANNELS_LAST, "cpu (channels-last)" + ("" if device == "cpu" else ", as TensorFlow sees no GPU")
+    return CHANNELS_FIRST, "gpu (channels-first)"
 
 
 def scaled_filters(filters: int, width: float) -> int:

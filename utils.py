@@ -1,9 +1,9 @@
 """What all phases share: errors that a user can act on, and files written whole or not at all."""
 
 import contextlib
-import os
+import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -29,6 +29,33 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def plot_history(path: Path, history: Sequence[Mapping]) -> None:
+    """Draw the training and validation loss over the epochs as a PNG.
+
+    Args:
+        path: the file to write.
+        history: one row an epoch, with "epoch", "loss" and "val_loss".
+    """
+    from matplotlib.figure import Figure  # Without pyplot no display is asked for.
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    epochs = [row["epoch"] for row in history]
+    for key, label in (("loss", "training"), ("val_loss", "validation")):
+        axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
+    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
