@@ -23,16 +23,16 @@ PARAMS = {
 RECIPES = {
     "paper": {},
     "scratch": {
-        "epochs": 20,
+        "epochs": 30,
         "batch_size": 8,
         "learning_rate": 2e-3,
         "warmup_steps": 200,
         "cosine_decay": True,
-        "weight_decay": 1e-4,
+        "weight_decay": 1e-2,
         "mirror": True,
         "color": 0.3,
         "crop": 0.2,
-        "scales": (0.5, 0.7, 1.0),
+        "scales": (0.2, 0.5, 0.7, 1.0),
     },
 }
 

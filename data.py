@@ -172,6 +172,35 @@ def _check_count(what: str, received: int, expected: int) -> None:
         )
 
 
+def load_groups(
+    name: str, path: Path, size: tuple[int, int], *, valid_fraction: float = 0.2, seed: int = SPLIT_SEED
+) -> tuple["Group", "Group"]:
+    """What trains and what validates of one dataset.
+
+    Args:
+        name: a key of `DATASETS`, or "custom" for one's own photographs.
+        path: see `find_dataset`.
+        size: height and width of the network's input.
+        valid_fraction, seed: of the custom split; see `split_custom`.
+    """
+    samples = pair_files(find_dataset(name, path))
+    parts = split_custom(samples, valid_fraction, seed) if name == "custom" else split(samples, DATASETS[name])
+    return Group(parts[0], tuple(size)), Group(parts[1], tuple(size))
+
+
+def split_custom(samples: Sequence[Sample], valid_fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """The split of one's own photographs: by the folders `train` and `val` where all are in them, else at random."""
+    given = [[s for s in samples if s.name.startswith(part)] for part in ("train/", "val/")]
+    if len(given[0]) + len(given[1]) == len(samples):
+        return given[0], given[1]
+    order = np.random.default_rng(seed).permutation(len(samples))
+    valid = {int(i) for i in order[: round(valid_fraction * len(samples))]}
+    parts: tuple[list[Sample], list[Sample]] = ([], [])
+    for i, sample in enumerate(samples):
+        parts[i in valid].append(sample)
+    return parts
+
+
 # --- Geometry: an image into the network's input, and a map back out --------------------------------------------------
 #
 # Both ways resize with the kernels of TensorFlow 1 (area, bicubic; corners aligned), which `tf.image.resize` of

@@ -9,12 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import checkpoint
 import keras
-import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-import checkpoint
 import utils
 from config import VARIANTS
 from data import Group, load_batches, training_plan, validation_plan
@@ -186,12 +184,7 @@ class Run:
             "parameters": dict(params),
             "initial_weights": self.start,
             "device": device,
-            "versions": {
-                "python": platform.python_version(),
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-                "numpy": np.__version__,
-            },
+            "versions": utils.versions(),
             "platform": platform.platform(),
             "epochs_done": len(self.history),
             "seconds": round(sum(row["seconds"] for row in self.history), 1),

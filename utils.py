@@ -1,7 +1,11 @@
 """What all phases share: errors that a user can act on, and files written whole or not at all."""
 
 import contextlib
+import importlib.metadata
 import json
+import os
+import platform
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +44,12 @@ def write_json(path: Path, content: dict) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def versions() -> dict[str, str]:
+    """The versions that a run's numbers may depend on, for its record."""
+    packages = ("tensorflow", "keras", "numpy")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
 def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     """Draw the training and validation loss over the epochs as a PNG.
 
@@ -59,3 +69,20 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     axes.legend()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence what native libraries print while they are imported, such as TensorFlow's greeting.
+
+    Python's own errors are raised after the block, and so are seen.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a file
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

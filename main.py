@@ -1,0 +1,243 @@
+"""MSI-Net: predicts where people look in photographs. Run `python main.py --help`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from config import DIMS, PARAMS, RECIPES, VARIANTS
+from utils import UserError, quiet_stderr
+
+# What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
+PARAM_HELP = {
+    "epochs": "passes over the training set; the total, also when a run is continued",
+    "batch_size": "images that go through the network together",
+    "learning_rate": "of Adam",
+    "warmup_steps": "training steps over which the learning rate rises from zero",
+    "cosine_decay": "let the learning rate fall to zero along a cosine",
+    "weight_decay": "of the kernels, decoupled from the gradient",
+    "mirror": "swap left and right in half of the training images",
+    "color": "greatest relative change of brightness, contrast and saturation in training",
+    "crop": "greatest share of each side that is cut away in training",
+    "scales": "factors on the network's input size, of which each training step draws one",
+    "device": "layout of the network: cpu (channels-last), gpu (channels-first), or what TensorFlow sees",
+    "seed": "of shuffling, augmentation and initial weights",
+    "results": "folder that receives everything a run produces",
+}
+SHARED_PARAMS = ("device", "results", "batch_size")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse(arguments)
+    # TensorFlow's own messages would drown ours. Who wants them sets the variable.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return options.handler(options) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
+    phases = parser.add_subparsers(title="phases", required=True, metavar="PHASE")
+
+    phase = phases.add_parser("train", help="train on a dataset, or continue an interrupted run")
+    phase.set_defaults(handler=run_train)
+    phase.add_argument(
+        "-d",
+        "--data",
+        nargs="+",
+        choices=DIMS,
+        default=["salicon"],
+        metavar="DATA",
+        help=f"{', '.join(DIMS)}; several are trained on together (default: salicon)",
+    )
+    phase.add_argument(
+        "-p",
+        "--path",
+        type=Path,
+        default=Path("data"),
+        help="folder of the dataset, or the folder it is in (default: data)",
+    )
+    phase.add_argument(
+        "--init",
+        metavar="{vgg16,scratch,lite,PATH}",
+        help="initial weights (default: vgg16 for salicon, the best SALICON checkpoint for any other dataset)",
+    )
+    phase.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="paper",
+        help="set of defaults: the paper's, or one for training without VGG16 weights",
+    )
+    phase.add_argument("--variant", choices=VARIANTS, default="full", help="size of the network (default: full)")
+    phase.add_argument(
+        "--context",
+        choices=("aspp", "plain"),
+        default="aspp",
+        help="the ASPP module, or the paper's ablation of it (default: aspp)",
+    )
+    phase.add_argument("--restart", action="store_true", help="begin anew where an earlier run exists")
+    add_custom_flags(phase)
+    add_params(phase, PARAMS)
+
+    phase = phases.add_parser("test", help="predict the saliency maps of photographs")
+    phase.set_defaults(handler=run_test)
+    phase.add_argument(
+        "-d",
+        "--data",
+        choices=DIMS,
+        default="salicon",
+        metavar="DATA",
+        help=f"whose weights and input size to use: {', '.join(DIMS)} (default: salicon)",
+    )
+    phase.add_argument(
+        "-p", "--path", type=Path, help="photograph, or folder of photographs (default: the one that Matplotlib ships)"
+    )
+    phase.add_argument(
+        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
+    )
+    phase.add_argument("--format", choices=("jpeg", "png", "npy"), default="jpeg", help="of the maps (default: jpeg)")
+    phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
+    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    add_params(phase, SHARED_PARAMS)
+    return parser.parse_args(arguments)
+
+
+def add_custom_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that only `-d custom` heeds."""
+    group = parser.add_argument_group("one's own data (-d custom)")
+    group.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    group.add_argument("--valid-fraction", type=fraction, default=0.2, help="of the images (default: 0.2)")
+
+
+def add_params(parser: argparse.ArgumentParser, keys) -> None:
+    """Flags for keys of `config.PARAMS`. They default to None, so that a recipe can tell them from the user's."""
+    for key in keys:
+        value, flag = PARAMS[key], "--" + key.replace("_", "-")
+        text = f"{PARAM_HELP[key]} (default: {value})"
+        if isinstance(value, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif isinstance(value, tuple):
+            parser.add_argument(flag, type=positive_float, nargs="+", metavar="FACTOR", help=text)
+        elif key == "device":
+            parser.add_argument(flag, choices=("auto", "cpu", "gpu"), help=text)
+        else:
+            parser.add_argument(flag, type=PARAM_TYPES.get(key, str), metavar=key.upper(), help=text)
+
+
+def params_of(options: argparse.Namespace) -> dict:
+    """`config.PARAMS`, changed by the recipe, changed by the user's flags."""
+    recipe = RECIPES[getattr(options, "recipe", "paper")]
+    flags = {key: getattr(options, key, None) for key in PARAMS}
+    flags = {key: tuple(value) if isinstance(value, list) else value for key, value in flags.items()}
+    return {**PARAMS, **recipe, **{key: value for key, value in flags.items() if value is not None}}
+
+
+# --- Handlers: one a phase. They import what they need, so that help and errors come at once. ------------------------
+
+
+def run_train(options: argparse.Namespace) -> None:
+    import data
+
+    params = params_of(options)
+    if "custom" not in options.data and options.input_size:
+        raise UserError("--input-size goes with -d custom; the other datasets have theirs in config.DIMS.")
+    groups = [
+        data.load_groups(
+            name,
+            options.path,
+            options.input_size if name == "custom" and options.input_size else DIMS[name],
+            valid_fraction=options.valid_fraction,
+            seed=params["seed"],
+        )
+        for name in options.data
+    ]
+    with quiet_stderr():
+        import train
+    train.train(
+        "+".join(options.data),
+        groups,
+        params,
+        variant=options.variant,
+        context=options.context,
+        init=options.init,
+        restart=options.restart,
+    )
+
+
+def run_test(options: argparse.Namespace) -> int:
+    params = params_of(options)
+    path = options.path or sample_photograph()
+    if not path.exists():
+        raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
+    with quiet_stderr():
+        import predict
+    return predict.run(
+        path,
+        data=options.data,
+        size=tuple(options.input_size or DIMS[options.data]),
+        weights=options.weights,
+        params=params,
+        suffix=f".{options.format}",
+        overlay=options.overlay,
+    )
+
+
+def sample_photograph() -> Path:
+    """The photograph that Matplotlib ships: Grace Hopper."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+# --- Types of flags ---------------------------------------------------------------------------------------------------
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 1")
+    return value
+
+
+def natural_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a number above 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a number from 0 to below 1")
+    return value
+
+
+PARAM_TYPES = {
+    "epochs": positive_int,
+    "batch_size": positive_int,
+    "learning_rate": positive_float,
+    "warmup_steps": natural_int,
+    "weight_decay": fraction,
+    "color": fraction,
+    "crop": fraction,
+    "seed": natural_int,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
