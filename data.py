@@ -4,7 +4,7 @@ A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/
 path below each of them, up to the suffix.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -321,11 +321,11 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return height, width
 
 
-def load_batches(plan: Iterable[Batch], augmentation: dict | None = None):
+def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
     """Read, decode, augment, resize and pad the batches of a plan, in parallel and ahead of their use.
 
     Args:
-        plan: batches in order; an endless iterator is welcome.
+        plan: batches in order, of one epoch or of many.
         augmentation: options of `augment`, or None for images as they are.
 
     Returns:
@@ -359,6 +359,7 @@ def load_batches(plan: Iterable[Batch], augmentation: dict | None = None):
         tf.TensorSpec((), tf.int32),
     )
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
     return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 

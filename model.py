@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from utils import UserError
+from utils import UserError, quiet_stderr
 
 CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
 
@@ -214,7 +214,8 @@ def choose_layout(device: str) -> tuple[str, str]:
     Raises:
         UserError: "gpu" was asked for and TensorFlow sees none.
     """
-    found = bool(tf.config.list_physical_devices("GPU"))
+    with quiet_stderr():  # The CUDA library complains where there is no GPU, which is no error here.
+        found = bool(tf.config.list_physical_devices("GPU"))
     if device == "gpu" and not found:
         raise UserError(
             "--device gpu was asked for, but TensorFlow sees no GPU here: install its CUDA build with "

@@ -1,7 +1,6 @@
 """The training phase: from photographs and fixations to checkpoints, a history and a run record."""
 
 import csv
-import itertools
 import math
 import platform
 import shutil
@@ -79,18 +78,20 @@ def train(
         return
 
     run.record(params, device)
-    plans = (
-        training_plan(train_groups, params["batch_size"], params["seed"], epoch, params["scales"])
+    plan = [
+        batch
         for epoch in range(first, params["epochs"])
-    )
+        for batch in training_plan(train_groups, params["batch_size"], params["seed"], epoch, params["scales"])
+    ]
     augmentation = {key: params[key] for key in ("mirror", "color", "crop") if params[key]}
     model.fit(
-        load_batches(itertools.chain.from_iterable(plans), augmentation),
+        load_batches(plan, augmentation),
         validation_data=load_batches(validation_plan(valid_groups, params["batch_size"])),
         initial_epoch=first,
         epochs=params["epochs"],
         steps_per_epoch=steps,
         callbacks=[EpochEnd(run, params["epochs"], steps)],
+        shuffle=False,
         verbose=0,
     )
     run.record(params, device)

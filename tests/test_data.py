@@ -1,0 +1,253 @@
+"""Datasets: pairing, splits, geometry and batches."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write
+from PIL import Image
+
+import data
+from data import DATASETS, Batch, Group, Sample
+from utils import UserError
+
+# First positions that `numpy.random.RandomState(42).shuffle(arange(n))` gives, written down once.
+FIRST_TRAINING_INDICES = {
+    "mit1003": [626, 629, 847, 514, 365],
+    "cat2000": [83, 53, 70, 45, 44],
+    "dutomron": [1564, 2916, 3414, 3159, 1397],
+    "pascals": [512, 357, 110, 684, 39],
+    "osie": [158, 500, 396, 155, 321],
+    "fiwi": [73, 18, 117, 78, 76],
+}
+
+
+def samples_named(names) -> list[Sample]:
+    return [Sample(name, Path(name), Path(name)) for name in sorted(names)]
+
+
+# --- Pairs and splits -------------------------------------------------------------------------------------------------
+
+
+def test_files_are_paired_by_name_through_subfolders(tiny_dataset):
+    folder = tiny_dataset(names=["b/1", "a/2", "a/10", "a.b"])
+    samples = data.pair_files(folder)
+    assert [sample.name for sample in samples] == ["a.b", "a/10", "a/2", "b/1"]
+    assert samples[1].saliency == folder / "saliency" / "a" / "10.png"
+    assert samples[1].fixations == folder / "fixations" / "a" / "10.png"
+
+
+def test_every_mismatch_is_named_in_one_error(tiny_dataset):
+    folder = tiny_dataset(count=4)
+    (folder / "saliency" / "0001.png").unlink()
+    (folder / "fixations" / "0002.png").unlink()
+    (folder / "stimuli" / "0003.png").unlink()
+    with pytest.raises(UserError) as error:
+        data.pair_files(folder)
+    for complaint in ("saliency/0001 is missing", "fixations/0002 is missing", "saliency/0003 has no stimulus"):
+        assert complaint in str(error.value)
+
+
+def test_two_files_of_one_name_are_an_error(tiny_dataset):
+    folder = tiny_dataset(count=1)
+    (folder / "stimuli" / "0000.jpg").write_bytes((folder / "stimuli" / "0000.png").read_bytes())
+    with pytest.raises(UserError, match="Two files for one image"):
+        data.pair_files(folder)
+
+
+def test_hidden_files_of_other_systems_are_passed_over(tiny_dataset):
+    folder = tiny_dataset(count=2)
+    write(folder / "stimuli" / "._0000.png", b"resource fork")
+    assert len(data.pair_files(folder)) == 2
+
+
+def test_dataset_is_found_in_its_folder_and_in_the_one_above(tiny_dataset):
+    folder = tiny_dataset("osie")
+    assert data.find_dataset("osie", folder) == data.find_dataset("osie", folder.parent) == folder
+    with pytest.raises(UserError, match="No mit1003 dataset"):
+        data.find_dataset("mit1003", folder.parent)
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "salicon"])
+def test_published_split_of_shuffled_datasets(name):
+    spec = DATASETS[name]
+    folders = [f"category{i:02d}/" for i in range(spec.categories)] if spec.split == "per category" else [""]
+    samples = samples_named(
+        f"{folder}{i:05d}" for folder in folders for i in range((spec.train + spec.valid) // spec.categories)
+    )
+    train, valid = data.split(samples, spec)
+    assert (len(train), len(valid)) == (spec.train, spec.valid)
+    assert {s.name for s in train}.isdisjoint(s.name for s in valid)
+    assert [int(s.name.rpartition("/")[2]) for s in train[:5]] == FIRST_TRAINING_INDICES[name]
+
+
+def test_cat2000_takes_the_same_positions_of_each_category():
+    samples = samples_named(f"c{c:02d}/{i:03d}" for c in range(20) for i in range(100))
+    train, _ = data.split(samples, DATASETS["cat2000"])
+    positions = [[s.name[4:] for s in train if s.name.startswith(f"c{c:02d}")] for c in range(20)]
+    assert all(p == positions[0] for p in positions) and len(positions[0]) == 80
+
+
+def test_salicon_is_split_as_its_folders_say():
+    samples = samples_named([f"train/{i}" for i in range(10_000)] + [f"val/{i}" for i in range(5_000)])
+    train, valid = data.split(samples, DATASETS["salicon"])
+    assert {s.name[:5] for s in train} == {"train"} and {s.name[:3] for s in valid} == {"val"}
+    assert (len(train), len(valid)) == (10_000, 5_000)
+
+
+def test_incomplete_dataset_is_refused_with_the_numbers():
+    with pytest.raises(UserError, match="Found 699 images, expected 700"):
+        data.split(samples_named(f"{i:04d}" for i in range(699)), DATASETS["osie"])
+
+
+def test_custom_split_is_seeded_and_complete():
+    samples = samples_named(f"{i:02d}" for i in range(10))
+    train, valid = data.split_custom(samples, 0.3, seed=1)
+    assert (len(train), len(valid)) == (7, 3)
+    assert sorted(train + valid, key=lambda s: s.name) == samples
+    assert data.split_custom(samples, 0.3, seed=1) == (train, valid)
+    assert data.split_custom(samples, 0.3, seed=2) != (train, valid)
+
+
+def test_custom_split_by_folders_wins_over_the_fraction():
+    train, valid = data.split_custom(samples_named(["train/a", "train/b", "val/c"]), 0.9, seed=1)
+    assert ([s.name for s in train], [s.name for s in valid]) == (["train/a", "train/b"], ["val/c"])
+
+
+# --- Geometry ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["eager", "tf.data"])
+def apply(request):
+    """Run a function of tensors eagerly, or inside a `tf.data` pipeline, whose shapes are unknown."""
+
+    def run(function, array):
+        if request.param == "eager":
+            return function(tf.constant(array)).numpy()
+        spec = tf.TensorSpec((None, None, None), array.dtype)
+        dataset = tf.data.Dataset.from_generator(lambda: [array], output_signature=spec).map(function)
+        return next(iter(dataset)).numpy()
+
+    return run
+
+
+@pytest.mark.parametrize("case", [f"pre{i}" for i in range(8)])
+def test_resize_and_pad_equals_the_published_preprocessing(fixture, apply, case):
+    numbers = fixture("preprocessing.npz")
+    image = numbers[f"{case}_image"]
+    size = tuple(int(side) for side in numbers[f"{case}_target"])
+    padding = data.IMAGE_PADDING if image.shape[-1] == 3 else data.MAP_PADDING
+    padded = apply(lambda x: data.resize_and_pad(x, size, padding), image)
+    expected = numbers[f"{case}_padded"]
+    assert np.abs(padded - expected).max() <= 1e-3
+    assert np.mean(np.round(padded) == np.round(expected)) >= 0.999
+
+
+@pytest.mark.parametrize("case", [f"post{i}" for i in range(5)])
+def test_crop_and_restore_equals_the_published_postprocessing(fixture, apply, case):
+    numbers = fixture("preprocessing.npz")
+    size = tuple(int(side) for side in numbers[f"{case}_target"])
+    restored = apply(lambda x: data.crop_and_restore(x, size), numbers[f"{case}_map"])
+    assert restored.shape == (*size, 1)
+    assert np.mean(np.round(restored) == numbers[f"{case}_uint8"]) >= 0.999
+
+
+@pytest.mark.parametrize("shape", [(37, 200), (200, 37), (1, 50), (333, 444), (8, 8)])
+def test_inverse_geometry_gives_back_the_shape_of_any_image(shape):
+    padded = data.resize_and_pad(np.zeros((*shape, 3), np.uint8), (48, 64), data.IMAGE_PADDING)
+    assert padded.shape == (48, 64, 3)
+    assert data.crop_and_restore(padded[..., :1] / 255, shape).shape == (*shape, 1)
+
+
+# --- Decoding ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [(mode, "PNG") for mode in ("RGB", "L", "P", "RGBA", "LA", "1", "I;16")]
+    + [("RGB", "BMP"), ("RGB", "GIF"), ("RGB", "WEBP"), ("L", "JPEG"), ("CMYK", "JPEG")],
+)
+def test_every_kind_of_image_becomes_rgb(mode, format):
+    gray = np.linspace(0, 255, 48 * 64).reshape(48, 64).astype(np.uint8)
+    image = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(gray).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    decoded = data.decode_image(tf.constant(buffer.getvalue()), 3).numpy()
+    assert decoded.shape == (48, 64, 3) and decoded.dtype == np.uint8
+    assert np.abs(decoded.mean(axis=(0, 1)) - gray.mean()).max() < 8
+
+
+def test_first_frame_of_an_animation_counts():
+    frames = [Image.new("L", (8, 8), value) for value in (200, 10)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    assert data.decode_image(tf.constant(buffer.getvalue()), 3).numpy().min() == 200
+
+
+def test_exif_orientation_is_left_alone(photograph):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90 degrees to show"
+    Image.fromarray(photograph(48, 64)).save(buffer, "JPEG", exif=exif)
+    assert data.decode_image(tf.constant(buffer.getvalue()), 3).shape == (48, 64, 3)
+
+
+# --- Batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_plan_has_every_sample_once_in_an_order_that_changes_with_the_epoch():
+    groups = [Group(samples_named(f"{i:02d}" for i in range(7)), (48, 64))]
+
+    def order(seed, epoch):
+        return [s.name for batch in data.training_plan(groups, 2, seed, epoch) for s in batch.samples]
+
+    assert sorted(order(1, 0)) == [s.name for s in groups[0].samples]
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_batches_of_several_datasets_have_one_size_each():
+    groups = [Group(samples_named("abcde"), (48, 64)), Group(samples_named("vwxyz"), (72, 72))]
+    plan = data.training_plan(groups, 2, seed=0, epoch=0, scales=(0.5, 1.0))
+    assert len(plan) == 6
+    for batch in plan:
+        names = {s.name for s in batch.samples}
+        assert names <= set("abcde") or names <= set("vwxyz")
+        assert batch.size in ({(24, 32), (48, 64)} if names <= set("abcde") else {(40, 40), (32, 32), (72, 72)})
+
+
+def test_loaded_batches_are_resized_padded_and_paired(tiny_dataset):
+    samples = data.pair_files(tiny_dataset(count=3, height=60, width=40))
+    batches = list(data.load_batches([Batch(samples[:2], (48, 64)), Batch(samples[2:], (24, 32))]))
+    assert [tuple(images.shape) for images, _ in batches] == [(2, 48, 64, 3), (1, 24, 32, 3)]
+    assert [tuple(maps.shape) for _, maps in batches] == [(2, 48, 64, 1), (1, 24, 32, 1)]
+    images, maps = batches[0]
+    assert np.all(images[:, :, 0] == data.IMAGE_PADDING) and np.all(maps[:, :, 0] == data.MAP_PADDING)
+    # The test's maps are the red channels of its photographs.
+    np.testing.assert_allclose(images[:, :, 20:44, :1], maps[:, :, 20:44], atol=1e-3)
+
+
+def test_augmentation_moves_image_and_map_alike_and_repeats_with_its_seed(photograph):
+    image = photograph(48, 64)
+    truth = image[..., :1]
+    shapes, mirrored = set(), 0
+    for i in range(20):
+        varied, moved = data.augment(image, truth, (0, i), mirror=True, crop=0.3)
+        again, _ = data.augment(image, truth, (0, i), mirror=True, crop=0.3)
+        np.testing.assert_array_equal(varied, again)
+        np.testing.assert_array_equal(varied[..., :1], tf.cast(moved, tf.float32))
+        shapes.add(tuple(moved.shape))
+        mirrored += bool(np.all(data.augment(image, truth, (0, i), mirror=True)[1] == truth[:, ::-1]))
+    assert len(shapes) > 5 and all(33 <= height <= 48 for height, _, _ in shapes)
+    assert 4 <= mirrored <= 16
+
+
+def test_color_augmentation_leaves_the_map_and_stays_in_range(photograph):
+    image = photograph()
+    varied, truth = data.augment(image, image[..., :1], (0, 1), color=0.5)
+    np.testing.assert_array_equal(truth, image[..., :1])
+    assert np.min(varied) >= 0 and np.max(varied) <= 255
+    assert np.abs(varied - image.astype(np.float32)).mean() > 1

@@ -1,0 +1,146 @@
+"""Training: the published numbers, resuming, and what a run leaves behind."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import checkpoint
+import numpy as np
+import pytest
+from conftest import seeded_arrays, set_arrays
+
+import data
+import main
+import model
+import train
+from config import PARAMS
+from utils import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(folder: Path, *flags: str) -> int:
+    """`train` on a custom dataset with the narrow network, from scratch."""
+    fixed = ("-d", "custom", "-p", str(folder), "--variant", "lite", "--input-size", "48", "64", "--init", "scratch")
+    return main.main(["train", *fixed, "--learning-rate", "1e-3", *flags])
+
+
+def history(results: Path) -> list[dict]:
+    with (results / "history" / "custom.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_losses_of_five_steps_are_the_published_ones(fixture):
+    numbers = fixture("training.npz")
+    network = model.build_model()
+    set_arrays(network, seeded_arrays(network))
+    before = seeded_arrays(network)
+    train.compile_model(network, PARAMS, steps=5)
+    losses = [network.train_on_batch(numbers["input"], numbers["target"]) for _ in range(5)]
+    losses.append(network.test_on_batch(numbers["input"], numbers["target"]))
+    # `train_on_batch` returns the mean since the metrics were last reset.
+    steps = np.diff(np.cumsum(np.ones(5)) * losses[:5], prepend=0)
+    np.testing.assert_allclose(steps, numbers["losses"][:5], atol=1e-5)
+    changes = [np.linalg.norm(checkpoint.arrays_of(network)[name] - values) for name, values in before.items()]
+    np.testing.assert_allclose(changes, numbers["delta_norms"], rtol=1e-2)
+
+
+def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path, capsys):
+    results = tmp_path / "results"
+    assert run(tiny_dataset(count=5), "--epochs", "2", "--results", str(results)) == 0
+    rows = history(results)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(np.isfinite(float(row["val_loss"])) for row in rows)
+    assert (results / "history" / "custom.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((results / "history" / "custom.json").read_text(encoding="utf-8"))
+    assert record["settings"]["train"] == [[4, 48, 64]] and record["settings"]["valid"] == [[1, 48, 64]]
+    assert record["epochs_done"] == 2 and record["initial_weights"] and record["versions"]["tensorflow"]
+    best = min(range(2), key=lambda i: float(rows[i]["val_loss"]))
+    attributes = checkpoint.read_attributes(results / "ckpts" / "best" / "custom.weights.h5")
+    assert len(attributes["history"]) == best + 1
+    assert not [file for file in results.rglob(".*") if file.is_file()]
+    output = capsys.readouterr().out
+    assert "Epoch 2/2: loss" in output and "validation loss" in output
+
+
+def test_continued_run_gives_the_losses_of_an_uninterrupted_one(tiny_dataset, tmp_path):
+    folder = tiny_dataset(count=5)
+    flags = ("--mirror", "--color", "0.2", "--crop", "0.2", "--weight-decay", "0.01", "--batch-size", "2")
+    assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "straight")) == 0
+    assert run(folder, *flags, "--epochs", "2", "--results", str(tmp_path / "stopped")) == 0
+    assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "stopped")) == 0
+    for straight, resumed in zip(history(tmp_path / "straight"), history(tmp_path / "stopped"), strict=True):
+        assert float(resumed["loss"]) == pytest.approx(float(straight["loss"]), abs=1e-5)
+        assert float(resumed["val_loss"]) == pytest.approx(float(straight["val_loss"]), abs=1e-5)
+
+
+def test_killed_run_continues_from_its_last_complete_epoch(tiny_dataset, tmp_path):
+    folder, results = tiny_dataset(count=5), tmp_path / "killed"
+    command = [sys.executable, "main.py", "train", "-d", "custom", "-p", str(folder), "--variant", "lite", "--init"]
+    command += ["scratch", "--learning-rate", "1e-3", "--input-size", "48", "64", "--results", str(results)]
+    latest = results / "ckpts" / "latest" / "custom.weights.h5"
+    process = subprocess.Popen([*command, "--epochs", "200"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not latest.exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = len(checkpoint.read_attributes(latest)["history"])
+    assert run(folder, "--epochs", str(done + 1), "--results", str(results)) == 0
+    assert run(folder, "--epochs", str(done + 1), "--results", str(tmp_path / "straight")) == 0
+    for straight, resumed in zip(history(tmp_path / "straight"), history(results), strict=True):
+        assert float(resumed["loss"]) == pytest.approx(float(straight["loss"]), abs=1e-5)
+
+
+def test_finished_run_says_so_and_names_the_flag(tiny_dataset, tmp_path, capsys):
+    folder, results = tiny_dataset(count=3), str(tmp_path / "results")
+    assert run(folder, "--epochs", "1", "--results", results) == 0
+    assert run(folder, "--epochs", "1", "--results", results) == 0
+    output = capsys.readouterr().out
+    assert "This run is finished: 1 epochs" in output and "--epochs" in output
+
+
+def test_continuing_with_other_settings_is_refused_and_restart_begins_anew(tiny_dataset, tmp_path, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    assert run(folder, "--epochs", "2", "--results", str(results), "--batch-size", "2") == 2
+    assert "batch_size was 1, now 2" in capsys.readouterr().err
+    assert run(folder, "--epochs", "1", "--results", str(results), "--batch-size", "2", "--restart") == 0
+    assert len(history(results)) == 1
+
+
+def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    before = (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes()
+    monkeypatch.setattr(train, "kld", lambda true, predicted: predicted[:, 0, 0, 0] * float("nan"))
+    groups = [data.load_groups("custom", folder, (48, 64))]
+    params = {**PARAMS, "learning_rate": 1e-3, "epochs": 2, "results": str(results)}
+    with pytest.raises(UserError, match=r"loss became nan in epoch 2, step 1; the last good checkpoint is"):
+        train.train("custom", groups, params, variant="lite", init="scratch")
+    assert (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes() == before
+
+
+def test_dataset_without_validation_images_is_refused(tiny_dataset, tmp_path, capsys):
+    flags = ("--valid-fraction", "0", "--results", str(tmp_path))
+    assert run(tiny_dataset(count=3), *flags) == 2
+    assert "--valid-fraction" in capsys.readouterr().err
+
+
+def test_fine_tuning_starts_from_the_best_salicon_checkpoint(tiny_dataset, tmp_path, capsys):
+    results = tmp_path / "results"
+    salicon = model.build_model(width=0.25, batch_norm=True, seed=7)
+    train.compile_model(salicon, PARAMS, steps=1)
+    checkpoint.save_checkpoint(salicon, results / "ckpts" / "best" / "salicon.weights.h5", {})
+    groups = [data.load_groups("custom", tiny_dataset(count=3), (48, 64))]
+    params = {**PARAMS, "epochs": 1, "results": str(results), "learning_rate": 1e-12}
+    train.train("custom", groups, params, variant="lite")
+    assert "salicon.weights.h5" in capsys.readouterr().out
+    tuned = checkpoint.read_arrays(results / "ckpts" / "best" / "custom.weights.h5")
+    for name, values in checkpoint.arrays_of(salicon).items():
+        if "moving" not in name:
+            np.testing.assert_allclose(tuned[name], values, atol=1e-6)
