@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils import UserError
+from utils import UserError, name_some
 
 # What TensorFlow decodes: to three channels all of these, to one channel only those of maps.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -183,6 +183,27 @@ def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int,
         raise UserError(f"{file}: {_unreadable(file, error)}. Expected {' or '.join(formats)}.") from error
 
 
+def check_files(samples: Sequence[Sample]) -> None:
+    """Check that stimuli and saliency maps are images of equal size. It reads headers only, so it is quick.
+
+    Raises:
+        UserError: it names the files with a fault, or the first few of many.
+    """
+    complaints = []
+    for sample in samples:
+        try:
+            size, found = image_size(sample.stimulus), image_size(sample.saliency, MAP_FORMATS)
+        except UserError as error:
+            complaints.append(str(error).rstrip("."))
+        else:
+            if found != size:
+                complaints.append(
+                    f"{sample.saliency} is {found[1]}×{found[0]} pixels, its stimulus {size[1]}×{size[0]}"
+                )
+    if complaints:
+        raise UserError(f"{'; '.join(complaints[:5])}{f'; and {len(complaints) - 5} more' * (len(complaints) > 5)}.")
+
+
 def _unreadable(file: Path, error: Exception) -> str:
     if not file.exists():
         return "no such file"
@@ -219,17 +240,31 @@ def load_groups(
         valid_fraction, seed: of the custom split; see `split_custom`.
     """
     samples = pair_files(find_dataset(name, path))
+    if name == "custom":
+        check_files(samples)
     parts = split_custom(samples, valid_fraction, seed) if name == "custom" else split(samples, DATASETS[name])
     return Group(parts[0], tuple(size)), Group(parts[1], tuple(size))
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """The split of one's own photographs: by the folders `train` and `val` where all are in them, else at random."""
+    """The split of one's own photographs: by the folders `train` and `val` where there are both, else at random.
+
+    At random, at least one image trains, and if `valid_fraction` is above 0, one of several validates.
+
+    Raises:
+        UserError: there are images outside of the folders `train` and `val`.
+    """
     given = [[s for s in samples if s.name.startswith(part)] for part in ("train/", "val/")]
-    if len(given[0]) + len(given[1]) == len(samples):
+    if all(given):
+        if outside := [s.name for s in samples if not s.name.startswith(("train/", "val/"))]:
+            raise UserError(
+                f"Of the images in 'stimuli', some are neither in its folder 'train' nor in 'val': "
+                f"{name_some(outside)}. Move them into one of the two, or out of the dataset."
+            )
         return given[0], given[1]
     order = np.random.default_rng(seed).permutation(len(samples))
-    valid = {int(i) for i in order[: round(valid_fraction * len(samples))]}
+    count = min(max(round(valid_fraction * len(samples)), valid_fraction > 0), len(samples) - 1)
+    valid = {int(i) for i in order[:count]}
     parts: tuple[list[Sample], list[Sample]] = ([], [])
     for i, sample in enumerate(samples):
         parts[i in valid].append(sample)
