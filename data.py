@@ -201,7 +201,7 @@ def check_files(samples: Sequence[Sample]) -> None:
                     f"{sample.saliency} is {found[1]}×{found[0]} pixels, its stimulus {size[1]}×{size[0]}"
                 )
     if complaints:
-        raise UserError(f"{'; '.join(complaints[:5])}{f'; and {len(complaints) - 5} more' * (len(complaints) > 5)}.")
+        raise UserError(f"{name_some(complaints, '; ')}.")
 
 
 def _unreadable(file: Path, error: Exception) -> str:
@@ -450,6 +450,19 @@ def decode_image(contents, channels: int):
 
     image = tf.io.decode_image(contents, channels, expand_animations=False)
     return tf.ensure_shape(image, (None, None, channels))
+
+
+def find_damaged(samples: Sequence[Sample]) -> list[str]:
+    """Decode every stimulus and saliency map to find those that cannot be; a sentence for each."""
+    import tensorflow as tf
+
+    complaints = []
+    for file, channels in [pair for s in samples for pair in ((s.stimulus, 3), (s.saliency, 1))]:
+        try:
+            decode_image(tf.io.read_file(str(file)), channels)
+        except (tf.errors.OpError, ValueError) as error:
+            complaints.append(f"{file}: {_unreadable(file, error)}")
+    return complaints
 
 
 def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, crop: float = 0.0):

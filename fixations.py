@@ -207,11 +207,13 @@ def make_saliency(folder: Path, blur: Blur) -> bool:
             f"No saliency maps in {target}, and no fixations to make them from: expected {folder / TABLE} or the "
             f"folder {folder / 'fixations'}."
         )
-    source = _fingerprint_of_source(folder, blur)
+    sizes = {name: image_size(file) for name, file in files_by_name(folder / "stimuli").items()}
+    if not sizes:
+        raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+    source = _fingerprint_of_source(folder, sizes, blur)
     if record.exists() and _read_record(record) == source:
         return False
     fixations = read_fixations(folder)
-    sizes = {name: image_size(file) for name, file in files_by_name(folder / "stimuli").items()}
     _check_can_be_blurred(fixations, sizes, blur, folder)
 
     with whole_folder(target) as temporary:
@@ -232,8 +234,6 @@ def make_saliency(folder: Path, blur: Blur) -> bool:
 
 
 def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder: Path) -> None:
-    if not fixations:
-        raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     if unseen := [name for name, points in fixations.items() if not len(points)]:
         raise UserError(
             f"No fixation in {folder} on {name_some(unseen)}: a saliency map needs one at least. Remove these images, "
@@ -265,11 +265,9 @@ def _read_record(record: Path) -> str:
     )
 
 
-def _fingerprint_of_source(folder: Path, blur: Blur) -> str:
+def _fingerprint_of_source(folder: Path, sizes: Mapping, blur: Blur) -> str:
     """A hash of all that the maps depend on: the stimuli's names and sizes, the fixations, and the blur."""
-    digest = hashlib.sha256(str(blur).encode())
-    for name, file in files_by_name(folder / "stimuli").items():
-        digest.update(f"\0{name}\0{image_size(file)}".encode())
+    digest = hashlib.sha256(f"{blur} {list(sizes.items())}".encode())
     table = folder / TABLE
     for file in [table] if table.is_file() else list_images(folder / "fixations", MAP_SUFFIXES):
         digest.update(f"\0{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes())

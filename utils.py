@@ -76,9 +76,9 @@ def write_json(path: Path, content: dict) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def name_some(names: Sequence[str], most: int = 5) -> str:
-    """A list of names for a sentence, cut after a few."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def name_some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    """The first of some names, and how many more there are, for a sentence."""
+    return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
 def versions() -> dict[str, str]:
