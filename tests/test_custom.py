@@ -83,3 +83,11 @@ def test_too_few_images_is_one_clear_line(photographs_with_fixations, tmp_path, 
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert ("No image in" in error) if count == 0 else ("received 1 and 0" in error), error
+
+
+def test_image_that_is_damaged_behind_its_header_is_named(photographs_with_fixations, tmp_path, capsys):
+    file = photographs_with_fixations / "stimuli" / "4.png"
+    file.write_bytes(file.read_bytes()[:-2000])
+    assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "1") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "4.png" in error and "damaged" in error
