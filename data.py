@@ -4,6 +4,7 @@ A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/
 path below each of them, up to the suffix.
 """
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,11 @@ def find_dataset(name: str, path: Path) -> Path:
 def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Every image file below a folder, in the order of their paths; hidden files and folders are passed over."""
     return sorted(
-        (file for file in folder.rglob("*") if file.suffix.lower() in suffixes and _is_visible(file, folder)),
+        (
+            file
+            for file in folder.rglob("*")
+            if file.suffix.lower() in suffixes and _is_visible(file, folder) and not file.is_dir()
+        ),
         key=lambda file: file.relative_to(folder).as_posix(),
     )
 
@@ -293,7 +298,8 @@ def resize_and_pad(image, size: tuple[int, int], padding: int):
     size = tf.convert_to_tensor(size, tf.int32)
     shape = tf.shape(image)[:2]
     ratio = tf.reduce_min(size / shape)
-    resized = _resize(image, tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32))
+    # The published program fails where a very long and narrow image would shrink to no pixel at all.
+    resized = _resize(image, tf.maximum(tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32), 1))
     border = size - tf.shape(resized)[:2]
     before, after = border // 2, border - border // 2
     return tf.pad(resized, [(before[0], after[0]), (before[1], after[1]), (0, 0)], constant_values=padding)
@@ -405,8 +411,9 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
 
     def rows():
         for batch in plan:
-            stimuli = [str(sample.stimulus) for sample in batch.samples]
-            yield stimuli, [str(sample.saliency) for sample in batch.samples], batch.size, batch.seed
+            # As bytes, because a file's name need not be valid text.
+            stimuli = [os.fsencode(sample.stimulus) for sample in batch.samples]
+            yield stimuli, [os.fsencode(sample.saliency) for sample in batch.samples], batch.size, batch.seed
 
     def load(stimuli, saliency, size, seed):
         def load_one(row):
@@ -459,7 +466,7 @@ def find_damaged(samples: Sequence[Sample]) -> list[str]:
     complaints = []
     for file, channels in [pair for s in samples for pair in ((s.stimulus, 3), (s.saliency, 1))]:
         try:
-            decode_image(tf.io.read_file(str(file)), channels)
+            decode_image(tf.io.read_file(os.fsencode(file)), channels)
         except (tf.errors.OpError, ValueError) as error:
             complaints.append(f"{file}: {_unreadable(file, error)}")
     return complaints
@@ -487,7 +494,7 @@ def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, cro
     if crop:
         shape = tf.shape(image)[:2]
         side = tf.random.stateless_uniform((), seeds[0], 1.0 - crop, 1.0)
-        size = tf.cast(tf.cast(shape, tf.float32) * side, tf.int32)
+        size = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * side, tf.int32), 1)
         position = tf.random.stateless_uniform((2,), seeds[1])
         top, left = tf.unstack(tf.cast(position * tf.cast(shape - size + 1, tf.float32), tf.int32))
         image = image[top : top + size[0], left : left + size[1]]

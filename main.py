@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
     # TensorFlow's own messages would drown ours. Who wants them sets the variable.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return options.handler(options) or 0
     except UserError as error:
@@ -277,4 +277,6 @@ PARAM_TYPES = {
 
 
 if __name__ == "__main__":
+    # The name of a file that the terminal cannot show must not stop a run.
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

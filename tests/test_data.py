@@ -65,6 +65,13 @@ def test_hidden_files_of_other_systems_are_passed_over(tiny_dataset):
     assert len(data.pair_files(folder)) == 2
 
 
+def test_folders_that_are_called_like_images_are_passed_over(tiny_dataset):
+    folder = tiny_dataset(count=2)
+    (folder / "stimuli" / "album.jpg").mkdir()
+    write(folder / "stimuli" / "album.jpg" / "x.png", b"")
+    assert [file.name for file in data.list_images(folder / "stimuli")] == ["0000.png", "0001.png", "x.png"]
+
+
 def test_dataset_is_found_in_its_folder_and_in_the_one_above(tiny_dataset):
     folder = tiny_dataset("osie")
     assert data.find_dataset("osie", folder) == data.find_dataset("osie", folder.parent) == folder
@@ -223,7 +230,7 @@ def test_crop_and_restore_equals_the_published_postprocessing(fixture, apply, ca
     assert np.mean(np.round(restored) == numbers[f"{case}_uint8"]) >= 0.999
 
 
-@pytest.mark.parametrize("shape", [(37, 200), (200, 37), (1, 50), (333, 444), (8, 8)])
+@pytest.mark.parametrize("shape", [(37, 200), (200, 37), (1, 50), (333, 444), (8, 8), (1, 1), (1, 900), (900, 1)])
 def test_inverse_geometry_gives_back_the_shape_of_any_image(shape):
     padded = data.resize_and_pad(np.zeros((*shape, 3), np.uint8), (48, 64), data.IMAGE_PADDING)
     assert padded.shape == (48, 64, 3)
@@ -312,6 +319,11 @@ def test_augmentation_moves_image_and_map_alike_and_repeats_with_its_seed(photog
         mirrored += bool(np.all(data.augment(image, truth, (0, i), mirror=True)[1] == truth[:, ::-1]))
     assert len(shapes) > 5 and all(33 <= height <= 48 for height, _, _ in shapes)
     assert 4 <= mirrored <= 16
+
+
+def test_smallest_image_is_not_cropped_away():
+    pixel = np.full((1, 1, 3), 9, np.uint8)
+    assert data.augment(pixel, pixel[..., :1], (0, 1), crop=0.9)[0].shape == (1, 1, 3)
 
 
 def test_color_augmentation_leaves_the_map_and_stays_in_range(photograph):
