@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
     # TensorFlow's own messages would drown ours. Who wants them sets the variable.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return options.handler(options) or 0
     except UserError as error:
@@ -116,7 +116,21 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("one's own data (-d custom)")
     group.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
-    group.add_argument("--valid-fraction", type=fraction, default=0.2, help="of the images (default: 0.2)")
+    group.add_argument(
+        "--valid-fraction",
+        type=fraction,
+        default=0.2,
+        help="share of the images that validate, where the folders train and val do not say (default: 0.2)",
+    )
+    group.add_argument(
+        "--sigma",
+        type=positive_float,
+        help="of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in degrees with "
+        "--pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
+    )
+    group.add_argument(
+        "--pixels-per-degree", type=positive_float, metavar="P", help="of visual angle, in the pixels of the images"
+    )
 
 
 def add_params(parser: argparse.ArgumentParser, keys) -> None:
@@ -149,8 +163,17 @@ def run_train(options: argparse.Namespace) -> None:
     import data
 
     params = params_of(options)
-    if "custom" not in options.data and options.input_size:
-        raise UserError("--input-size goes with -d custom; the other datasets have theirs in config.DIMS.")
+    if "custom" in options.data:
+        prepare_custom(options)
+        # They decide what is learnt, and so belong to the run's settings.
+        params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+    else:
+        for flag in ("input_size", "sigma", "pixels_per_degree"):
+            if getattr(options, flag):
+                raise UserError(
+                    f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
+                    f"network's input size for them is in config.DIMS."
+                )
     groups = [
         data.load_groups(
             name,
@@ -172,6 +195,17 @@ def run_train(options: argparse.Namespace) -> None:
         init=options.init,
         restart=options.restart,
     )
+
+
+def prepare_custom(options: argparse.Namespace) -> None:
+    """Make the saliency maps of one's own data, where there are only fixations."""
+    import data
+    import fixations
+
+    blur = fixations.Blur(options.sigma, options.pixels_per_degree)
+    folder = data.find_dataset("custom", options.path)
+    if fixations.make_saliency(folder, blur):
+        print(f"Made saliency maps from the fixations, with a sigma of {blur}: {folder / 'saliency'}.")
 
 
 def run_test(options: argparse.Namespace) -> int:
@@ -243,4 +277,6 @@ PARAM_TYPES = {
 
 
 if __name__ == "__main__":
+    # The name of a file that the terminal cannot show must not stop a run.
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())
