@@ -197,7 +197,8 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
     data_format = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}[layout]
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        kernel, bias = tf.constant(arrays[f"{name}/kernel"]), tf.constant(arrays[f"{name}/bias"])
+        # The names survive in exported graphs, so that their weights can be read back.
+        kernel, bias = (tf.constant(arrays[f"{name}/{part}"], name=f"{name}/{part}") for part in ("kernel", "bias"))
         x = tf.nn.conv2d(x, kernel, 1, "SAME", data_format, dilation)
         x = tf.nn.bias_add(x, bias, data_format)
         return tf.nn.relu(x) if relu else x
