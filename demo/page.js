@@ -121,7 +121,7 @@ async function predictPicture() {
   try {
     await state.ready;
     say("Looking");
-    const answer = await ask("predict", { source: state.picture, size: chosenSize(), style: style(), live: false });
+    const answer = await ask("predict", { source: state.picture, size: chosenSize(), style: chosenStyle(), live: false });
     if (state.mode === "picture") {
       show(answer);
     }
@@ -137,7 +137,7 @@ async function predictPicture() {
 }
 
 async function save(what) {
-  const { blob } = await ask("save", { what, style: style(), blend: element.blend.value / 100 });
+  const { blob } = await ask("save", { what, style: chosenStyle(), blend: element.blend.value / 100 });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = `${state.name}_${what}.png`;
@@ -210,7 +210,7 @@ async function predictFrame() {
     const { videoWidth, videoHeight } = element.video;
     const frame = await createImageBitmap(element.video);
     fitPanes(videoWidth, videoHeight); // A phone may have been turned.
-    const answer = await ask("predict", { source: frame, size: chosenSize(), style: style(), live: true }, [frame]);
+    const answer = await ask("predict", { source: frame, size: chosenSize(), style: chosenStyle(), live: true }, [frame]);
     if (state.mode === "camera") {
       show(answer);
       measureRate();
@@ -256,10 +256,8 @@ function fitPanes(width, height) {
   element.panes.toggleAttribute("data-portrait", height > width);
 }
 
-function show({ map, size, milliseconds, tensors }) {
-  Object.assign(element.map, { width: map.width, height: map.height });
-  mapContext.transferFromImageBitmap(map);
-  element.map.style.visibility = "";
+function show({ map, style, size, milliseconds, tensors }) {
+  draw(map, style);
   element.map.dataset.frames = 1 + Number(element.map.dataset.frames ?? 0);
   element.map.dataset.tensors = tensors;
   element.map.dataset.size = size.join("x");
@@ -267,10 +265,17 @@ function show({ map, size, milliseconds, tensors }) {
   element.milliseconds.textContent = `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
 }
 
+function draw(map, style) {
+  Object.assign(element.map, { width: map.width, height: map.height });
+  mapContext.transferFromImageBitmap(map);
+  element.map.style.visibility = "";
+  element.map.dataset.style = style;
+}
+
 async function restyle() {
-  const { map } = await ask("style", { style: style() });
+  const { map, style } = await ask("style", { style: chosenStyle() });
   if (map) {
-    mapContext.transferFromImageBitmap(map);
+    draw(map, style);
   }
 }
 
@@ -281,7 +286,7 @@ function refresh() {
 }
 
 const chosenSize = () => state.config.sizes[state.quality[state.mode]];
-const style = () => document.querySelector("input[name=style]:checked").value;
+const chosenStyle = () => document.querySelector("input[name=style]:checked").value;
 
 function say(text) {
   element.waiting.textContent = text;

@@ -2,8 +2,8 @@
 //
 // Messages in, each with a `type`, answered in order by one of the same `id`; errors come back as {id, error}:
 //   load     {config, network, backend}      -> {backend, detail, missing}, after any number of {progress: 0 to 1}
-//   predict  {source, size, style, live}     -> {map: ImageBitmap, size, milliseconds, tensors}
-//   style    {style}                         -> {map: ImageBitmap} of the last prediction
+//   predict  {source, size, style, live}     -> {map: ImageBitmap, style, size, milliseconds, tensors}
+//   style    {style}                         -> {map: ImageBitmap, style} of the last prediction
 //   save     {what: "map" | "overlay", style, blend} -> {blob} of the last picture
 
 import { startBackend } from "./backends.js";
@@ -60,7 +60,7 @@ async function predict({ source, size, style, live }) {
   if (live) {
     bitmap.close();
   }
-  return { map: await draw(style), size, milliseconds, tensors: tf.memory().numTensors };
+  return { map: await draw(style), style, size, milliseconds, tensors: tf.memory().numTensors };
 }
 
 // From (size[0], size[1], 3) to (size[0], size[1]), 0 to 1.
@@ -87,7 +87,7 @@ function pixelsOf(bitmap) {
 }
 
 async function restyle({ style }) {
-  return last ? { map: await draw(style) } : {};
+  return last ? { map: await draw(style), style } : {};
 }
 
 /** The last map as a picture: "heat" in the colours of `test --overlay`, "gray" as `test` writes it. */
