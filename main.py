@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from config import DIMS, PARAMS, RECIPES, VARIANTS
+from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
@@ -109,7 +109,51 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
     phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, SHARED_PARAMS)
+
+    phase = phases.add_parser("export", help="write the network for another runtime, and prove it there")
+    phase.set_defaults(handler=run_export)
+    phase.add_argument("--format", choices=EXPORTS, required=True, help="of the export")
+    add_network_flags(phase)
+    phase.add_argument(
+        "--bits",
+        type=int,
+        choices=(32, 16, 8),
+        default=32,
+        help="of a weight; tflite and tfjs have 16, tflite has 8 (default: 32)",
+    )
+    phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
+    phase.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="PATH",
+        help="photograph, or folder of photographs, that 8 bits are calibrated on",
+    )
+    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    add_params(phase, ("results",))
+
+    phase = phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam")
+    phase.set_defaults(handler=run_demo)
+    add_network_flags(phase)
+    phase.add_argument("--port", type=port_number, default=8000, help="of this computer; 0 for any (default: 8000)")
+    phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
+    phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    add_params(phase, ("results",))
     return parser.parse_args(arguments)
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose a trained network."""
+    parser.add_argument(
+        "-d",
+        "--data",
+        choices=DIMS,
+        default="salicon",
+        metavar="DATA",
+        help=f"whose weights and input size to use: {', '.join(DIMS)} (default: salicon)",
+    )
+    parser.add_argument(
+        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
+    )
 
 
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
@@ -226,6 +270,39 @@ def run_test(options: argparse.Namespace) -> int:
     )
 
 
+def run_export(options: argparse.Namespace) -> None:
+    if options.bits not in EXPORTS[options.format]:
+        offered = " or ".join(str(bits) for bits in EXPORTS[options.format])
+        raise UserError(f"--format {options.format} has {offered} bits a weight, not {options.bits}.")
+    with quiet_stderr():
+        import export
+    export.run(
+        options.format,
+        data=options.data,
+        size=tuple(options.input_size or DIMS[options.data]),
+        weights=options.weights,
+        results=Path(params_of(options)["results"]),
+        bits=options.bits,
+        output=options.output,
+        photograph=sample_photograph(),
+        calibration=options.calibration,
+    )
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    with quiet_stderr():
+        import serve
+    serve.run(
+        data=options.data,
+        weights=options.weights,
+        results=Path(params_of(options)["results"]),
+        photograph=sample_photograph(),
+        port=options.port,
+        static=options.static,
+        open_browser=not options.no_browser,
+    )
+
+
 def sample_photograph() -> Path:
     """The photograph that Matplotlib ships: Grace Hopper."""
     import matplotlib
@@ -247,6 +324,13 @@ def natural_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 0")
+    return value
+
+
+def port_number(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a whole number from 0 to 65535")
     return value
 
 
