@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import checkpoint
 import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf.json_format import MessageToDict
 
+import checkpoint
 from data import IMAGE_PADDING, decode_image, list_images, resize_and_pad
 from model import DilatedConv2D, LegacyUpsampling, build_model, msi_net, tensor_convolutions
 from utils import UserError, quiet_stderr, versions, whole_folder, write_json

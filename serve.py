@@ -7,9 +7,9 @@ import shutil
 import webbrowser
 from pathlib import Path
 
-import checkpoint
 import matplotlib
 
+import checkpoint
 from config import DEMO_SIZES
 from data import IMAGE_PADDING
 from export import DEMO_FOLDER, Network, check_replaceable, install_node_packages, write_tfjs

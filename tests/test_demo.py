@@ -16,13 +16,13 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import checkpoint
 import matplotlib
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
 
+import checkpoint
 import data
 import export
 import main
