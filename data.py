@@ -4,16 +4,21 @@ A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/
 path below each of them, up to the suffix.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from utils import UserError
 
+# What TensorFlow decodes: to three channels all of these, to one channel only those of maps.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-MAP_SUFFIXES = (".jpg", ".jpeg", ".png")  # TensorFlow decodes only these to one channel.
+MAP_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+MAP_FORMATS = ("JPEG", "PNG")
 
 # What fills the rest of the network's input around an image, and around its saliency map.
 IMAGE_PADDING, MAP_PADDING = 126, 0
@@ -95,21 +100,19 @@ def pair_files(folder: Path) -> list[Sample]:
     Raises:
         UserError: it lists every stimulus without a map and every map without a stimulus.
     """
-    stimuli = _by_name(folder / "stimuli", IMAGE_SUFFIXES)
-    saliency = _by_name(folder / "saliency", MAP_SUFFIXES)
-    fixations = _by_name(folder / "fixations", MAP_SUFFIXES) if (folder / "fixations").is_dir() else None
+    stimuli = files_by_name(folder / "stimuli", IMAGE_SUFFIXES)
+    saliency = files_by_name(folder / "saliency", MAP_SUFFIXES)
+    fixations = files_by_name(folder / "fixations", MAP_SUFFIXES) if (folder / "fixations").is_dir() else None
     if not stimuli:
         raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     complaints = []
     for kind, files in (("saliency", saliency), ("fixations", fixations)):
         if files is not None:
-            complaints += [f"{kind}/{name} is missing" for name in sorted(stimuli.keys() - files.keys())]
-            complaints += [f"{kind}/{name} has no stimulus" for name in sorted(files.keys() - stimuli.keys())]
+            complaints += [f"{kind}/{name} is missing" for name in stimuli if name not in files]
+            complaints += [f"{kind}/{name} has no stimulus" for name in files if name not in stimuli]
     if complaints:
         raise UserError(f"The files in {folder} do not pair up by name: {'; '.join(complaints)}.")
-    return [
-        Sample(name, stimuli[name], saliency[name], fixations[name] if fixations else None) for name in sorted(stimuli)
-    ]
+    return [Sample(name, stimuli[name], saliency[name], fixations[name] if fixations else None) for name in stimuli]
 
 
 def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], list[Sample]]:
@@ -150,14 +153,46 @@ def split_indices(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
     return order[:train], order[train:]
 
 
-def _by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
+    """Every image file below a folder by its name, the path there without suffix; in the order of the names.
+
+    Raises:
+        UserError: two files share a name.
+    """
     files: dict[str, Path] = {}
     for file in list_images(folder, suffixes):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in files:
             raise UserError(f"Two files for one image: {files[name]} and {file}. Keep one of them.")
         files[name] = file
-    return files
+    return dict(sorted(files.items()))
+
+
+def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int, int]:
+    """Height and width of an image as stored, from the file's header alone.
+
+    Raises:
+        UserError: the file cannot be read as one of `formats`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Nothing is decompressed here.
+            with Image.open(file, formats=formats) as image:
+                return image.height, image.width
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file}: {_unreadable(file, error)}. Expected {' or '.join(formats)}.") from error
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    if not file.exists():
+        return "no such file"
+    if file.stat().st_size == 0:
+        return "the file is empty"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too large an image"
+    return "not an image that can be read, or damaged"
 
 
 def _is_visible(file: Path, folder: Path) -> bool:
