@@ -109,7 +109,44 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
     phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, SHARED_PARAMS)
+
+    add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
     return parser.parse_args(arguments)
+
+
+def add_evaluate(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_evaluate)
+    phase.add_argument(
+        "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
+    )
+    phase.add_argument(
+        "-p",
+        "--path",
+        type=Path,
+        default=Path("data"),
+        help="folder of the dataset, or the folder it is in (default: data)",
+    )
+    phase.add_argument("--split", choices=("valid", "train", "all"), default="valid", help="images (default: valid)")
+    phase.add_argument(
+        "--weights", nargs="+", metavar="{published,lite,PATH}", help="to predict with (default: the best there are)"
+    )
+    phase.add_argument(
+        "--maps", type=Path, nargs="+", default=[], metavar="DIR", help="score existing maps of the images' names"
+    )
+    phase.add_argument(
+        "--protocol", choices=("tuebingen", "mit"), default="tuebingen", help="definitions (default: tuebingen)"
+    )
+    phase.add_argument(
+        "--sigma",
+        type=positive_float,
+        metavar="PIXELS",
+        help="blur fixations like this for CC, SIM and KLD (default: use the dataset's saliency maps)",
+    )
+    phase.add_argument("--baselines", action="store_true", help="also score uniform, centre bias and gold standard")
+    phase.add_argument("--name", help="of the run's folder in results/evaluation")
+    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
+    add_params(phase, (*SHARED_PARAMS, "seed"))
 
 
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +226,37 @@ def run_test(options: argparse.Namespace) -> int:
         params=params,
         suffix=f".{options.format}",
         overlay=options.overlay,
+    )
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    import data
+
+    params = params_of(options)
+    size = tuple(options.input_size or DIMS[options.data])
+    folder = data.find_dataset(options.data, options.path)
+    if options.split == "all":
+        samples = data.pair_files(folder)
+    else:
+        train, valid = data.load_groups(
+            options.data, folder, size, valid_fraction=options.valid_fraction, seed=params["seed"]
+        )
+        samples = (train if options.split == "train" else valid).samples
+    with quiet_stderr():
+        import evaluate
+    evaluate.run(
+        options.data,
+        folder,
+        samples,
+        params,
+        part=options.split,
+        size=size,
+        weights=options.weights,
+        maps=options.maps,
+        protocol=options.protocol,
+        sigma=options.sigma,
+        with_baselines=options.baselines,
+        name=options.name,
     )
 
 
