@@ -48,8 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
     phases = parser.add_subparsers(title="phases", required=True, metavar="PHASE")
+    add_train(phases.add_parser("train", help="train on a dataset, or continue an interrupted run"))
+    add_test(phases.add_parser("test", help="predict the saliency maps of photographs"))
+    add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
+    add_export(phases.add_parser("export", help="write the network for another runtime, and prove it there"))
+    add_demo(phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam"))
+    return parser.parse_args(arguments)
 
-    phase = phases.add_parser("train", help="train on a dataset, or continue an interrupted run")
+
+# --- Flags: one function a phase --------------------------------------------------------------------------------------
+
+
+def add_train(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_train)
     phase.add_argument(
         "-d",
@@ -89,7 +99,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_custom_flags(phase)
     add_params(phase, PARAMS)
 
-    phase = phases.add_parser("test", help="predict the saliency maps of photographs")
+
+def add_test(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_test)
     phase.add_argument(
         "-d",
@@ -110,7 +121,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, SHARED_PARAMS)
 
-    phase = phases.add_parser("export", help="write the network for another runtime, and prove it there")
+
+def add_export(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_export)
     phase.add_argument("--format", choices=EXPORTS, required=True, help="of the export")
     add_network_flags(phase)
@@ -131,14 +143,49 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, ("results",))
 
-    phase = phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam")
+
+def add_demo(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_demo)
     add_network_flags(phase)
     phase.add_argument("--port", type=port_number, default=8000, help="of this computer; 0 for any (default: 8000)")
     phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
     phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
     add_params(phase, ("results",))
-    return parser.parse_args(arguments)
+
+
+def add_evaluate(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_evaluate)
+    phase.add_argument(
+        "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
+    )
+    phase.add_argument(
+        "-p",
+        "--path",
+        type=Path,
+        default=Path("data"),
+        help="folder of the dataset, or the folder it is in (default: data)",
+    )
+    phase.add_argument("--split", choices=("valid", "train", "all"), default="valid", help="images (default: valid)")
+    phase.add_argument(
+        "--weights", nargs="+", metavar="{published,lite,PATH}", help="to predict with (default: the best there are)"
+    )
+    phase.add_argument(
+        "--maps", type=Path, nargs="+", default=[], metavar="DIR", help="score existing maps of the images' names"
+    )
+    phase.add_argument(
+        "--protocol", choices=("tuebingen", "mit"), default="tuebingen", help="definitions (default: tuebingen)"
+    )
+    phase.add_argument(
+        "--sigma",
+        type=positive_float,
+        metavar="PIXELS",
+        help="blur fixations like this for CC, SIM and KLD (default: use the dataset's saliency maps)",
+    )
+    phase.add_argument("--baselines", action="store_true", help="also score uniform, centre bias and gold standard")
+    phase.add_argument("--name", help="of the run's folder in results/evaluation")
+    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
+    add_params(phase, (*SHARED_PARAMS, "seed"))
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
@@ -300,6 +347,37 @@ def run_demo(options: argparse.Namespace) -> None:
         port=options.port,
         static=options.static,
         open_browser=not options.no_browser,
+    )
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    import data
+
+    params = params_of(options)
+    size = tuple(options.input_size or DIMS[options.data])
+    folder = data.find_dataset(options.data, options.path)
+    if options.split == "all":
+        samples = data.pair_files(folder)
+    else:
+        train, valid = data.load_groups(
+            options.data, folder, size, valid_fraction=options.valid_fraction, seed=params["seed"]
+        )
+        samples = (train if options.split == "train" else valid).samples
+    with quiet_stderr():
+        import evaluate
+    evaluate.run(
+        options.data,
+        folder,
+        samples,
+        params,
+        part=options.split,
+        size=size,
+        weights=options.weights,
+        maps=options.maps,
+        protocol=options.protocol,
+        sigma=options.sigma,
+        with_baselines=options.baselines,
+        name=options.name,
     )
 
 
