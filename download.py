@@ -16,6 +16,8 @@ from convert import READERS, convert
 from transfer import GOOGLE_DRIVE, NoSpaceError, fetch, file_md5, unreachable
 from utils import DownloadError, whole_file
 
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+
 # Beside the datasets: archives on their way, datasets that are being made, and the checksums of earlier downloads.
 WORKSHOP = ".downloads"
 
@@ -129,7 +131,7 @@ SOURCES = {
         "doi:10.1109/ICCV.2009.5459462",
     ),
     "cat2000": Source(
-        "CAT2000 (its training part)",
+        "CAT2000, training part",
         (
             Archive(
                 "trainSet.zip",
@@ -210,6 +212,7 @@ SOURCES = {
         citation="Xu, Jiang, Wang, Kankanhalli, Zhao: Predicting Human Gaze Beyond Pixels. Journal of Vision 14(1), "
         "2014. doi:10.1167/14.1.28",
         sigma=16,
+        megabytes=73,
     ),
     "fiwi": Source(
         "FIWI",
@@ -252,6 +255,18 @@ SALICON_ON_HUGGING_FACE = Archive(
 )
 
 
+# Keras' own, whose address and checksum are in keras/applications/vgg16.py.
+KERAS_VGG16 = Archive(
+    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    (
+        "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+    md5="6d6bbae143d832006294945121d1f1fc",
+    result="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+)
+
+
 def _network(dataset: str, layout: str) -> Archive:
     key = f"model_{dataset}_{layout}"
     return Archive(f"{key}.zip", _drive(NETWORKS[dataset][layout]), ((rf"{key}\.pb", f"{key}.pb"),), result=f"{key}.pb")
@@ -273,18 +288,7 @@ WEIGHTS = {
             tuple((rf"(vgg16_hybrid\.ckpt\.{suffix})", r"\1") for suffix in (r"data-\d{5}-of-\d{5}", "index")),
             result="vgg16_hybrid.ckpt",
         ),
-    ),
-    # Keras' own, whose address and checksum are in keras/applications/vgg16.py.
-    "vgg16_imagenet": (
-        Archive(
-            "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            (
-                "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
-                "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            ),
-            md5="6d6bbae143d832006294945121d1f1fc",
-            result="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        ),
+        KERAS_VGG16,
     ),
     **{f"model_{dataset}_{layout}": _networks(dataset, layout) for dataset in NETWORKS for layout in ("cpu", "gpu")},
 }
@@ -334,13 +338,13 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
     """Fetch published weights, unless they are there.
 
     Args:
-        key: of `WEIGHTS`: "model_<dataset>_<cpu|gpu>", "vgg16_hybrid" or "vgg16_imagenet".
+        key: of `WEIGHTS`: "model_<dataset>_<cpu|gpu>" or "vgg16_hybrid".
         folder: where they go.
         source: see `dataset`.
 
     Returns:
         The file, or the prefix of the TensorFlow checkpoint. Of a network it may be the other layout's, or a
-        SavedModel's, with the same weights.
+        SavedModel's, with the same weights; in place of "vgg16_hybrid", Keras' ImageNet VGG16.
 
     Raises:
         DownloadError: it says what failed and what to do. That there is no network is known within 5 seconds.
@@ -365,7 +369,7 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 raise
             except DownloadError as error:
                 failures.append(str(error).rstrip("."))
-        hint = _by_hand(archives, f"python main.py download --weights {key} --from FOLDER", one_is_enough=True)
+        hint = _by_hand(archives, _weights_command(key), one_is_enough=True)
         raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}")
 
 
@@ -517,6 +521,11 @@ def _by_hand(archives: Sequence[Archive], command: str, one_is_enough: bool = Fa
     files = [f"{archive.urls[0]} as {archive.file}" for archive in archives]
     where = "in a folder of its own" if len(files) == 1 or one_is_enough else "in one folder"
     return f"By hand: save {(' or ' if one_is_enough else ' and ').join(files)} {where}, then run: {command}"
+
+
+def _weights_command(key: str) -> str:
+    data = key.split("_")[1] if key.startswith("model_") else "salicon"
+    return f"python main.py download -d {data} --weights --from FOLDER"
 
 
 def _by_name(folder: Path) -> dict[str, Path]:

@@ -24,6 +24,7 @@ PARAM_HELP = {
     "seed": "of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
+PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 SHARED_PARAMS = ("device", "results", "batch_size")
 
 
@@ -88,6 +89,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phase.add_argument("--restart", action="store_true", help="begin anew where an earlier run exists")
     add_custom_flags(phase)
     add_params(phase, PARAMS)
+
+    phase = phases.add_parser("download", help="fetch datasets or published weights")
+    phase.set_defaults(handler=run_download)
+    phase.add_argument(
+        "-d",
+        "--data",
+        choices=(*PUBLISHED_DATA, "all"),
+        default="salicon",
+        metavar="DATA",
+        help=f"{', '.join(PUBLISHED_DATA)}, or all (default: salicon)",
+    )
+    phase.add_argument(
+        "-p", "--path", type=Path, help="folder that the datasets' folders go to (default: data; for weights: weights)"
+    )
+    phase.add_argument(
+        "--weights", action="store_true", help="fetch the published network for DATA, and VGG16 for salicon, instead"
+    )
+    phase.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH_OR_URL",
+        help="archive that you have, folder of archives, or address of a mirror (default: where they were published)",
+    )
+    phase.add_argument("--list", action="store_true", help="only show the datasets, their terms and citations")
 
     phase = phases.add_parser("test", help="predict the saliency maps of photographs")
     phase.set_defaults(handler=run_test)
@@ -172,6 +197,28 @@ def run_train(options: argparse.Namespace) -> None:
         init=options.init,
         restart=options.restart,
     )
+
+
+def run_download(options: argparse.Namespace) -> int:
+    import download
+
+    if options.list:
+        print(download.table())
+        return 0
+    names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
+    if options.weights:
+        keys = [f"model_{name}_cpu" for name in names] + (["vgg16_hybrid"] if "salicon" in names else [])
+        tasks = [(download.weights, key, options.path or download.WEIGHTS_FOLDER) for key in keys]
+    failures = 0
+    for fetch, name, folder in tasks:
+        try:
+            print(f"{name}: {fetch(name, folder, options.source)}", flush=True)
+        except UserError as error:
+            # One dead host must not keep the others from being used.
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failures += 1
+    return 2 if failures else 0
 
 
 def run_test(options: argparse.Namespace) -> int:

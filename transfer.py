@@ -28,7 +28,8 @@ CONNECT_SECONDS = 4  # until a host must have answered; what has no network is t
 READ_SECONDS = 30  # between two pieces of a file
 ATTEMPTS = 5  # in a row without progress, at each source
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubles with each further one
-CHUNK = 1 << 18  # bytes
+CHUNK = 1 << 18  # bytes, from the disk
+PIECE = 1 << 15  # bytes, from the network; what is left of one when the connection breaks is lost
 
 # A resumed transfer repeats this much of what is there, to see that it is still the same file.
 OVERLAP = 4096  # bytes
@@ -254,10 +255,11 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
         raise
     except (requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
         raise SourceError(f"it leads to an address that is not fetched ({_first_line(error)})") from error
-    except requests.exceptions.Timeout as error:
-        raise TemporaryError(f"no data within {READ_SECONDS:g} s") from error
     except requests.exceptions.RequestException as error:
-        raise TemporaryError(f"the connection broke off at {part.size:,} bytes ({_first_line(error)})") from error
+        # In the middle of a file, a time-out comes as another error.
+        if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
+            raise TemporaryError(f"no data within {READ_SECONDS:g} s, at {part.size:,} bytes") from error
+        raise TemporaryError(f"the connection broke off at {part.size:,} bytes") from error
 
 
 def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -> None:
@@ -268,7 +270,7 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
             total=total, initial=part.size, unit="B", unit_scale=True, desc=part.path.stem, leave=False, disable=None
         ) as bar,
     ):
-        for chunk in response.iter_content(CHUNK):
+        for chunk in response.iter_content(PIECE):
             if tail:
                 repeated, chunk = chunk[: len(tail)], chunk[len(tail) :]
                 if not tail.startswith(repeated):

@@ -1,6 +1,7 @@
 """What several rooms' tests share: seeded weights, tiny photographs, and tiny datasets."""
 
 import os
+import socket
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,6 +11,22 @@ import pytest
 import tensorflow as tf
 
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Names other than this machine's are unknown, as without a network: no test reaches a real host."""
+    getaddrinfo = socket.getaddrinfo
+
+    def resolve(host, *arguments, **options):
+        if host not in LOOPBACK:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return getaddrinfo(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
 @pytest.fixture(scope="session")
