@@ -79,7 +79,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="paper",
         help="set of defaults: the paper's, or one for training without VGG16 weights",
     )
-    phase.add_argument("--variant", choices=VARIANTS, default="full", help="size of the network (default: full)")
+    phase.add_argument("--variant", choices=VARIANTS, help="size of the network (default: full; lite with --init lite)")
     phase.add_argument(
         "--context",
         choices=("aspp", "plain"),
@@ -192,7 +192,7 @@ def run_train(options: argparse.Namespace) -> None:
         "+".join(options.data),
         groups,
         params,
-        variant=options.variant,
+        variant=options.variant or ("lite" if options.init == "lite" else "full"),
         context=options.context,
         init=options.init,
         restart=options.restart,

@@ -19,6 +19,9 @@ CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
 # the order below and expect it (pinned by test_model.py::test_forward_equals_the_published_network).
 CHANNEL_MEANS = (103.939, 116.779, 123.68)
 
+# Added to the variance by the batch normalisation, which `checkpoint.fold_batch_norm` must know.
+NORM_EPSILON = 1e-3
+
 Convolution = Callable[..., tf.Tensor]
 
 
@@ -178,7 +181,9 @@ def keras_convolutions(layout: str, width: float, batch_norm: bool, seed: int | 
         )(x)
         if batch_norm and relu:
             axis = 1 if layout == CHANNELS_FIRST else -1
-            x = keras.layers.BatchNormalization(axis, momentum=0.9, name=keras_name(name) + "_norm")(x)
+            x = keras.layers.BatchNormalization(
+                axis, momentum=0.9, epsilon=NORM_EPSILON, name=keras_name(name) + "_norm"
+            )(x)
         return keras.ops.relu(x) if relu else x
 
     return conv
@@ -197,7 +202,8 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
     data_format = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}[layout]
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        kernel, bias = tf.constant(arrays[f"{name}/kernel"]), tf.constant(arrays[f"{name}/bias"])
+        # Named, so that `checkpoint.read_arrays` finds them in a graph that was exported.
+        kernel, bias = (tf.constant(arrays[f"{name}/{kind}"], name=f"{name}/{kind}") for kind in ("kernel", "bias"))
         x = tf.nn.conv2d(x, kernel, 1, "SAME", data_format, dilation)
         x = tf.nn.bias_add(x, bias, data_format)
         return tf.nn.relu(x) if relu else x
@@ -259,13 +265,17 @@ class DilatedConv2D(keras.layers.Conv2D):
 @functools.cache
 def dilated_gradient_exists() -> bool:
     """Whether TensorFlow differentiates a dilated `conv2d` here: not on processors without its oneDNN kernels."""
-    with tf.init_scope():
+    with tf.init_scope():  # It records no gradients, so that the operation is called by its own name.
         image, kernel = tf.zeros((1, 4, 4, 1)), tf.zeros((3, 3, 1, 1))
         try:
-            with tf.GradientTape() as tape:
-                tape.watch((image, kernel))
-                convolved = tf.nn.conv2d(image, kernel, 1, "SAME", dilations=2)
-            tape.gradient(convolved, (image, kernel))
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=image.shape,
+                filter=kernel,
+                out_backprop=image,
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+                dilations=[1, 2, 2, 1],
+            )
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
             return False
     return True

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import checkpoint
 import matplotlib
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+import checkpoint
 from data import IMAGE_PADDING, crop_and_restore, decode_image, list_images, resize_and_pad
 from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
 from utils import UserError, versions, whole_file, write_json

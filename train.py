@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import checkpoint
 import keras
 from tqdm import tqdm
 
+import checkpoint
 import utils
 from config import VARIANTS
 from data import Group, load_batches, training_plan, validation_plan
@@ -55,18 +55,21 @@ def train(
             f"{_count(valid_groups)}: add images, or choose another --valid-fraction."
         )
     layout, device = choose_layout(params["device"])
-    model = build_model(layout, context, **VARIANTS[variant], seed=params["seed"])
-    steps = len(training_plan(train_groups, params["batch_size"], params["seed"], 0))
-    compile_model(model, params, steps)
-
-    settings = _settings(name, params, variant, context, train_groups, valid_groups)
-    run = Run(results, name, settings)
-    if run.exists() and not restart:
-        run.resume(model)
+    run = Run(results, name, _settings(name, params, variant, context, train_groups, valid_groups))
+    resuming = run.exists() and not restart
+    if resuming:
+        run.read()
+        arrays = checkpoint.read_arrays(run.latest_path)
     else:
         arrays, run.start = checkpoint.initial_weights(name, init, results=results, context=context, variant=variant)
-        if arrays:
-            checkpoint.assign(model, arrays, partial=True)
+
+    model = build_model(layout, context, VARIANTS[variant]["width"], needs_batch_norm(arrays, variant), params["seed"])
+    steps = len(training_plan(train_groups, params["batch_size"], params["seed"], 0))
+    compile_model(model, params, steps)
+    if resuming:
+        checkpoint.load_checkpoint(model, run.latest_path)
+    elif arrays:
+        checkpoint.assign(model, arrays)
     print(f"Training {name}: {_count(train_groups)} images, validating with {_count(valid_groups)}, on {device}.")
     print(f"Starting from {run.start}.")
     first = len(run.history)
@@ -96,6 +99,15 @@ def train(
     )
     run.record(params, device)
     print(f"Done. The best checkpoint has validation loss {run.best():.4f}: {run.best_path}")
+
+
+def needs_batch_norm(arrays: Mapping, variant: str) -> bool:
+    """Whether to train with batch normalisation: as complete initial weights were, else as the variant needs it.
+
+    Weights whose normalisation is folded in go on without: to normalise again would undo what they learned.
+    """
+    found = checkpoint.describe(arrays)
+    return found.batch_norm if found.context else VARIANTS[variant]["batch_norm"]
 
 
 def compile_model(model: keras.Model, params: Mapping, steps: int) -> None:
@@ -142,8 +154,8 @@ class Run:
         """The lowest validation loss so far."""
         return min(row["val_loss"] for row in self.history)
 
-    def resume(self, model: keras.Model) -> None:
-        """Take weights, optimizer and history from the latest checkpoint.
+    def read(self) -> None:
+        """Take the history from the latest checkpoint.
 
         Raises:
             UserError: it belongs to a run with other settings.
@@ -160,7 +172,6 @@ class Run:
                 f"{self.latest_path} belongs to a run with other settings: {'; '.join(changed)}. Repeat them to "
                 f"continue it, name another --results folder, or begin anew with --restart."
             )
-        checkpoint.load_checkpoint(model, self.latest_path)
         self.history = attributes["history"]
         self.start = f"epoch {len(self.history)} of {self.latest_path}; first from {attributes['start']}"
 

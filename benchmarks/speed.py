@@ -27,7 +27,6 @@ with quiet_stderr():
     import tensorflow as tf
 
 import checkpoint  # noqa: E402
-
 import main  # noqa: E402
 import predict  # noqa: E402
 import train  # noqa: E402

@@ -1,24 +1,16 @@
 """The network gives the numbers of the published one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import seeded_arrays, set_arrays
+from conftest import run_with_published_kernels, seeded_arrays, set_arrays
 
 import model
 from config import VARIANTS
 from utils import UserError
-
-# What the published numbers were computed with: TensorFlow's plain kernels on a processor with AVX2. Rounding differs
-# between kernels by several 1e-6 (the published numbers themselves are 1.3e-6 away from float64), so the bound of 1e-6
-# holds only for the same kernels.
-PUBLISHED_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": "AVX2", "TF_NUM_INTRAOP_THREADS": "2"}
 
 PARAMETERS = {"conv": 14_714_688, "aspp": 9_831_936, "decoder": 387_585}
 
@@ -43,19 +35,7 @@ def largest_differences(predict, fixture) -> list[float]:
 
 
 def test_forward_equals_the_published_network():
-    finished = subprocess.run(
-        [sys.executable, __file__],
-        env={
-            **os.environ,
-            **PUBLISHED_KERNELS,
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    differences = json.loads(finished.stdout.splitlines()[-1])
+    differences = run_with_published_kernels(__file__)
     assert len(differences) == 3
     assert max(differences) <= 1e-6, differences
 

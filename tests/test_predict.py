@@ -2,12 +2,12 @@
 
 import json
 
-import checkpoint
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
 
+import checkpoint
 import data
 import main
 import model

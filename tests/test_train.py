@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import checkpoint
 import numpy as np
 import pytest
-from conftest import seeded_arrays, set_arrays
+from conftest import FIXTURES, run_with_published_kernels, seeded_arrays, set_arrays
 
+import checkpoint
 import data
 import main
 import model
@@ -37,17 +37,24 @@ def history(results: Path) -> list[dict]:
 
 def test_losses_of_five_steps_are_the_published_ones(fixture):
     numbers = fixture("training.npz")
+    found = run_with_published_kernels(__file__)
+    np.testing.assert_allclose(found["losses"], numbers["losses"], rtol=0, atol=1e-5)
+    assert len(found["changes"]) == len(numbers["delta_norms"]) == 46
+    # The last is the bias of the map, which the normalisation takes away again: its gradient is rounding noise.
+    np.testing.assert_allclose(found["changes"][:-1], numbers["delta_norms"][:-1], rtol=1e-3)
+
+
+def five_steps(numbers) -> dict:
+    """Losses before each step and after the last, and how far each array has moved by then."""
     network = model.build_model()
-    set_arrays(network, seeded_arrays(network))
     before = seeded_arrays(network)
+    set_arrays(network, before)
     train.compile_model(network, PARAMS, steps=5)
     losses = [network.train_on_batch(numbers["input"], numbers["target"]) for _ in range(5)]
     losses.append(network.test_on_batch(numbers["input"], numbers["target"]))
-    # `train_on_batch` returns the mean since the metrics were last reset.
-    steps = np.diff(np.cumsum(np.ones(5)) * losses[:5], prepend=0)
-    np.testing.assert_allclose(steps, numbers["losses"][:5], atol=1e-5)
-    changes = [np.linalg.norm(checkpoint.arrays_of(network)[name] - values) for name, values in before.items()]
-    np.testing.assert_allclose(changes, numbers["delta_norms"], rtol=1e-2)
+    after = checkpoint.arrays_of(network)
+    changes = [np.linalg.norm(after[name] - values) for name, values in before.items()]
+    return {"losses": [float(loss) for loss in losses], "changes": [float(change) for change in changes]}
 
 
 def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path, capsys):
@@ -144,3 +151,7 @@ def test_fine_tuning_starts_from_the_best_salicon_checkpoint(tiny_dataset, tmp_p
     for name, values in checkpoint.arrays_of(salicon).items():
         if "moving" not in name:
             np.testing.assert_allclose(tuned[name], values, atol=1e-6)
+
+
+if __name__ == "__main__":  # Run by the first test, with other kernels.
+    print(json.dumps(five_steps(np.load(FIXTURES / "training.npz"))))
