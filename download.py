@@ -315,6 +315,8 @@ def dataset(name: str, folder: Path, source: str | None = None) -> Path:
         DownloadError: it says what failed and what to do.
     """
     row, target = SOURCES[name], folder / name
+    if target.is_dir() and not incomplete(target, row.images):
+        return target
     with _plain_errors(folder), _locked(folder, name) as workshop:
         if target.exists() and any(target.iterdir()):
             if complaint := incomplete(target, row.images):
@@ -350,10 +352,12 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
         DownloadError: it says what failed and what to do. That there is no network is known within 5 seconds.
     """
     archives, failures = WEIGHTS[key], []
+    # Looked for before the lock, as the folder may be one that only an administrator writes to.
+    if there := _find_weights(folder, archives):
+        return there
     with _plain_errors(folder), _locked(folder, key) as workshop:
-        for archive in archives:
-            if _has_weights(folder, archive):
-                return folder / archive.result
+        if there := _find_weights(folder, archives):
+            return there
         dead = unreachable([url for archive in archives for url in archive.urls]) if source is None else {}
         for archive in archives:
             if dead.keys() >= set(archive.urls):
@@ -369,6 +373,7 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 raise
             except DownloadError as error:
                 failures.append(str(error).rstrip("."))
+                print(f"{archive.file} cannot be had ({failures[-1]}).", flush=True)
         hint = _by_hand(archives, _weights_command(key), one_is_enough=True)
         raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}")
 
@@ -505,8 +510,12 @@ def _install(archive: Archive, file: Fetched, workshop: Path, folder: Path) -> N
         member.replace(folder / member.name)
 
 
-def _has_weights(folder: Path, archive: Archive) -> bool:
-    return (folder / archive.result).is_file() or (folder / f"{archive.result}.index").is_file()
+def _find_weights(folder: Path, archives: Sequence[Archive]) -> Path | None:
+    for archive in archives:
+        path = folder / archive.result
+        if path.is_file() or path.with_name(f"{path.name}.index").is_file():
+            return path
+    return None
 
 
 def _discard(archives: Sequence[Archive], files: Sequence[Fetched], build: Path) -> None:

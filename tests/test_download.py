@@ -854,3 +854,25 @@ def test_without_a_network_the_weights_are_told_how_to_be_had(tmp_path):
     for word in ("huggingface.co", "as model_salicon_cpu.zip", "is there a network", "-d salicon --weights --from"):
         assert word in str(error.value)
     assert not [file for file in tmp_path.iterdir() if file.name != ".downloads"]
+
+
+def test_prediction_and_training_fetch_the_weights_they_lack(published, tmp_path, monkeypatch):
+    import checkpoint
+
+    published({"saved_model.pb": b"graph", download.KERAS_VGG16.file: b"\x89HDF..."})
+    monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path)
+    choice = checkpoint.choose_weights("custom", results=tmp_path)
+    assert choice == checkpoint.Choice(tmp_path / "saved_model.pb", "the published network for salicon")
+    assert checkpoint.vgg16_weights().reason == "Keras' ImageNet VGG16"
+
+
+def test_prediction_without_a_network_says_why_it_uses_the_lite_network(tmp_path, monkeypatch):
+    import checkpoint
+
+    monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.setattr(checkpoint, "LITE_PATH", write(tmp_path / "lite.npz", b""))
+    choice = checkpoint.choose_weights("osie", results=tmp_path)
+    assert choice.path.name == "lite.npz"
+    assert "is there a network" in choice.reason and "-d osie --weights --from" in choice.reason
+    with pytest.raises(DownloadError, match="model_osie_cpu cannot be had"):
+        checkpoint.choose_weights("osie", "published", results=tmp_path)
