@@ -70,14 +70,18 @@ class Sample:
 
 
 def find_dataset(name: str, path: Path) -> Path:
-    """The folder of a dataset: `path` itself, or the folder called `name` in it.
+    """The folder of a dataset: `path` itself, or the folder called `name` in it, which is downloaded when missing.
 
     Raises:
-        UserError: neither holds a folder `stimuli`.
+        UserError: neither holds a folder `stimuli`, and the dataset is not a published one or cannot be downloaded.
     """
     for folder in (path / name, path):
         if (folder / "stimuli").is_dir():
             return folder
+    if name in DATASETS:
+        import download
+
+        return download.dataset(name, path)
     raise UserError(
         f"No {name} dataset in {path}: expected {path / name / 'stimuli'} with the photographs, and the folders "
         f"'saliency' and 'fixations' beside it. Put it there, or name its folder with -p."

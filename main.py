@@ -24,6 +24,7 @@ PARAM_HELP = {
     "seed": "of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
+PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 SHARED_PARAMS = ("device", "results", "batch_size")
 
 
@@ -49,6 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
     phases = parser.add_subparsers(title="phases", required=True, metavar="PHASE")
     add_train(phases.add_parser("train", help="train on a dataset, or continue an interrupted run"))
+    add_download(phases.add_parser("download", help="fetch datasets or published weights"))
     add_test(phases.add_parser("test", help="predict the saliency maps of photographs"))
     add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
     add_export(phases.add_parser("export", help="write the network for another runtime, and prove it there"))
@@ -98,6 +100,31 @@ def add_train(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--restart", action="store_true", help="begin anew where an earlier run exists")
     add_custom_flags(phase)
     add_params(phase, PARAMS)
+
+
+def add_download(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_download)
+    phase.add_argument(
+        "-d",
+        "--data",
+        choices=(*PUBLISHED_DATA, "all"),
+        default="salicon",
+        metavar="DATA",
+        help=f"{', '.join(PUBLISHED_DATA)}, or all (default: salicon)",
+    )
+    phase.add_argument(
+        "-p", "--path", type=Path, help="folder that the datasets' folders go to (default: data; for weights: weights)"
+    )
+    phase.add_argument(
+        "--weights", action="store_true", help="fetch the published network for DATA, and VGG16 for salicon, instead"
+    )
+    phase.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH_OR_URL",
+        help="archive that you have, folder of archives, or address of a mirror (default: where they were published)",
+    )
+    phase.add_argument("--list", action="store_true", help="only show the datasets, their terms and citations")
 
 
 def add_test(phase: argparse.ArgumentParser) -> None:
@@ -297,6 +324,28 @@ def prepare_custom(options: argparse.Namespace) -> None:
     folder = data.find_dataset("custom", options.path)
     if fixations.make_saliency(folder, blur):
         print(f"Made saliency maps from the fixations, with a sigma of {blur}: {folder / 'saliency'}.")
+
+
+def run_download(options: argparse.Namespace) -> int:
+    import download
+
+    if options.list:
+        print(download.table())
+        return 0
+    names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
+    if options.weights:
+        keys = [f"model_{name}_cpu" for name in names] + (["vgg16_hybrid"] if "salicon" in names else [])
+        tasks = [(download.weights, key, options.path or download.WEIGHTS_FOLDER) for key in keys]
+    failures = 0
+    for fetch, name, folder in tasks:
+        try:
+            print(f"{name}: {fetch(name, folder, options.source)}", flush=True)
+        except UserError as error:
+            # One dead host must not keep the others from being used.
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failures += 1
+    return 2 if failures else 0
 
 
 def run_test(options: argparse.Namespace) -> int:

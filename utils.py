@@ -23,6 +23,10 @@ class UserError(Exception):
     """
 
 
+class DownloadError(UserError):
+    """A dataset or weights cannot be had: what was tried, why each way failed, and how to get them by hand."""
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all.

@@ -75,8 +75,8 @@ def test_folders_that_are_called_like_images_are_passed_over(tiny_dataset):
 def test_dataset_is_found_in_its_folder_and_in_the_one_above(tiny_dataset):
     folder = tiny_dataset("osie")
     assert data.find_dataset("osie", folder) == data.find_dataset("osie", folder.parent) == folder
-    with pytest.raises(UserError, match="No mit1003 dataset"):
-        data.find_dataset("mit1003", folder.parent)
+    with pytest.raises(UserError, match="No custom dataset"):
+        data.find_dataset("custom", folder.parent)
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "salicon"])
