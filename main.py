@@ -279,10 +279,12 @@ def params_of(options: argparse.Namespace) -> dict:
 
 def run_train(options: argparse.Namespace) -> None:
     import data
+    import fixations
 
     params = params_of(options)
     if "custom" in options.data:
-        prepare_custom(options)
+        blur = fixations.Blur(options.sigma, options.pixels_per_degree)
+        prepare_custom(data.find_dataset("custom", options.path), blur)
         # They decide what is learnt, and so belong to the run's settings.
         params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
     else:
@@ -315,15 +317,12 @@ def run_train(options: argparse.Namespace) -> None:
     )
 
 
-def prepare_custom(options: argparse.Namespace) -> None:
-    """Make the saliency maps of one's own data, where there are only fixations."""
-    import data
+def prepare_custom(folder: Path, blur=None) -> None:
+    """Make the saliency maps of one's own data, where there are only fixations; see `fixations.make_saliency`."""
     import fixations
 
-    blur = fixations.Blur(options.sigma, options.pixels_per_degree)
-    folder = data.find_dataset("custom", options.path)
-    if fixations.make_saliency(folder, blur):
-        print(f"Made saliency maps from the fixations, with a sigma of {blur}: {folder / 'saliency'}.")
+    if made := fixations.make_saliency(folder, blur):
+        print(f"Made saliency maps from the fixations, with a sigma of {made}: {folder / 'saliency'}.")
 
 
 def run_download(options: argparse.Namespace) -> int:
@@ -405,6 +404,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     params = params_of(options)
     size = tuple(options.input_size or DIMS[options.data])
     folder = data.find_dataset(options.data, options.path)
+    if options.data == "custom":
+        prepare_custom(folder)
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
