@@ -24,7 +24,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from config import VARIANTS
 from model import NORM_EPSILON, msi_net, published_name, scaled_filters
-from utils import DownloadError, UserError
+from utils import DownloadError, UserError, whole_file
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 LITE_PATH = WEIGHTS_FOLDER / "msinet_lite.npz"
@@ -469,4 +469,5 @@ def read_attributes(path: Path) -> dict:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a compressed `.npz` of float16, half the size of float32. `read_arrays` restores float32."""
-    np.savez_compressed(path, **{name: values.astype(np.float16) for name, values in arrays.items()})
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **{name: values.astype(np.float16) for name, values in arrays.items()})
