@@ -24,7 +24,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from config import VARIANTS
 from model import NORM_EPSILON, msi_net, published_name, scaled_filters
-from utils import UserError
+from utils import DownloadError, UserError
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 LITE_PATH = WEIGHTS_FOLDER / "msinet_lite.npz"
@@ -100,11 +100,12 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
         return Choice(best, "the best checkpoint of training")
     try:
         return published_weights(data)
-    except UserError as error:
+    except DownloadError as error:
         if not LITE_PATH.exists():
             raise
         return Choice(
-            LITE_PATH, f"the lite network that comes with the program, as the published one cannot be had: {error}"
+            LITE_PATH,
+            f"the lite network that comes with the program, as the published one cannot be had: {error.brief}",
         )
 
 

@@ -361,7 +361,8 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
     with _plain_errors(folder), _locked(folder, key) as workshop:
         if there := _find_weights(folder, archives):
             return there
-        dead = unreachable([url for archive in archives for url in archive.urls]) if source is None else {}
+        urls = {url for archive in archives for url in archive.urls}
+        dead = unreachable(list(urls)) if source is None else {}
         for archive in archives:
             if dead.keys() >= set(archive.urls):
                 failures.append("; ".join(f"{url}: {dead[url]}" for url in archive.urls))
@@ -378,7 +379,9 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 failures.append(str(error).rstrip("."))
                 print(f"{archive.file} cannot be had ({failures[-1]}).", flush=True)
         hint = _by_hand(archives, _weights_command(key), one_is_enough=True)
-        raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}")
+        hosts = dict.fromkeys(urlsplit(url).hostname for archive in archives for url in archive.urls)
+        brief = f"{' and '.join(hosts)} cannot be reached" if len(dead) == len(urls) else failures[0]
+        raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}", brief)
 
 
 def incomplete(folder: Path, images: int) -> str:

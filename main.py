@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from config import DIMS, PARAMS, RECIPES, VARIANTS
+from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
     # TensorFlow's own messages would drown ours. Who wants them sets the variable.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return options.handler(options) or 0
     except UserError as error:
@@ -49,8 +49,19 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
     phases = parser.add_subparsers(title="phases", required=True, metavar="PHASE")
+    add_train(phases.add_parser("train", help="train on a dataset, or continue an interrupted run"))
+    add_download(phases.add_parser("download", help="fetch datasets or published weights"))
+    add_test(phases.add_parser("test", help="predict the saliency maps of photographs"))
+    add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
+    add_export(phases.add_parser("export", help="write the network for another runtime, and prove it there"))
+    add_demo(phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam"))
+    return parser.parse_args(arguments)
 
-    phase = phases.add_parser("train", help="train on a dataset, or continue an interrupted run")
+
+# --- Flags: one function a phase --------------------------------------------------------------------------------------
+
+
+def add_train(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_train)
     phase.add_argument(
         "-d",
@@ -90,7 +101,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_custom_flags(phase)
     add_params(phase, PARAMS)
 
-    phase = phases.add_parser("download", help="fetch datasets or published weights")
+
+def add_download(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_download)
     phase.add_argument(
         "-d",
@@ -114,7 +126,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     phase.add_argument("--list", action="store_true", help="only show the datasets, their terms and citations")
 
-    phase = phases.add_parser("test", help="predict the saliency maps of photographs")
+
+def add_test(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_test)
     phase.add_argument(
         "-d",
@@ -134,14 +147,108 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
     phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, SHARED_PARAMS)
-    return parser.parse_args(arguments)
+
+
+def add_export(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_export)
+    phase.add_argument("--format", choices=EXPORTS, required=True, help="of the export")
+    add_network_flags(phase)
+    phase.add_argument(
+        "--bits",
+        type=int,
+        choices=(32, 16, 8),
+        default=32,
+        help="of a weight; tflite and tfjs have 16, tflite has 8 (default: 32)",
+    )
+    phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
+    phase.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="PATH",
+        help="photograph, or folder of photographs, that 8 bits are calibrated on",
+    )
+    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    add_params(phase, ("results",))
+
+
+def add_demo(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_demo)
+    add_network_flags(phase)
+    phase.add_argument("--port", type=port_number, default=8000, help="of this computer; 0 for any (default: 8000)")
+    phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
+    phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    add_params(phase, ("results",))
+
+
+def add_evaluate(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_evaluate)
+    phase.add_argument(
+        "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
+    )
+    phase.add_argument(
+        "-p",
+        "--path",
+        type=Path,
+        default=Path("data"),
+        help="folder of the dataset, or the folder it is in (default: data)",
+    )
+    phase.add_argument("--split", choices=("valid", "train", "all"), default="valid", help="images (default: valid)")
+    phase.add_argument(
+        "--weights", nargs="+", metavar="{published,lite,PATH}", help="to predict with (default: the best there are)"
+    )
+    phase.add_argument(
+        "--maps", type=Path, nargs="+", default=[], metavar="DIR", help="score existing maps of the images' names"
+    )
+    phase.add_argument(
+        "--protocol", choices=("tuebingen", "mit"), default="tuebingen", help="definitions (default: tuebingen)"
+    )
+    phase.add_argument(
+        "--sigma",
+        type=positive_float,
+        metavar="PIXELS",
+        help="blur fixations like this for CC, SIM and KLD (default: use the dataset's saliency maps)",
+    )
+    phase.add_argument("--baselines", action="store_true", help="also score uniform, centre bias and gold standard")
+    phase.add_argument("--name", help="of the run's folder in results/evaluation")
+    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
+    add_params(phase, (*SHARED_PARAMS, "seed"))
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose a trained network."""
+    parser.add_argument(
+        "-d",
+        "--data",
+        choices=DIMS,
+        default="salicon",
+        metavar="DATA",
+        help=f"whose weights and input size to use: {', '.join(DIMS)} (default: salicon)",
+    )
+    parser.add_argument(
+        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
+    )
 
 
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("one's own data (-d custom)")
     group.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
-    group.add_argument("--valid-fraction", type=fraction, default=0.2, help="of the images (default: 0.2)")
+    group.add_argument(
+        "--valid-fraction",
+        type=fraction,
+        default=0.2,
+        help="share of the images that validate, where the folders train and val do not say (default: 0.2)",
+    )
+    group.add_argument(
+        "--sigma",
+        type=positive_float,
+        help="of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in degrees with "
+        "--pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
+    )
+    group.add_argument(
+        "--pixels-per-degree", type=positive_float, metavar="P", help="of visual angle, in the pixels of the images"
+    )
 
 
 def add_params(parser: argparse.ArgumentParser, keys) -> None:
@@ -174,8 +281,17 @@ def run_train(options: argparse.Namespace) -> None:
     import data
 
     params = params_of(options)
-    if "custom" not in options.data and options.input_size:
-        raise UserError("--input-size goes with -d custom; the other datasets have theirs in config.DIMS.")
+    if "custom" in options.data:
+        prepare_custom(options)
+        # They decide what is learnt, and so belong to the run's settings.
+        params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+    else:
+        for flag in ("input_size", "sigma", "pixels_per_degree"):
+            if getattr(options, flag):
+                raise UserError(
+                    f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
+                    f"network's input size for them is in config.DIMS."
+                )
     groups = [
         data.load_groups(
             name,
@@ -197,6 +313,17 @@ def run_train(options: argparse.Namespace) -> None:
         init=options.init,
         restart=options.restart,
     )
+
+
+def prepare_custom(options: argparse.Namespace) -> None:
+    """Make the saliency maps of one's own data, where there are only fixations."""
+    import data
+    import fixations
+
+    blur = fixations.Blur(options.sigma, options.pixels_per_degree)
+    folder = data.find_dataset("custom", options.path)
+    if fixations.make_saliency(folder, blur):
+        print(f"Made saliency maps from the fixations, with a sigma of {blur}: {folder / 'saliency'}.")
 
 
 def run_download(options: argparse.Namespace) -> int:
@@ -239,6 +366,70 @@ def run_test(options: argparse.Namespace) -> int:
     )
 
 
+def run_export(options: argparse.Namespace) -> None:
+    if options.bits not in EXPORTS[options.format]:
+        offered = " or ".join(str(bits) for bits in EXPORTS[options.format])
+        raise UserError(f"--format {options.format} has {offered} bits a weight, not {options.bits}.")
+    with quiet_stderr():
+        import export
+    export.run(
+        options.format,
+        data=options.data,
+        size=tuple(options.input_size or DIMS[options.data]),
+        weights=options.weights,
+        results=Path(params_of(options)["results"]),
+        bits=options.bits,
+        output=options.output,
+        photograph=sample_photograph(),
+        calibration=options.calibration,
+    )
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    with quiet_stderr():
+        import serve
+    serve.run(
+        data=options.data,
+        weights=options.weights,
+        results=Path(params_of(options)["results"]),
+        photograph=sample_photograph(),
+        port=options.port,
+        static=options.static,
+        open_browser=not options.no_browser,
+    )
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    import data
+
+    params = params_of(options)
+    size = tuple(options.input_size or DIMS[options.data])
+    folder = data.find_dataset(options.data, options.path)
+    if options.split == "all":
+        samples = data.pair_files(folder)
+    else:
+        train, valid = data.load_groups(
+            options.data, folder, size, valid_fraction=options.valid_fraction, seed=params["seed"]
+        )
+        samples = (train if options.split == "train" else valid).samples
+    with quiet_stderr():
+        import evaluate
+    evaluate.run(
+        options.data,
+        folder,
+        samples,
+        params,
+        part=options.split,
+        size=size,
+        weights=options.weights,
+        maps=options.maps,
+        protocol=options.protocol,
+        sigma=options.sigma,
+        with_baselines=options.baselines,
+        name=options.name,
+    )
+
+
 def sample_photograph() -> Path:
     """The photograph that Matplotlib ships: Grace Hopper."""
     import matplotlib
@@ -260,6 +451,13 @@ def natural_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 0")
+    return value
+
+
+def port_number(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a whole number from 0 to 65535")
     return value
 
 
@@ -290,4 +488,6 @@ PARAM_TYPES = {
 
 
 if __name__ == "__main__":
+    # The name of a file that the terminal cannot show must not stop a run.
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())
