@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import checkpoint
 import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf.json_format import MessageToDict
 
+import checkpoint
 from data import IMAGE_PADDING, decode_image, list_images, resize_and_pad
 from model import DilatedConv2D, LegacyUpsampling, build_model, msi_net, tensor_convolutions
 from utils import UserError, quiet_stderr, versions, whole_folder, write_json
@@ -384,6 +384,8 @@ def run(
         UserError: a package is missing, the folder holds something else, or the export differs too much.
     """
     form = FORMATS[name]
+    if any(side % 8 for side in size):
+        raise UserError(f"--input-size is {size[0]} {size[1]}, expected numbers divisible by 8.")
     require_runtime(name)
     choice = checkpoint.choose_weights(data, weights=weights, results=results)
     arrays = checkpoint.fold_batch_norm(checkpoint.read_arrays(choice.path))
