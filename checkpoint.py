@@ -78,8 +78,8 @@ class Choice:
 def choose_weights(data: str, weights: str | None = None, results: Path = Path("results")) -> Choice:
     """The weights that predict for a dataset.
 
-    In order: the file the user names; the best checkpoint of a training run; the published weights in `weights/`; the
-    lite network that comes with the program.
+    In order: the file the user names; the best checkpoint of a training run; the published weights in `weights/`, which
+    are downloaded when missing; the lite network that comes with the program.
 
     Args:
         data: a key of `config.DIMS`.
@@ -173,36 +173,33 @@ def best_checkpoint(results: Path, name: str) -> Path:
 
 
 def published_weights(data: str) -> Choice:
-    """The published network of a dataset; SALICON's for one's own photographs.
+    """The published network of a dataset, or SALICON's for one's own photographs, fetched into `weights/` when missing.
 
     Raises:
-        UserError: it is not in `weights/`.
+        DownloadError: it is not there, and cannot be had.
     """
+    import download
+
     dataset = "salicon" if data == "custom" else data
-    names = [f"model_{dataset}_cpu.pb", f"model_{dataset}_gpu.pb"]
-    names += ["saved_model.pb"] if dataset == "salicon" else []
-    for name in names:
-        if (WEIGHTS_FOLDER / name).exists():
-            return Choice(WEIGHTS_FOLDER / name, f"the published network for {dataset}")
-    raise UserError(f"{WEIGHTS_FOLDER} holds none of {', '.join(names)}.")
+    path = download.weights(f"model_{dataset}_cpu", WEIGHTS_FOLDER)
+    return Choice(path, f"the published network for {dataset}")
 
 
 def vgg16_weights() -> Choice:
-    """The encoder that the paper starts from, or else Keras' ImageNet VGG16.
+    """The encoder that the paper starts from, or else Keras' ImageNet VGG16; downloaded to `weights/` when missing.
 
     Raises:
-        UserError: neither is in `weights/`.
+        UserError: neither is there, and neither can be had.
     """
-    checkpoint = WEIGHTS_FOLDER / "vgg16_hybrid.ckpt"
-    if _is_checkpoint(checkpoint):
-        return Choice(checkpoint, "the published VGG16 weights")
-    imagenet = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    if (WEIGHTS_FOLDER / imagenet).exists():
-        return Choice(WEIGHTS_FOLDER / imagenet, "Keras' ImageNet VGG16")
-    raise UserError(
-        f"{WEIGHTS_FOLDER} holds neither vgg16_hybrid.ckpt.index nor {imagenet}: put one of them there, or start from "
-        f"random weights with --init scratch."
-    )
+    import download
+
+    try:
+        path = download.weights("vgg16_hybrid", WEIGHTS_FOLDER)
+    except UserError as error:
+        raise UserError(f"{error} Or start from random weights with --init scratch.") from error
+    if path.name == "vgg16_hybrid.ckpt":
+        return Choice(path, "the published VGG16 weights")
+    return Choice(path, "Keras' ImageNet VGG16")
 
 
 def _existing(path: Path) -> Path:

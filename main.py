@@ -24,6 +24,7 @@ PARAM_HELP = {
     "seed": "of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
+PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 SHARED_PARAMS = ("device", "results", "batch_size")
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
     # TensorFlow's own messages would drown ours. Who wants them sets the variable.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return options.handler(options) or 0
     except UserError as error:
@@ -48,8 +49,19 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
     phases = parser.add_subparsers(title="phases", required=True, metavar="PHASE")
+    add_train(phases.add_parser("train", help="train on a dataset, or continue an interrupted run"))
+    add_download(phases.add_parser("download", help="fetch datasets or published weights"))
+    add_test(phases.add_parser("test", help="predict the saliency maps of photographs"))
+    add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
+    add_export(phases.add_parser("export", help="write the network for another runtime, and prove it there"))
+    add_demo(phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam"))
+    return parser.parse_args(arguments)
 
-    phase = phases.add_parser("train", help="train on a dataset, or continue an interrupted run")
+
+# --- Flags: one function a phase --------------------------------------------------------------------------------------
+
+
+def add_train(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_train)
     phase.add_argument(
         "-d",
@@ -89,7 +101,33 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_custom_flags(phase)
     add_params(phase, PARAMS)
 
-    phase = phases.add_parser("test", help="predict the saliency maps of photographs")
+
+def add_download(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_download)
+    phase.add_argument(
+        "-d",
+        "--data",
+        choices=(*PUBLISHED_DATA, "all"),
+        default="salicon",
+        metavar="DATA",
+        help=f"{', '.join(PUBLISHED_DATA)}, or all (default: salicon)",
+    )
+    phase.add_argument(
+        "-p", "--path", type=Path, help="folder that the datasets' folders go to (default: data; for weights: weights)"
+    )
+    phase.add_argument(
+        "--weights", action="store_true", help="fetch the published network for DATA, and VGG16 for salicon, instead"
+    )
+    phase.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH_OR_URL",
+        help="archive that you have, folder of archives, or address of a mirror (default: where they were published)",
+    )
+    phase.add_argument("--list", action="store_true", help="only show the datasets, their terms and citations")
+
+
+def add_test(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_test)
     phase.add_argument(
         "-d",
@@ -110,7 +148,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, SHARED_PARAMS)
 
-    phase = phases.add_parser("export", help="write the network for another runtime, and prove it there")
+
+def add_export(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_export)
     phase.add_argument("--format", choices=EXPORTS, required=True, help="of the export")
     add_network_flags(phase)
@@ -131,14 +170,49 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, ("results",))
 
-    phase = phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam")
+
+def add_demo(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_demo)
     add_network_flags(phase)
     phase.add_argument("--port", type=port_number, default=8000, help="of this computer; 0 for any (default: 8000)")
     phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
     phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
     add_params(phase, ("results",))
-    return parser.parse_args(arguments)
+
+
+def add_evaluate(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_evaluate)
+    phase.add_argument(
+        "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
+    )
+    phase.add_argument(
+        "-p",
+        "--path",
+        type=Path,
+        default=Path("data"),
+        help="folder of the dataset, or the folder it is in (default: data)",
+    )
+    phase.add_argument("--split", choices=("valid", "train", "all"), default="valid", help="images (default: valid)")
+    phase.add_argument(
+        "--weights", nargs="+", metavar="{published,lite,PATH}", help="to predict with (default: the best there are)"
+    )
+    phase.add_argument(
+        "--maps", type=Path, nargs="+", default=[], metavar="DIR", help="score existing maps of the images' names"
+    )
+    phase.add_argument(
+        "--protocol", choices=("tuebingen", "mit"), default="tuebingen", help="definitions (default: tuebingen)"
+    )
+    phase.add_argument(
+        "--sigma",
+        type=positive_float,
+        metavar="PIXELS",
+        help="blur fixations like this for CC, SIM and KLD (default: use the dataset's saliency maps)",
+    )
+    phase.add_argument("--baselines", action="store_true", help="also score uniform, centre bias and gold standard")
+    phase.add_argument("--name", help="of the run's folder in results/evaluation")
+    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
+    add_params(phase, (*SHARED_PARAMS, "seed"))
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +234,21 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("one's own data (-d custom)")
     group.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
-    group.add_argument("--valid-fraction", type=fraction, default=0.2, help="of the images (default: 0.2)")
+    group.add_argument(
+        "--valid-fraction",
+        type=fraction,
+        default=0.2,
+        help="share of the images that validate, where the folders train and val do not say (default: 0.2)",
+    )
+    group.add_argument(
+        "--sigma",
+        type=positive_float,
+        help="of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in degrees with "
+        "--pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
+    )
+    group.add_argument(
+        "--pixels-per-degree", type=positive_float, metavar="P", help="of visual angle, in the pixels of the images"
+    )
 
 
 def add_params(parser: argparse.ArgumentParser, keys) -> None:
@@ -193,8 +281,17 @@ def run_train(options: argparse.Namespace) -> None:
     import data
 
     params = params_of(options)
-    if "custom" not in options.data and options.input_size:
-        raise UserError("--input-size goes with -d custom; the other datasets have theirs in config.DIMS.")
+    if "custom" in options.data:
+        prepare_custom(options)
+        # They decide what is learnt, and so belong to the run's settings.
+        params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+    else:
+        for flag in ("input_size", "sigma", "pixels_per_degree"):
+            if getattr(options, flag):
+                raise UserError(
+                    f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
+                    f"network's input size for them is in config.DIMS."
+                )
     groups = [
         data.load_groups(
             name,
@@ -216,6 +313,39 @@ def run_train(options: argparse.Namespace) -> None:
         init=options.init,
         restart=options.restart,
     )
+
+
+def prepare_custom(options: argparse.Namespace) -> None:
+    """Make the saliency maps of one's own data, where there are only fixations."""
+    import data
+    import fixations
+
+    blur = fixations.Blur(options.sigma, options.pixels_per_degree)
+    folder = data.find_dataset("custom", options.path)
+    if fixations.make_saliency(folder, blur):
+        print(f"Made saliency maps from the fixations, with a sigma of {blur}: {folder / 'saliency'}.")
+
+
+def run_download(options: argparse.Namespace) -> int:
+    import download
+
+    if options.list:
+        print(download.table())
+        return 0
+    names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
+    if options.weights:
+        keys = [f"model_{name}_cpu" for name in names] + (["vgg16_hybrid"] if "salicon" in names else [])
+        tasks = [(download.weights, key, options.path or download.WEIGHTS_FOLDER) for key in keys]
+    failures = 0
+    for fetch, name, folder in tasks:
+        try:
+            print(f"{name}: {fetch(name, folder, options.source)}", flush=True)
+        except UserError as error:
+            # One dead host must not keep the others from being used.
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failures += 1
+    return 2 if failures else 0
 
 
 def run_test(options: argparse.Namespace) -> int:
@@ -266,6 +396,37 @@ def run_demo(options: argparse.Namespace) -> None:
         port=options.port,
         static=options.static,
         open_browser=not options.no_browser,
+    )
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    import data
+
+    params = params_of(options)
+    size = tuple(options.input_size or DIMS[options.data])
+    folder = data.find_dataset(options.data, options.path)
+    if options.split == "all":
+        samples = data.pair_files(folder)
+    else:
+        train, valid = data.load_groups(
+            options.data, folder, size, valid_fraction=options.valid_fraction, seed=params["seed"]
+        )
+        samples = (train if options.split == "train" else valid).samples
+    with quiet_stderr():
+        import evaluate
+    evaluate.run(
+        options.data,
+        folder,
+        samples,
+        params,
+        part=options.split,
+        size=size,
+        weights=options.weights,
+        maps=options.maps,
+        protocol=options.protocol,
+        sigma=options.sigma,
+        with_baselines=options.baselines,
+        name=options.name,
     )
 
 
@@ -327,4 +488,6 @@ PARAM_TYPES = {
 
 
 if __name__ == "__main__":
+    # The name of a file that the terminal cannot show must not stop a run.
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -1,0 +1,231 @@
+"""The probabilistic version: where people look as a distribution over pixels, and the maps that each metric deserves.
+
+A log density is float64, (H, W), natural logarithm, and its exponentials sum to 1.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+
+from metrics import as_distribution
+
+# Keeps the density of a map's black pixels above zero.
+FLOOR = 1e-8
+
+# Cells along each side of the grid on which fixations of images of any size are counted together.
+CELLS = 128
+
+# Images that decide a bandwidth; more would change it little.
+MOST_IMAGES = 200
+
+
+def default_log_density(saliency: np.ndarray) -> np.ndarray:
+    """The log density that a saliency map is taken for when nothing was fitted: log(map / sum + 1e-8), normalised."""
+    density = as_distribution(saliency) + FLOOR
+    return np.log(density / density.sum())
+
+
+def normalize(log_density: np.ndarray) -> np.ndarray:
+    """Make the exponentials sum to 1."""
+    return log_density - logsumexp(log_density)
+
+
+def relative(fixations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Pixels' centres as shares of the image's sides: (N, 2) integers -> (N, 2) float64 between 0 and 1."""
+    return (np.asarray(fixations, np.float64).reshape(-1, 2) + 0.5) / shape
+
+
+# --- Kernel density on a grid -----------------------------------------------------------------------------------------
+
+
+def cells_of(positions: np.ndarray) -> np.ndarray:
+    """The cell of each relative position, (N, 2) integers."""
+    return np.minimum((np.asarray(positions) * CELLS).astype(int), CELLS - 1)
+
+
+def histogram(positions: np.ndarray) -> np.ndarray:
+    """Counts of relative positions, (CELLS, CELLS) float64."""
+    rows, columns = cells_of(positions).T
+    return np.bincount(rows * CELLS + columns, minlength=CELLS**2).reshape(CELLS, CELLS).astype(np.float64)
+
+
+@functools.lru_cache(maxsize=256)
+def kernel_matrix(bandwidth: float) -> np.ndarray:
+    """Row i is the Gaussian around cell i, (CELLS, CELLS); what goes over the border is lost.
+
+    Args:
+        bandwidth: standard deviation as a share of the image's side.
+    """
+    distance = np.subtract.outer(np.arange(CELLS), np.arange(CELLS)) / (CELLS * bandwidth)
+    kernel = np.exp(-(distance**2) / 2)
+    return kernel / kernel[CELLS // 2].sum()
+
+
+def on_pixels(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A density on the grid as one on the pixels of an image, by linear interpolation; (H, W) float64 of sum 1."""
+    for axis, side in enumerate(shape):
+        position = np.clip((np.arange(side) + 0.5) * CELLS / side - 0.5, 0, CELLS - 1)
+        lower = np.minimum(position.astype(int), CELLS - 2)
+        share = np.expand_dims(position - lower, 1 - axis)
+        grid = grid.take(lower, axis) * (1 - share) + grid.take(lower + 1, axis) * share
+    return grid / grid.sum()
+
+
+def kernel_sums(cells: np.ndarray, sources: np.ndarray, of_rows: np.ndarray, of_columns: np.ndarray) -> np.ndarray:
+    """The kernel density of source cells (M, 2), not normalised, at cells (N, 2); (N,)."""
+    near_rows = of_rows[np.ix_(cells[:, 0], sources[:, 0])]  # (N, M)
+    return np.einsum("nm,nm->n", near_rows, of_columns[np.ix_(cells[:, 1], sources[:, 1])])
+
+
+def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]:
+    """The share of `others` with which a mixture of two densities explains fixations best.
+
+    Args:
+        values, others: both densities at the fixations, (N,), or a number for all.
+
+    Returns:
+        The share, 1e-4 to 1 - 1e-4, and the mean log likelihood with it.
+    """
+
+    def loss(share):
+        return -np.mean(np.log((1 - share) * values + share * others))
+
+    found = minimize_scalar(loss, bounds=(1e-4, 1 - 1e-4), method="bounded", options={"xatol": 1e-4})
+    return float(found.x), -float(found.fun)
+
+
+# --- Centre bias ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CentreBias:
+    """Where people look whatever the image shows: a kernel density of the fixations of many images.
+
+    Attributes:
+        counts: of the fixations of all images, (CELLS, CELLS).
+        bandwidth: of the Gaussian kernel, as a share of each side of the image.
+        uniform: share of the uniform distribution in the mixture.
+    """
+
+    counts: np.ndarray
+    bandwidth: float
+    uniform: float
+
+    def grid(self, without: np.ndarray | None = None) -> np.ndarray:
+        """The density on the grid, of sum 1.
+
+        Args:
+            without: relative positions, (N, 2), that were counted and shall not be: those of the image to explain.
+        """
+        kernel = kernel_matrix(self.bandwidth)
+        counts = self.counts if without is None else self.counts - histogram(without)
+        density = kernel @ counts @ kernel.T
+        mass = density.sum()
+        density = density / mass if mass > 0 else np.full(density.shape, 1 / CELLS**2)
+        return (1 - self.uniform) * density + self.uniform / CELLS**2
+
+    def log_density(self, shape: tuple[int, int], without: np.ndarray | None = None) -> np.ndarray:
+        """The log density for an image of `shape`; `without` as in `grid`."""
+        return np.log(on_pixels(self.grid(without), shape))
+
+
+def fit_centre_bias(positions: Sequence[np.ndarray]) -> CentreBias:
+    """Choose bandwidth and mixture by the likelihood of each image's fixations under those of the others.
+
+    Args:
+        positions: for each image, the relative positions of its fixations, (N, 2).
+    """
+    every = np.concatenate([np.zeros((0, 2)), *positions])
+    counts = histogram(every)
+    chosen = [p for p in positions[:: max(1, len(positions) // MOST_IMAGES)] if len(p)]
+    if len(chosen) < 2:
+        return CentreBias(counts, 0.1, 1.0)  # Nothing to learn from: uniform.
+    cells = [cells_of(p) for p in chosen]
+
+    def best_mixture(bandwidth):
+        kernel = kernel_matrix(float(bandwidth))
+        total, mass = kernel @ counts @ kernel.T, np.outer(kernel.sum(0), kernel.sum(0))
+        values = []
+        for own in cells:
+            rows, columns = own.T
+            others = total[rows, columns] - kernel_sums(own, own, kernel, kernel)
+            values.append(others / ((mass * counts).sum() - mass[rows, columns].sum()))
+        return mixed(np.maximum(np.concatenate(values), 0), 1 / CELLS**2)
+
+    bandwidth = minimum(lambda x: -best_mixture(x)[1], 0.01, 0.3)
+    return CentreBias(counts, bandwidth, best_mixture(bandwidth)[0])
+
+
+def minimum(loss: Callable[[float], float], lowest: float, highest: float) -> float:
+    """Where a function of a positive number is least, to 2 %."""
+    bounds = np.log(lowest), np.log(highest)
+    return float(np.exp(minimize_scalar(lambda x: loss(np.exp(x)), bounds=bounds, options={"xatol": 0.02}).x))
+
+
+# --- Gold standard ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GoldStandard:
+    """Observers predict another observer: a kernel density of their fixations in the same image.
+
+    Attributes:
+        bandwidth: of the Gaussian kernel, as a share of the square root of the image's area.
+        centre: share of the centre bias in the mixture.
+    """
+
+    bandwidth: float
+    centre: float
+
+    def grid(self, positions: np.ndarray, shape: tuple[int, int], centre_grid: np.ndarray) -> np.ndarray:
+        """The density on the grid that observers' fixations give, of sum 1.
+
+        Args:
+            positions: relative positions of their fixations, (N, 2).
+            shape: of the image.
+            centre_grid: `CentreBias.grid` without this image.
+        """
+        of_rows, of_columns = observers_kernels(shape, self.bandwidth)
+        density = of_rows @ histogram(positions) @ of_columns.T
+        mass = density.sum()
+        density = density / mass if mass > 0 else centre_grid
+        return (1 - self.centre) * density + self.centre * centre_grid
+
+
+def observers_kernels(shape: tuple[int, int], bandwidth: float) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices, for rows and for columns, of a kernel that is round in pixels."""
+    # Rounded, so that few matrices serve many images.
+    rows, columns = (kernel_matrix(round(float(np.sqrt(shape[0] * shape[1]) * bandwidth / side), 4)) for side in shape)
+    return rows, columns
+
+
+def fit_gold_standard(
+    images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]],
+) -> GoldStandard:
+    """Choose bandwidth and mixture by the likelihood of each observer's fixations under those of the others.
+
+    Args:
+        images: for each, the relative positions (N, 2), their observers (N,), the image's shape, and the centre bias
+            without the image on the grid.
+    """
+    images = images[:: max(1, len(images) // MOST_IMAGES)]
+
+    def best_mixture(bandwidth):
+        values, centres = [], []
+        for positions, observers, shape, centre_grid in images:
+            of_rows, of_columns = observers_kernels(shape, bandwidth)
+            cells = cells_of(positions)
+            masses = of_rows.sum(0)[cells[:, 0]] * of_columns.sum(0)[cells[:, 1]]
+            for observer in np.unique(observers):
+                own = observers == observer
+                density = kernel_sums(cells[own], cells[~own], of_rows, of_columns)
+                values.append(density / masses[~own].sum())
+                centres.append(centre_grid[tuple(cells[own].T)])
+        return mixed(np.concatenate(values), np.concatenate(centres))
+
+    bandwidth = minimum(lambda x: -best_mixture(x)[1], 0.01, 0.2)
+    return GoldStandard(bandwidth, best_mixture(bandwidth)[0])

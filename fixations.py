@@ -1,0 +1,345 @@
+"""Fixations of a dataset: read from its files, and blurred into saliency maps where it has none.
+
+A dataset's fixations are in `fixations.csv`, one row a fixation, or else in `fixations/`, one binary map an image. The
+table is the richer of the two, as it keeps observers and repeated fixations; where both exist it counts.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter1d
+from threadpoolctl import threadpool_limits
+from tqdm.contrib.concurrent import thread_map
+
+from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
+from utils import UserError, name_some, whole_folder, write_json
+
+TABLE = "fixations.csv"
+COLUMNS = ("image", "x", "y")  # and, where known, "observer"
+
+# The file in `saliency/` that tells maps made here, which may be made again, from a user's own.
+RECORD = "made_from_fixations.json"
+
+# Standard deviation of the blur, as a share of an image's longer side, where nothing is known of the experiment:
+# 16 pixels at 800×600, as OSIE's authors chose.
+DEFAULT_SHARE = 0.02
+
+# In place of an observer's number where fixations come without it.
+UNKNOWN_OBSERVER = -1
+
+
+def read_fixations(folder: Path) -> dict[str, np.ndarray]:
+    """Every fixation of a dataset, from `folder/fixations.csv` or else from the binary maps in `folder/fixations/`.
+
+    Args:
+        folder: of the dataset; `stimuli/` in it says which images there are, and their sizes.
+
+    Returns:
+        For each stimulus, by its name (as in `data.Sample`) and in their order: int64 (n, 3) with x, y and observer, a
+        row for each fixation in the order of the file. x and y are pixels from the top left one, which is 0, 0. n is
+        0 for an image that nobody looked at.
+
+    Raises:
+        UserError: neither exists, or one that does cannot be read or does not fit to the stimuli.
+    """
+    stimuli = files_by_name(folder / "stimuli")
+    if (folder / TABLE).is_file():
+        return read_table(folder / TABLE, {name: image_size(file) for name, file in stimuli.items()})
+    if not (folder / "fixations").is_dir():
+        raise UserError(f"No fixations in {folder}: expected {folder / TABLE} or the folder {folder / 'fixations'}.")
+    maps = files_by_name(folder / "fixations", MAP_SUFFIXES)
+    if missing := [name for name in stimuli if name not in maps]:
+        raise UserError(f"No fixation map in {folder / 'fixations'} for {name_some(missing)}.")
+    if surplus := [name for name in maps if name not in stimuli]:
+        raise UserError(f"No image in {folder / 'stimuli'} for the fixation maps {name_some(surplus)}.")
+    return {name: read_map(maps[name], image_size(file)) for name, file in stimuli.items()}
+
+
+def read_table(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    """Fixations from a CSV file with the columns image, x, y and, if known, observer.
+
+    Args:
+        file: UTF-8; `image` is the stimulus' name, with or without its suffix; x and y may be fractions of a pixel;
+            observers are numbers, or any words.
+        sizes: height and width of each stimulus by its name.
+
+    Returns, Raises: as `read_fixations`.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            names, rows, observers = _parse(file, csv.reader(lines))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text (byte {error.start}): save it as 'CSV UTF-8'.") from error
+    except csv.Error as error:
+        raise UserError(f"{file} is not a CSV file: {error}.") from error
+    if not len(rows):
+        raise UserError(f"{file} holds no fixation: expected a row for each, below the line '{','.join(COLUMNS)}'.")
+    names = {name: _stimulus_of(name, sizes) for name in names}
+    if unknown := [name for name, stimulus in names.items() if stimulus is None]:
+        raise UserError(f"{file} names images that are not in {file.parent / 'stimuli'}: {name_some(unknown)}.")
+    order = {name: i for i, name in enumerate(sizes)}
+    image = np.array([order[stimulus] for stimulus in names.values()])[rows[:, 0].astype(int)]
+    _check_inside(file, rows, image, sizes)
+    columns = np.column_stack([np.floor(rows[:, 1:3]).astype(np.int64), _observer_numbers(observers, len(rows))])
+    by_image = np.argsort(image, kind="stable")
+    ends = np.cumsum(np.bincount(image, minlength=len(sizes)))[:-1]
+    return dict(zip(sizes, np.split(columns[by_image], ends), strict=True))
+
+
+def read_map(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """Fixations from a binary map: black, and of one other value where somebody looked.
+
+    Args:
+        file: PNG or JPEG; a JPEG's values are rounded to black or white, as its compression blurs them.
+        size: height and width of the stimulus.
+
+    Returns:
+        int64 (n, 3): x, y and `UNKNOWN_OBSERVER`, row by row of the map.
+
+    Raises:
+        UserError: it cannot be read, has another size than the stimulus, or is not binary.
+    """
+    found = image_size(file, MAP_FORMATS)
+    if found != size:
+        raise UserError(f"{file} is {found[1]}×{found[0]} pixels, its stimulus {size[1]}×{size[0]}.")
+    try:
+        with Image.open(file) as image:
+            lossy = image.format != "PNG"
+            pixels = np.asarray(image if image.mode in ("1", "L", "I;16") else image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{file} is damaged: {error}.") from error
+    pixels = pixels.max(axis=2) if pixels.ndim == 3 else pixels  # (H, W)
+    greatest = pixels.max()
+    looked_at = pixels > greatest // 2
+    if not lossy and np.any(pixels[looked_at] != greatest) | np.any(pixels[~looked_at] != 0):
+        raise UserError(f"{file} is not a binary map: expected black, and one other value where somebody looked.")
+    y, x = np.nonzero(looked_at)
+    return np.column_stack([x, y, np.full(len(x), UNKNOWN_OBSERVER)])
+
+
+# --- Saliency maps ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Blur:
+    """How far a fixation spreads in the saliency map.
+
+    Attributes:
+        sigma: standard deviation of the Gaussian, in pixels of the image, or in degrees of visual angle where
+            `pixels_per_degree` is given; without it, one degree or else `DEFAULT_SHARE` of the image's longer side.
+        pixels_per_degree: of the experiment's screen, if the images were shown pixel by pixel.
+    """
+
+    sigma: float | None = None
+    pixels_per_degree: float | None = None
+
+    def pixels(self, size: tuple[int, int]) -> float:
+        """The standard deviation in pixels of an image of this height and width."""
+        if self.pixels_per_degree is not None:
+            return (1.0 if self.sigma is None else self.sigma) * self.pixels_per_degree
+        return DEFAULT_SHARE * max(size) if self.sigma is None else self.sigma
+
+    def __str__(self) -> str:
+        if self.pixels_per_degree is not None:
+            return f"{1 if self.sigma is None else self.sigma:g}° at {self.pixels_per_degree:g} pixels per degree"
+        return f"{100 * DEFAULT_SHARE:g} % of the longer side" if self.sigma is None else f"{self.sigma:g} pixels"
+
+
+def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
+    """The saliency map of fixations: each spread by a Gaussian, all added up, and the greatest value made 255.
+
+    Args:
+        points: (n, 2 or more) whole numbers, x and y first; n is at least 1. Repetitions count.
+        size: height and width of the image.
+        sigma: standard deviation in pixels.
+
+    Returns:
+        float32 (H, W), 0 to 255; what `scipy.ndimage.gaussian_filter` gives, scaled.
+    """
+    counts = np.zeros(size, np.float32)
+    np.add.at(counts, (points[:, 1], points[:, 0]), 1)
+    # Only few rows hold a fixation. Blurring those alone, and then spreading them over the others in one product of
+    # matrices, takes a small part of the time that the whole image would.
+    rows = np.flatnonzero(counts.any(axis=1))
+    impulses = np.zeros((len(rows), size[0]), np.float32)
+    impulses[np.arange(len(rows)), rows] = 1
+    across, down = gaussian_filter1d(counts[rows], sigma), gaussian_filter1d(impulses, sigma)  # (rows, W), (rows, H)
+    blurred = down.T @ across  # (H, W)
+    return blurred * (255 / blurred.max())
+
+
+def make_saliency(folder: Path, blur: Blur) -> bool:
+    """Make the saliency maps of a dataset that has only fixations.
+
+    `folder/saliency/` is made when it is missing, and again when the fixations, the stimuli or the blur have changed
+    since it was made here. Maps that were not made here are never touched. It exists whole or not at all.
+
+    Args:
+        folder: of the dataset; see `read_fixations`.
+        blur: how far a fixation spreads.
+
+    Returns:
+        Whether maps were made.
+
+    Raises:
+        UserError: there are neither maps nor fixations, the fixations have a fault (see `read_fixations`), an image
+            has none, or maps that were made here have been changed by hand.
+    """
+    target = folder / "saliency"
+    record = target / RECORD
+    if not record.exists() and list_images(target, MAP_SUFFIXES):
+        if blur != Blur():
+            raise UserError(
+                f"--sigma and --pixels-per-degree make saliency maps from fixations, but {target} holds maps of your "
+                f"own: leave the flags out to train with those, or move that folder away to have maps made."
+            )
+        return False
+    if not (folder / TABLE).is_file() and not (folder / "fixations").is_dir():
+        raise UserError(
+            f"No saliency maps in {target}, and no fixations to make them from: expected {folder / TABLE} or the "
+            f"folder {folder / 'fixations'}."
+        )
+    sizes = {name: image_size(file) for name, file in files_by_name(folder / "stimuli").items()}
+    if not sizes:
+        raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+    source = _fingerprint_of_source(folder, sizes, blur)
+    if record.exists() and _read_record(record) == source:
+        return False
+    fixations = read_fixations(folder)
+    _check_can_be_blurred(fixations, sizes, blur, folder)
+
+    with whole_folder(target) as temporary:
+
+        def write(name: str) -> None:
+            file = temporary / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            saliency = blur_fixations(fixations[name], sizes[name], blur.pixels(sizes[name]))
+            # The usual level takes five times as long, and gains little on so smooth an image.
+            Image.fromarray(np.round(saliency).astype(np.uint8)).save(file, compress_level=1)
+
+        # Every core has an image of its own; that products of matrices take several cores too would only hinder.
+        with threadpool_limits(1, "blas"):
+            thread_map(write, fixations, max_workers=os.cpu_count(), desc="Saliency maps", leave=False, disable=None)
+        maps = _fingerprint_of_maps(temporary)
+        write_json(temporary / RECORD, {"sigma": str(blur), "count": len(fixations), "source": source, "maps": maps})
+    return True
+
+
+def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder: Path) -> None:
+    if unseen := [name for name, points in fixations.items() if not len(points)]:
+        raise UserError(
+            f"No fixation in {folder} on {name_some(unseen)}: a saliency map needs one at least. Remove these images, "
+            f"or add their fixations."
+        )
+    for name, size in sizes.items():
+        if blur.pixels(size) > max(size):
+            raise UserError(
+                f"A sigma of {blur} is wider than the image {name} of {size[1]}×{size[0]} pixels: choose a smaller "
+                f"--sigma, or check --pixels-per-degree."
+            )
+
+
+def _read_record(record: Path) -> str:
+    """The fingerprint of what the maps beside a record were made from.
+
+    Raises:
+        UserError: they are not the ones that were made.
+    """
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        if content["maps"] == _fingerprint_of_maps(record.parent):
+            return content["source"]
+    except (ValueError, KeyError, TypeError):
+        pass  # The record itself was changed.
+    raise UserError(
+        f"{record.parent} was made from fixations and has been changed since: delete the folder to have it made "
+        f"again, or only {record.name} in it to keep the maps as your own."
+    )
+
+
+def _fingerprint_of_source(folder: Path, sizes: Mapping, blur: Blur) -> str:
+    """A hash of all that the maps depend on: the stimuli's names and sizes, the fixations, and the blur."""
+    digest = hashlib.sha256(f"{blur} {list(sizes.items())}".encode())
+    table = folder / TABLE
+    for file in [table] if table.is_file() else list_images(folder / "fixations", MAP_SUFFIXES):
+        digest.update(f"\0{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _fingerprint_of_maps(folder: Path) -> str:
+    """A hash of the maps' names and sizes in bytes, which is quick, and outlives copying the folder."""
+    files = list_images(folder, MAP_SUFFIXES)
+    lines = [f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+# --- Parts of reading -------------------------------------------------------------------------------------------------
+
+
+def _parse(file: Path, reader) -> tuple[list[str], np.ndarray, list[str]]:
+    """The images' names; for each fixation float64 (n, 4) index of its image, x, y, line; and the observers."""
+    header = [title.strip().lower() for title in next(reader, [])]
+    missing = [title for title in COLUMNS if title not in header]
+    if missing:
+        raise UserError(
+            f"{file} has no column {' and no column '.join(missing)}: expected a first line like "
+            f"'image,x,y,observer' (observer may be left out), received '{','.join(header)}'."
+        )
+    image, x, y = (header.index(title) for title in COLUMNS)
+    observer = header.index("observer") if "observer" in header else None
+    codes: dict[str, int] = {}
+    numbers, observers = array("d"), []
+    for row in reader:
+        if not row:
+            continue
+        try:
+            code = codes.setdefault(row[image].strip(), len(codes))
+            numbers.extend((code, float(row[x]), float(row[y]), reader.line_num))
+            if observer is not None:
+                observers.append(row[observer].strip())
+        except (ValueError, IndexError):
+            raise UserError(
+                f"{file}, line {reader.line_num}: received '{','.join(row)[:80]}', expected {','.join(header)} with "
+                f"numbers for x and y."
+            ) from None
+    return list(codes), np.frombuffer(numbers).reshape(-1, 4), observers
+
+
+def _stimulus_of(name: str, sizes: Mapping[str, tuple[int, int]]) -> str | None:
+    name = name.replace("\\", "/")
+    if name not in sizes and name.lower().endswith(IMAGE_SUFFIXES):
+        name = name.rpartition(".")[0]
+    return name if name in sizes else None
+
+
+def _check_inside(file: Path, rows: np.ndarray, image: np.ndarray, sizes: Mapping[str, tuple[int, int]]) -> None:
+    height, width = np.array(list(sizes.values()))[image].T
+    inside = (rows[:, 1] >= 0) & (rows[:, 1] < width) & (rows[:, 2] >= 0) & (rows[:, 2] < height)  # not for NaN
+    if inside.all():
+        return
+    first = int(np.argmin(inside))
+    _, x, y, line = rows[first]
+    count = np.count_nonzero(~inside)
+    raise UserError(
+        f"{file}, line {line:.0f}: x {x:g}, y {y:g} is outside {list(sizes)[image[first]]}, which is "
+        f"{width[first]}×{height[first]} pixels and begins with 0, 0 at the top left"
+        + (f"; so are {count - 1} more fixations." if count > 1 else ".")
+    )
+
+
+def _observer_numbers(observers: list[str], count: int) -> np.ndarray:
+    """Whole numbers stay; words are numbered in their alphabetical order."""
+    if not observers:
+        return np.full(count, UNKNOWN_OBSERVER)
+    try:
+        return np.array([int(observer) for observer in observers], np.int64)
+    except (ValueError, OverflowError):
+        return np.unique(observers, return_inverse=True)[1]

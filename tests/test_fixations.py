@@ -1,0 +1,308 @@
+"""Fixations: read from tables and maps, whatever is wrong with them, and blurred into saliency maps."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+import data
+import fixations
+from fixations import Blur
+from utils import UserError
+
+ROOT = Path(__file__).parents[1]
+HEIGHT, WIDTH = 48, 64
+
+
+@pytest.fixture
+def dataset(tmp_path, photograph):
+    """A dataset folder with the stimuli a.png, b.jpg and c/d.png, and with whatever else it is told to hold."""
+    folder = tmp_path / "my photos"
+
+    def make(table=None, **maps):
+        write(folder / "stimuli" / "a.png", tf.io.encode_png(photograph(HEIGHT, WIDTH)))
+        write(folder / "stimuli" / "b.jpg", tf.io.encode_jpeg(photograph(HEIGHT, WIDTH, 1)))
+        write(folder / "stimuli" / "c" / "d.png", tf.io.encode_png(photograph(HEIGHT, 2 * WIDTH, 2)))
+        if table is not None:
+            write(folder / "fixations.csv", table if isinstance(table, bytes) else table.encode())
+        for name, image in maps.items():
+            write(folder / "fixations" / f"{name.replace('_', '/')}.png", image)
+        return folder
+
+    return make
+
+
+def png(mode="L", points=((3, 5), (60, 47)), width=WIDTH, value=255) -> bytes:
+    """A binary map in any mode of PNG, with fixations at x, y."""
+    pixels = np.zeros((HEIGHT, width), np.uint16 if mode == "I;16" else np.uint8)
+    for x, y in points:
+        pixels[y, x] = value
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    (image if mode == "I;16" else image.convert(mode)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_table_keeps_order_repetitions_observers_and_images_without_fixations(dataset):
+    rows = "image,x,y,observer\nc/d,127,0,2\na,5,7,1\na,5,7,1\na,0,47,0\n"
+    found = fixations.read_fixations(dataset(rows))
+    assert list(found) == ["a", "b", "c/d"]
+    assert found["a"].tolist() == [[5, 7, 1], [5, 7, 1], [0, 47, 0]]
+    assert found["b"].shape == (0, 3)
+    assert found["c/d"].tolist() == [[127, 0, 2]]
+    assert all(array.dtype == np.int64 for array in found.values())
+
+
+def test_table_as_spreadsheets_write_it_is_read(dataset):
+    rows = "\ufeffY, X ,Image,duration\r\n7.9,5.2,a.png,250\r\n\r\n1,2,c\\d.PNG,90\r\n"
+    found = fixations.read_fixations(dataset(rows))
+    assert found["a"].tolist() == [[5, 7, fixations.UNKNOWN_OBSERVER]]
+    assert found["c/d"].tolist() == [[2, 1, fixations.UNKNOWN_OBSERVER]]
+
+
+def test_observers_may_be_words(dataset):
+    found = fixations.read_fixations(dataset("image,x,y,observer\na,1,1,zoë\na,2,2,anna\nb,3,3,zoë\n"))
+    assert found["a"][:, 2].tolist() == [1, 0] and found["b"][:, 2].tolist() == [1]
+
+
+def test_table_counts_where_maps_exist_too(dataset):
+    folder = dataset("image,x,y\na,1,2\n", a=png(), b=png(), c_d=png(width=2 * WIDTH))
+    assert fixations.read_fixations(folder)["a"].tolist() == [[1, 2, fixations.UNKNOWN_OBSERVER]]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (b"", ["no column image and no column x and no column y", "image,x,y,observer"]),
+        (b"image,x,y\n", ["holds no fixation"]),
+        (b"image;x;y\na;1;2\n", ["no column image", "image;x;y"]),
+        (b"image,x\na,1\n", ["no column y"]),
+        (b"image,x,y\na,1,2\nnobody,1,2\n", ["not in", "stimuli", "nobody"]),
+        (b"image,x,y\na,1,2\na,three,4\n", ["line 3", "a,three,4", "numbers for x and y"]),
+        (b"image,x,y\na,1\n", ["line 2", "numbers for x and y"]),
+        (b"image,x,y\nb\xe9,1,2\n", ["not UTF-8"]),
+        ("image,x,y\na,1,2\n".encode("utf-16"), ["not UTF-8"]),
+        (b"image,x,y\na,64,2\n", ["line 2", "x 64, y 2", "outside a", "64×48 pixels"]),
+        (b"image,x,y\na,63,47\na,0,48\na,-1,0\nc/d,128,0\n", ["line 3", "x 0, y 48", "2 more fixations"]),
+        (b"image,x,y\na,nan,2\n", ["line 2", "x nan", "outside a"]),
+        (b"image,x,y\na,inf,2\n", ["line 2", "x inf", "outside a"]),
+    ],
+)
+def test_faults_of_a_table_are_one_clear_line(dataset, table, words):
+    with pytest.raises(UserError) as error:
+        fixations.read_fixations(dataset(table))
+    message = str(error.value)
+    assert "fixations.csv" in message and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+# --- Binary maps ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "value"), [("L", 255), ("L", 1), ("1", 255), ("P", 255), ("RGBA", 255), ("I;16", 9)])
+def test_binary_map_of_any_mode_gives_its_fixations(dataset, mode, value):
+    image = png(mode, value=value)
+    found = fixations.read_fixations(dataset(a=image, b=png(points=()), c_d=png(width=2 * WIDTH)))
+    assert found["a"].tolist() == [[3, 5, -1], [60, 47, -1]]
+    assert found["b"].shape == (0, 3)
+
+
+def test_jpeg_map_is_rounded_to_black_and_white(dataset):
+    folder = dataset(b=png(), c_d=png(width=2 * WIDTH))
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[7, 9] = 255
+    Image.fromarray(pixels).save(folder / "fixations" / "a.jpg", quality=95)
+    assert fixations.read_fixations(folder)["a"].tolist() == [[9, 7, -1]]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda whole: None, ["No fixation map", "for a"]),
+        (lambda whole: b"", ["a.png", "empty"]),
+        (lambda whole: b"no image", ["a.png", "not an image"]),
+        (lambda whole: whole[:60], ["a.png", "damaged"]),
+        (lambda whole: png(width=WIDTH + 1), ["a.png", "65×48", "64×48"]),
+        (lambda whole: _gray_png(), ["a.png", "not a binary map"]),
+    ],
+)
+def test_faults_of_a_map_are_one_clear_line(dataset, make, words):
+    broken = make(png())
+    maps = {"a": broken} if broken is not None else {}
+    with pytest.raises(UserError) as error:
+        fixations.read_fixations(dataset(**maps, b=png(), c_d=png(width=2 * WIDTH)))
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def _gray_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_map_without_a_stimulus_is_named(dataset):
+    with pytest.raises(UserError, match="for the fixation maps surplus"):
+        fixations.read_fixations(dataset(a=png(), b=png(), c_d=png(width=2 * WIDTH), surplus=png()))
+
+
+def test_dataset_without_fixations_says_where_they_are_expected(dataset):
+    with pytest.raises(UserError, match=r"No fixations in .*fixations\.csv"):
+        fixations.read_fixations(dataset())
+
+
+# --- Saliency maps from fixations -------------------------------------------------------------------------------------
+
+
+TABLE = "image,x,y\na,5,7\na,5,7\na,60,40\nb,0,0\nc/d,127,47\n"
+
+
+def image_of(folder, name) -> np.ndarray:
+    return np.asarray(Image.open(folder / "saliency" / f"{name}.png"))
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 20.0])
+def test_blur_is_that_of_scipy_scaled_to_255(sigma):
+    points = np.random.default_rng(0).integers(0, (WIDTH, HEIGHT), (30, 2))
+    points = np.concatenate([points, points[:5]])  # Repetitions count.
+    counts = np.zeros((HEIGHT, WIDTH))
+    np.add.at(counts, (points[:, 1], points[:, 0]), 1)
+    expected = gaussian_filter(counts, sigma)
+    blurred = fixations.blur_fixations(points, (HEIGHT, WIDTH), sigma)
+    assert blurred.dtype == np.float32
+    np.testing.assert_allclose(blurred, expected / expected.max() * 255, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("blur", "pixels"),
+    [
+        (Blur(7.5), 7.5),
+        (Blur(2.0, 35.0), 70.0),
+        (Blur(None, 35.0), 35.0),
+        (Blur(), 16.0),
+    ],
+)
+def test_sigma_is_in_pixels_or_degrees_or_a_share_of_the_image(blur, pixels):
+    assert blur.pixels((600, 800)) == pytest.approx(pixels)
+
+
+def test_maps_have_the_stimuli_names_and_sizes_and_the_blur_of_the_fixations(dataset):
+    folder = dataset(TABLE)
+    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    assert [sample.name for sample in data.pair_files(folder)] == ["a", "b", "c/d"]
+    for name, size in (("a", (HEIGHT, WIDTH)), ("b", (HEIGHT, WIDTH)), ("c/d", (HEIGHT, 2 * WIDTH))):
+        expected = fixations.blur_fixations(fixations.read_fixations(folder)[name], size, 2.0)
+        np.testing.assert_array_equal(image_of(folder, name), np.round(expected))
+    assert not list(folder.glob(".*"))
+
+
+def test_maps_are_made_from_binary_maps_too(dataset):
+    folder = dataset(a=png(), b=png(), c_d=png(width=2 * WIDTH))
+    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    assert (
+        image_of(folder, "a")[47, 60] == 255
+        and image_of(folder, "a")[5, 3] > 100
+        and image_of(folder, "a")[24, 32] == 0
+    )
+
+
+def test_maps_are_made_again_only_when_something_changed(dataset):
+    folder = dataset(TABLE)
+    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    before = image_of(folder, "a")
+    assert fixations.make_saliency(folder, Blur(2.0)) is False
+    assert fixations.make_saliency(folder, Blur(4.0)) is True
+    assert np.any(image_of(folder, "a") != before)
+    write(folder / "fixations.csv", TABLE.replace("60,40", "60,41").encode())
+    assert fixations.make_saliency(folder, Blur(4.0)) is True
+    write(folder / "stimuli" / "e.png", png("RGB"))
+    with pytest.raises(UserError, match=r"No fixation in .* on e"):
+        fixations.make_saliency(folder, Blur(4.0))
+    assert image_of(folder, "a").shape == (HEIGHT, WIDTH), "maps were lost in a failure"
+    assert not list(folder.glob(".*"))
+
+
+def test_maps_of_the_users_own_are_never_overwritten(dataset):
+    folder = dataset(TABLE)
+    own = [write(folder / "saliency" / name, png()) for name in ("a.png", "b.png", "c/d.png")]
+    assert fixations.make_saliency(folder, Blur()) is False
+    with pytest.raises(UserError, match="maps of your own"):
+        fixations.make_saliency(folder, Blur(4.0))
+    assert all(file.read_bytes() == png() for file in own)
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "removed", "record"])
+def test_made_maps_that_were_changed_by_hand_are_left_alone(dataset, change):
+    folder = dataset(TABLE)
+    fixations.make_saliency(folder, Blur(2.0))
+    if change == "removed":
+        (folder / "saliency" / "a.png").unlink()
+    else:
+        name = {"edited": "a.png", "added": "e.png", "record": fixations.RECORD}[change]
+        write(folder / "saliency" / name, png())
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="has been changed since: delete"):
+        fixations.make_saliency(folder, Blur(4.0))
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_empty_saliency_folder_is_filled(dataset):
+    folder = dataset(TABLE)
+    (folder / "saliency").mkdir()
+    assert fixations.make_saliency(folder, Blur()) is True
+    assert image_of(folder, "c/d").shape == (HEIGHT, 2 * WIDTH)
+
+
+def test_killed_in_the_midst_no_map_is_taken_for_complete(dataset):
+    folder = dataset(TABLE)
+    script = """
+import os, signal, sys
+from pathlib import Path
+import fixations
+
+blur_fixations, done = fixations.blur_fixations, []
+
+def kill_at_the_third(*arguments):
+    done.append(1)
+    if len(done) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return blur_fixations(*arguments)
+
+fixations.blur_fixations = kill_at_the_third
+fixations.os.cpu_count = lambda: 1
+fixations.make_saliency(Path(sys.argv[1]), fixations.Blur())
+"""
+    killed = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (leftover,) = folder.glob(".*")
+    assert (leftover / "a.png").exists() and not (folder / "saliency").exists()
+    os.utime(leftover, (0, 0))  # as if it had been killed long ago
+    assert fixations.make_saliency(folder, Blur()) is True
+    assert [file.name for file in folder.glob(".*")] == []
+    assert len(data.pair_files(folder)) == 3
+
+
+@pytest.mark.parametrize(
+    ("blur", "words"),
+    [(Blur(129.0), ["129 pixels", "wider"]), (Blur(None, 500.0), ["500 pixels per degree", "wider"])],
+)
+def test_blur_wider_than_an_image_is_refused(dataset, blur, words):
+    with pytest.raises(UserError) as error:
+        fixations.make_saliency(dataset(TABLE), blur)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_neither_maps_nor_fixations_is_a_clear_error(dataset):
+    with pytest.raises(UserError, match=r"No saliency maps in .*, and no fixations to make them from"):
+        fixations.make_saliency(dataset(), Blur())
