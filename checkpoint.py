@@ -25,7 +25,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from config import VARIANTS
 from model import NORM_EPSILON, msi_net, published_name, scaled_filters
-from utils import UserError, check_space
+from utils import DownloadError, UserError, check_space, whole_file
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 LITE_PATH = WEIGHTS_FOLDER / "msinet_lite.npz"
@@ -104,11 +104,12 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
         return Choice(best, "the best checkpoint of training")
     try:
         return published_weights(data)
-    except UserError as error:
+    except DownloadError as error:
         if not LITE_PATH.exists():
             raise
         return Choice(
-            LITE_PATH, f"the lite network that comes with the program, as the published one cannot be had: {error}"
+            LITE_PATH,
+            f"the lite network that comes with the program, as the published one cannot be had: {error.brief}",
         )
 
 
@@ -480,4 +481,5 @@ def read_attributes(path: Path) -> dict:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a compressed `.npz` of float16, half the size of float32. `read_arrays` restores float32."""
-    np.savez_compressed(path, **{name: values.astype(np.float16) for name, values in arrays.items()})
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **{name: values.astype(np.float16) for name, values in arrays.items()})

@@ -140,7 +140,7 @@ SOURCES = {
                 (
                     (rf"Stimuli/{NAME}/{NAME}\.jpg", r"stimuli/\1/\2.jpg"),
                     (rf"FIXATIONLOCS/{NAME}/(?!allFixData){NAME}\.mat", r"raw/\1/\2.mat"),
-                    (rf"FIXATIONMAPS/{NAME}/{NAME}\.jpg", r"saliency/\1/\2.jpg"),
+                    (rf"FIXATIONMAPS/{NAME}/{NAME}\.(jpg|png)", r"saliency/\1/\2.\3"),
                 ),
                 "56ad5c77e6c8f72ed9ef2901628d6e48",
             ),
@@ -328,9 +328,12 @@ def dataset(name: str, folder: Path, source: str | None = None) -> Path:
         print(f"Making {target}: {row.images} photographs and their fixations ({row.title}).", flush=True)
         command = f"python main.py download -d {name} -p {folder} --from FOLDER"
         files = [_obtain(archive, workshop, source, row.archives, command) for archive in row.archives]
-        _make(name, row, files, workshop, target)
+        complete = _make(name, row, files, workshop)
         for file in files:
             file.record()
+        if target.exists():
+            target.rmdir()
+        complete.replace(target)
         shutil.rmtree(workshop)
         print(f"{target} is complete. Please cite: {row.citation}", flush=True)
     return target
@@ -358,7 +361,8 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
     with _plain_errors(folder), _locked(folder, key) as workshop:
         if there := _find_weights(folder, archives):
             return there
-        dead = unreachable([url for archive in archives for url in archive.urls]) if source is None else {}
+        urls = {url for archive in archives for url in archive.urls}
+        dead = unreachable(list(urls)) if source is None else {}
         for archive in archives:
             if dead.keys() >= set(archive.urls):
                 failures.append("; ".join(f"{url}: {dead[url]}" for url in archive.urls))
@@ -375,7 +379,9 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 failures.append(str(error).rstrip("."))
                 print(f"{archive.file} cannot be had ({failures[-1]}).", flush=True)
         hint = _by_hand(archives, _weights_command(key), one_is_enough=True)
-        raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}")
+        hosts = dict.fromkeys(urlsplit(url).hostname for archive in archives for url in archive.urls)
+        brief = f"{' and '.join(hosts)} cannot be reached" if len(dead) == len(urls) else failures[0]
+        raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}", brief)
 
 
 def incomplete(folder: Path, images: int) -> str:
@@ -464,8 +470,8 @@ def _at_mirror(archive: Archive, source: str, siblings: Sequence[Archive]) -> st
     return f"{source.rstrip('/')}/{quote(archive.file)}"
 
 
-def _make(name: str, row: Source, files: Sequence[Fetched], workshop: Path, target: Path) -> None:
-    """From archives to the dataset's folder."""
+def _make(name: str, row: Source, files: Sequence[Fetched], workshop: Path) -> Path:
+    """From archives to the complete folder of a dataset, still in the workshop."""
     # Named after the archives, so that what an earlier run made of others is not mixed in.
     build = workshop / hashlib.sha256("".join(file.md5 for file in files).encode()).hexdigest()[:16]
     try:
@@ -486,9 +492,7 @@ def _make(name: str, row: Source, files: Sequence[Fetched], workshop: Path, targ
     except DownloadError as error:
         _discard(row.archives, files, build)
         raise DownloadError(f"{error} No dataset was made. Fetch another copy, and name it with --from.") from error
-    if target.exists():
-        target.rmdir()
-    build.replace(target)
+    return build
 
 
 def _install(archive: Archive, file: Fetched, workshop: Path, folder: Path) -> None:

@@ -240,7 +240,7 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
             if response.status_code == 416:
                 part.restart()
                 raise TemporaryError("the server has less of the file than was received")
-            _check_status(response)
+            _check_status(response, part.info["url"])
             total = _total_size(response)
             if tail and not _continues(response, part, len(tail)):
                 part.restart()
@@ -291,8 +291,10 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
     part.describe(part.size, None)
 
 
-def _check_status(response: requests.Response) -> None:
+def _check_status(response: requests.Response, url: str) -> None:
     status = response.status_code
+    if status in (403, 429) and url.startswith(GOOGLE_DRIVE):
+        raise SourceError(_quota_message(url, f" of status {status}"))
     if status == 429 or status >= 500:
         raise TemporaryError(f"the server answers {status} {response.reason}")
     if status >= 400 or status not in (200, 206):
@@ -342,7 +344,7 @@ def _check_signature(response: requests.Response, part: Part, beginning: bytes, 
 def _drive_file(session: requests.Session, url: str) -> str:
     """The address behind Google Drive's page that asks to confirm the download of a large file."""
     with session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
-        _check_status(response)
+        _check_status(response, url)
         if "text/html" not in response.headers.get("Content-Type", ""):
             return url
         page = response.raw.read(1_000_000, decode_content=True).decode("utf-8", errors="replace")

@@ -236,7 +236,7 @@ def test_weights_are_chosen_in_the_documented_order(weights_folder, tmp_path, ar
     results = tmp_path / "results"
     lite = checkpoint.choose_weights("salicon", results=results)
     assert lite.path == weights_folder / "msinet_lite.npz"
-    assert "published" in lite.reason and "model_salicon_cpu.pb" in lite.reason
+    assert "published one cannot be had: huggingface.co and drive.google.com cannot be reached" in lite.reason
 
     write_frozen_graph(weights_folder / "model_salicon_gpu.pb", arrays, model.CHANNELS_FIRST)
     assert checkpoint.choose_weights("salicon", results=results).path.name == "model_salicon_gpu.pb"
@@ -252,12 +252,12 @@ def test_weights_are_chosen_in_the_documented_order(weights_folder, tmp_path, ar
 
 
 def test_published_weights_that_are_not_there_are_an_error_when_forced(weights_folder, tmp_path):
-    with pytest.raises(UserError, match=r"model_osie_cpu\.pb"):
+    with pytest.raises(UserError, match="model_osie_cpu"):
         checkpoint.choose_weights("osie", "published", tmp_path)
 
 
 def test_salicon_starts_from_vgg16(weights_folder, tmp_path, arrays):
-    with pytest.raises(UserError, match=r"vgg16_hybrid\.ckpt.*--init scratch"):
+    with pytest.raises(UserError, match=r"vgg16_hybrid.*--init scratch"):
         checkpoint.initial_weights("salicon", None, results=tmp_path)
     full = {
         name: np.zeros(shape, np.float32)

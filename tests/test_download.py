@@ -448,6 +448,13 @@ def test_google_drives_refusals_say_quota_and_name_the_way_by_hand(server, drive
     fails("fiwi", tmp_path, "quota", drive + "key", "browser", "as webpage_dataset.zip", "--from")
 
 
+@pytest.mark.parametrize("code", [403, 429])
+def test_google_drives_status_of_refusal_says_quota(code, server, drive, tmp_path):
+    server.serve("/uc?export=download&id=key", b"", status(code))
+    with pytest.raises(DownloadError, match=f"status {code}: the file's download quota"):
+        transfer.fetch([drive + "key"], tmp_path / "file.zip")
+
+
 def test_google_drives_quota_page_in_place_of_the_file_says_quota(server, drive, tmp_path):
     server.serve("/uc?export=download&id=key", b"", confirmation(server, "/file"))
     server.serve("/file?confirm=t", b"", page("<!DOCTYPE html><title>Google Drive - Quota exceeded</title>"))

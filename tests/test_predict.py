@@ -113,7 +113,7 @@ def test_damaged_images_are_named_and_the_rest_go_on(photograph, tmp_path, run, 
     for name in ("2_cut.jpg", "3_empty.jpg", "4_text.png"):
         assert name in printed.err
     assert "{{" not in printed.err, "TensorFlow's name of a node"
-    assert "2 maps are in" in printed.out and "3 images failed" in printed.out
+    assert "2 maps written to" in printed.out and "3 images failed" in printed.out
     assert sorted(p.name for p in (tmp_path / "results" / "images").iterdir()) == ["1.jpeg", "5.jpeg"]
     record = json.loads((tmp_path / "results" / "test.json").read_text(encoding="utf-8"))
     assert record["written"] == 2 and len(record["failures"]) == 3 and record["weights"].endswith("narrow.npz")
