@@ -282,6 +282,8 @@ def run_train(options: argparse.Namespace) -> None:
     import fixations
 
     params = params_of(options)
+    if len(set(options.data)) < len(options.data):
+        raise UserError(f"Received -d {' '.join(options.data)}, expected each dataset once.")
     if "custom" in options.data:
         blur = fixations.Blur(options.sigma, options.pixels_per_degree)
         prepare_custom(data.find_dataset("custom", options.path), blur)

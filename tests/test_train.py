@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import FIXTURES, run_with_published_kernels, seeded_arrays, set_arrays
 
 import checkpoint
@@ -131,6 +132,16 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny
     with pytest.raises(UserError, match=r"loss became nan in epoch 2, step 1; the last good checkpoint is"):
         train.train("custom", groups, params, variant="lite", init="scratch")
     assert (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes() == before
+
+
+def test_memory_that_is_too_small_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):
+    def exhaust(*arguments, **options):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(train.keras.Model, "fit", exhaust)
+    assert run(tiny_dataset(count=3), "--results", str(tmp_path / "results")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--batch-size" in error
 
 
 def test_checkpoint_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeypatch):
