@@ -179,9 +179,9 @@ class Run:
         attributes = checkpoint.read_attributes(self.latest_path)
         before = attributes.get("settings", {})
         changed = [
-            f"{key} was {before.get(key)}, now {self.settings[key]}"
+            f"{key} was {before[key]}, now {self.settings[key]}"
             for key in self.settings
-            if before.get(key) != self.settings[key]
+            if key in before and before[key] != self.settings[key]  # An earlier version may not have known the setting.
         ]
         if changed:
             raise UserError(

@@ -122,6 +122,16 @@ def test_continuing_with_other_settings_is_refused_and_restart_begins_anew(tiny_
     assert len(history(results)) == 1
 
 
+def test_setting_that_an_earlier_version_did_not_record_does_not_stop_a_run(tmp_path, monkeypatch):
+    attributes = {"settings": {"seed": 1}, "history": [{"epoch": 1}], "start": "random weights"}
+    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
+    continued = train.Run(tmp_path, "custom", {"seed": 1, "sigma": None, "valid_fraction": 0.2})
+    continued.read()
+    assert continued.history == [{"epoch": 1}]
+    with pytest.raises(UserError, match="seed was 1, now 2"):
+        train.Run(tmp_path, "custom", {"seed": 2, "sigma": None}).read()
+
+
 def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
     assert run(folder, "--epochs", "1", "--results", str(results)) == 0
