@@ -123,7 +123,7 @@ def unreachable(urls: Sequence[str]) -> dict[str, str]:
         try:
             # Half, as a host may have two addresses of which one is dead.
             socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS / 2).close()
-            del reasons[url]
+            reasons.pop(url, None)
         except socket.gaierror:
             reasons[url] = f"the name {address.hostname} is unknown; is there a network?"
         except TimeoutError:
@@ -132,7 +132,7 @@ def unreachable(urls: Sequence[str]) -> dict[str, str]:
             reasons[url] = error.strerror or str(error)
 
     # Threads of a pool would be waited for when the program ends.
-    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in urls]
+    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in reasons]
     deadline = time.monotonic() + CONNECT_SECONDS
     for thread in threads:
         thread.start()
