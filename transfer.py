@@ -151,7 +151,6 @@ class Part:
         self.path = path.with_name(path.name + ".part")
         self.info_path = path.with_name(path.name + ".part.json")
         self.info = {"url": url}
-        self.resumed = False
         with contextlib.suppress(OSError, ValueError):
             info = json.loads(self.info_path.read_text(encoding="utf-8"))
             # Another source may have the file in another state.
@@ -161,6 +160,7 @@ class Part:
             self.restart()
         self.size = self.path.stat().st_size
         self.hash = _hash(self.path)
+        self.resumed = self.size > 0  # from an earlier run, whose computer may have failed while it wrote
 
     def restart(self) -> None:
         """Forget what is there."""
@@ -251,8 +251,10 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
             check_free_space(part.path.parent, (total or 0) - part.size, f"fetching {part.path.stem}")
             part.resumed = bool(tail)
             _append(response, part, tail, suffix)
-    except requests.exceptions.SSLError:
-        raise
+    except requests.exceptions.SSLError as error:
+        if "certificate" in str(error).lower():
+            raise
+        raise TemporaryError(f"the encrypted connection broke off ({_first_line(error)})") from error
     except (requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
         raise SourceError(f"it leads to an address that is not fetched ({_first_line(error)})") from error
     except requests.exceptions.RequestException as error:

@@ -391,6 +391,20 @@ def test_complete_part_of_a_killed_run_needs_no_request(server, tmp_path):
     assert server.requests == []
 
 
+def test_part_that_was_damaged_on_the_disk_is_fetched_anew(server, tmp_path):
+    url = server.serve("/file.zip", CONTENTS)
+    write(tmp_path / "file.zip.part", bytes(len(CONTENTS)))
+    write(tmp_path / "file.zip.part.json", f'{{"url": "{url}", "total": {len(CONTENTS)}, "validator": null}}'.encode())
+    assert transfer.fetch([url], tmp_path / "file.zip", MD5) == MD5
+    assert [requested for _, requested in server.requests] == [None]
+
+
+def test_encryption_that_fails_is_not_mistaken_for_an_invalid_certificate(server, tmp_path):
+    url = server.serve("/file.zip", CONTENTS).replace("http:", "https:")
+    with pytest.raises(DownloadError, match="the encrypted connection broke off"):
+        transfer.fetch([url], tmp_path / "file.zip", MD5, certificate_is_invalid=True)
+
+
 def test_invalid_certificate_is_refused_unless_a_known_checksum_stands_in_for_it(tmp_path, capsys, server):
     import ssl
 
@@ -884,6 +898,6 @@ def test_prediction_without_a_network_says_why_it_uses_the_lite_network(tmp_path
     monkeypatch.setattr(checkpoint, "LITE_PATH", write(tmp_path / "lite.npz", b""))
     choice = checkpoint.choose_weights("osie", results=tmp_path)
     assert choice.path.name == "lite.npz"
-    assert "is there a network" in choice.reason and "-d osie --weights --from" in choice.reason
+    assert choice.reason.endswith("as the published one cannot be had: drive.google.com cannot be reached")
     with pytest.raises(DownloadError, match="model_osie_cpu cannot be had"):
         checkpoint.choose_weights("osie", "published", results=tmp_path)
