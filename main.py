@@ -145,7 +145,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument("--format", choices=("jpeg", "png", "npy"), default="jpeg", help="of the maps (default: jpeg)")
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, SHARED_PARAMS)
 
 
@@ -167,7 +167,7 @@ def add_export(phase: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="photograph, or folder of photographs, that 8 bits are calibrated on",
     )
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, ("results",))
 
 
@@ -210,7 +210,7 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument("--baselines", action="store_true", help="also score uniform, centre bias and gold standard")
     phase.add_argument("--name", help="of the run's folder in results/evaluation")
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
     add_params(phase, (*SHARED_PARAMS, "seed"))
 
@@ -233,7 +233,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("one's own data (-d custom)")
-    group.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    group.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     group.add_argument(
         "--valid-fraction",
         type=fraction,
@@ -444,6 +444,13 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 1")
+    return value
+
+
+def network_side(text: str) -> int:
+    value = positive_int(text)
+    if value % 8:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a multiple of 8, as the network works in eighths")
     return value
 
 

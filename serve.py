@@ -8,13 +8,14 @@ import webbrowser
 from pathlib import Path
 
 import matplotlib
+import tensorflow as tf
 
 import checkpoint
 from config import DEMO_SIZES
 from data import IMAGE_PADDING
 from export import DEMO_FOLDER, Network, check_replaceable, install_node_packages, write_tfjs
 from predict import OVERLAY_COLORS
-from utils import UserError, whole_folder
+from utils import UserError, quiet_stderr, whole_folder
 
 PAGE_FILES = ("index.html", "page.css", "page.js", "worker.js", "backends.js", "geometry.js", "icon.svg")
 
@@ -71,6 +72,8 @@ def run(
     Raises:
         UserError: there are no weights, the folder holds something else, or the port is taken.
     """
+    with quiet_stderr():  # The CUDA library complains where there is no GPU, which is no error here.
+        tf.config.list_logical_devices()
     choices = choose_networks(data, weights, results)
     folder = static or results / "demo"
     check_replaceable(folder, CONFIG_FILE)

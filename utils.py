@@ -81,6 +81,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
+def check_space(folder: Path, size: int) -> None:
+    """Check that a file of `size` bytes fits into a folder.
+
+    Raises:
+        UserError: it says how much is missing.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"The disk is full: {size / 1e6:.0f} MB are to be written into {folder}, and {free / 1e6:.0f} MB are free. "
+            f"Make room, and repeat the command."
+        )
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
     with whole_file(path) as temporary:

@@ -4,8 +4,9 @@ import { BACKEND_NAMES } from "./backends.js";
 
 const SIZE_NAMES = ["Very low", "Low", "Medium", "High", "Very high"];
 
-// Quality at first: a still picture may take its time, a camera may not.
+// Quality at first: a still picture may take its time, a camera may not, and plain JavaScript takes a hundred times it.
 const FIRST_QUALITY = { picture: 4, camera: 2 };
+const FIRST_QUALITY_IN_JAVASCRIPT = { picture: 0, camera: 0 };
 
 const CAMERA_WISHES = { width: { ideal: 640 }, height: { ideal: 480 } };
 
@@ -29,7 +30,7 @@ const mapContext = element.map.getContext("bitmaprenderer");
 const state = {
   config: null,
   mode: null, // "picture" or "camera"
-  quality: { ...FIRST_QUALITY },
+  quality: FIRST_QUALITY,
   picture: null, // Blob
   name: "",
   stream: null,
@@ -76,6 +77,9 @@ async function loadNetwork() {
   const { backend, detail, missing } = await ask("load", { config: state.config, network, backend: requested });
   element.backend.textContent = `${BACKEND_NAMES[backend]}${detail ? ` (${detail})` : ""}`;
   element.backend.dataset.backend = backend;
+  if (backend === "cpu") {
+    setQuality(FIRST_QUALITY_IN_JAVASCRIPT);
+  }
   const slow = backend === "cpu" && requested === "auto" && typeof WebAssembly === "undefined";
   notify(missing || (slow ? SENTENCES.noWebAssembly : ""));
   say("");
@@ -129,6 +133,11 @@ async function predictPicture() {
   } catch (error) {
     explain(error);
   }
+  await free();
+}
+
+// The worker is free; a picture that was asked for meanwhile comes next.
+async function free() {
   state.busy = false;
   if (state.again && state.mode === "picture") {
     state.again = false;
@@ -221,7 +230,7 @@ async function predictFrame() {
       explain(error);
     }
   }
-  state.busy = false;
+  await free();
 }
 
 function measureRate() {
@@ -248,7 +257,12 @@ function enter(mode, width, height) {
   element.panes.hidden = false;
   press(element.camera, live);
   fitPanes(width, height);
-  document.querySelector(`#sizes input[value="${state.quality[mode]}"]`).checked = true;
+  setQuality(state.quality);
+}
+
+function setQuality(quality) {
+  state.quality = quality;
+  document.querySelector(`#sizes input[value="${quality[state.mode ?? "picture"]}"]`).checked = true;
 }
 
 function fitPanes(width, height) {
@@ -392,7 +406,7 @@ function listSizes() {
     label.title = sides.join(" × ");
     label.append(input, text);
     input.onchange = () => {
-      state.quality[state.mode ?? "picture"] = i;
+      setQuality({ ...state.quality, [state.mode ?? "picture"]: i });
       refresh();
     };
     return label;
@@ -417,6 +431,7 @@ async function begin() {
     return;
   }
   listSizes();
+  setQuality(FIRST_QUALITY);
   listNetworks();
   element.backends.value = new URLSearchParams(location.search).get("backend") ?? "auto";
   reload();

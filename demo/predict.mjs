@@ -1,10 +1,11 @@
 // Runs an exported network in Node, to prove the export and to measure it:
 //
-//     node predict.mjs MODEL.json BACKEND INPUT OUTPUT BATCH HEIGHT WIDTH [REPETITIONS]
+//     node predict.mjs MODEL.json BACKEND REPETITIONS < tasks.json
 //
-// INPUT and OUTPUT are raw little-endian float32 files: images (B, H, W, 3), 0 to 255, and maps (B, H, W, 1), 0 to 1.
-// Prints the median duration of the repetitions in milliseconds.
+// A task is {input, output, shape}: raw little-endian float32 files of images (B, H, W, 3), 0 to 255, and of the maps
+// (B, H, W, 1), 0 to 1, and the images' shape. Prints, as JSON, the median milliseconds of each task's repetitions.
 
+import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import "@tensorflow/tfjs-backend-cpu";
@@ -12,8 +13,7 @@ import "@tensorflow/tfjs-backend-wasm";
 import * as converter from "@tensorflow/tfjs-converter";
 import * as tf from "@tensorflow/tfjs-core";
 
-const [modelPath, backend, inputPath, outputPath, ...numbers] = process.argv.slice(2);
-const [batch, height, width, repetitions = 1] = numbers.map(Number);
+const [modelPath, backend, repetitions] = process.argv.slice(2);
 
 // `fetch` knows no files, so that the model must be handed over in memory.
 async function readModel() {
@@ -29,27 +29,29 @@ async function readModel() {
   };
 }
 
-async function timed(network, images) {
-  const start = performance.now();
-  const maps = network.execute(images);
-  const values = await maps.data();
-  maps.dispose();
-  return [values, performance.now() - start];
+async function perform(network, { input, output, shape }) {
+  const file = await readFile(input);
+  const pixels = new Float32Array(file.buffer.slice(file.byteOffset, file.byteOffset + file.byteLength));
+  const images = tf.tensor4d(pixels, shape);
+  const durations = [];
+  for (let i = 0; i < Number(repetitions); i++) {
+    const start = performance.now();
+    const maps = network.execute(images);
+    const values = await maps.data();
+    durations.push(performance.now() - start);
+    await writeFile(output, Buffer.from(values.buffer, values.byteOffset, values.byteLength));
+    maps.dispose();
+  }
+  images.dispose();
+  return durations.sort((a, b) => a - b)[Math.floor(durations.length / 2)];
 }
 
 if (!(await tf.setBackend(backend))) {
   throw new Error(`TensorFlow.js has no backend ${backend} here.`);
 }
 const network = await converter.loadGraphModel({ load: readModel });
-const input = await readFile(inputPath);
-const pixels = new Float32Array(input.buffer.slice(input.byteOffset, input.byteOffset + input.byteLength));
-const images = tf.tensor4d(pixels, [batch, height, width, 3]);
-const durations = [];
-let values;
-for (let i = 0; i < repetitions; i++) {
-  let duration;
-  [values, duration] = await timed(network, images);
-  durations.push(duration);
+const medians = [];
+for (const task of JSON.parse(readFileSync(0, "utf8"))) {
+  medians.push(await perform(network, task));
 }
-await writeFile(outputPath, Buffer.from(values.buffer, values.byteOffset, values.byteLength));
-console.log(durations.sort((a, b) => a - b)[Math.floor(durations.length / 2)].toFixed(2));
+console.log(JSON.stringify(medians));

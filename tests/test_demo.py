@@ -32,7 +32,7 @@ import serve
 from config import DEMO_SIZES
 from utils import UserError
 
-WEBGL_OFF = "--disable-3d-apis"
+NO_WEBGL = ("--disable-gpu", "--disable-software-rasterizer")
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
@@ -56,6 +56,17 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "lite.npz"
     np.savez(path, **checkpoint.arrays_of(network))
     return path
+
+
+@pytest.fixture(scope="module")
+def network(weights):
+    return predict.compile_network(checkpoint.read_arrays(weights))
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """The sample photograph, uint8 (600, 512, 3)."""
+    return data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +124,7 @@ def start_browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(start_browser, camera_film):
     """One browser for most tests: with a camera that shows one frame, and without a GPU."""
-    with start_browser(WEBGL_OFF, *FAKE_CAMERA, f"--use-file-for-fake-video-capture={camera_film}") as page:
+    with start_browser(*NO_WEBGL, *FAKE_CAMERA, f"--use-file-for-fake-video-capture={camera_film}") as page:
         yield page
 
 
@@ -126,9 +137,9 @@ def page(browser, address):
 
 
 @pytest.fixture(scope="module")
-def camera_film(tmp_path_factory):
+def camera_film(tmp_path_factory, sample):
     """The sample photograph's middle as a film of one frame, 320×240, for the fake camera."""
-    image = data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()[100:340, 100:420]
+    image = sample[100:340, 100:420]
     red, green, blue = np.moveaxis(image.astype(float), -1, 0)
     luma = 16 + 0.2568 * red + 0.5041 * green + 0.0979 * blue
     chroma = [128 - 0.1482 * red - 0.2910 * green + 0.4392 * blue, 128 + 0.4392 * red - 0.3678 * green - 0.0714 * blue]
@@ -181,6 +192,15 @@ class Page:
         self.driver.find_element("id", "file").send_keys(str(path))
         self.wait(f"Number(document.getElementById('map').dataset.frames) > {before}")
 
+    def save(self, button: str, name: str) -> np.ndarray:
+        """Press a button that downloads an image; returns it, int (H, W, 3)."""
+        self.driver.find_element("css selector", button).click()  # Browsers want downloads to be the user's wish.
+        for _ in range(200):
+            if (self.downloads / name).exists():
+                break
+            time.sleep(0.05)
+        return data.decode_image(tf.io.read_file(str(self.downloads / name)), 3).numpy().astype(int)
+
     def pixels(self, source: str, size: str) -> np.ndarray:
         """What an element shows, uint8 (H, W, 3); `size` is its size as a JavaScript expression."""
         url = self.run(f"""
@@ -199,25 +219,23 @@ class Page:
         return self.pixels("map", "[source.width, source.height]")[..., 0].astype(int)
 
 
-def expected_map(weights: Path, image: np.ndarray, size) -> np.ndarray:
+def expected_map(network, image: np.ndarray, size) -> np.ndarray:
     """What `test` predicts for an image, rounded, int (H, W)."""
-    network = predict.compile_network(checkpoint.read_arrays(weights))
     padded = data.resize_and_pad(image, size, data.IMAGE_PADDING)[None]
     return np.round(data.crop_and_restore(network(padded)[0], image.shape[:2]).numpy()[..., 0]).astype(int)
 
 
 def assert_same_map(received: np.ndarray, expected: np.ndarray):
     assert received.shape == expected.shape
-    assert np.ptp(expected) > 200  # It is a map, and no even surface.
+    assert np.ptp(expected) > 100  # It is a map, and no even surface.
     assert np.mean(np.abs(received - expected) <= 2) >= 0.99
 
 
 # --- Pictures ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_example_is_predicted_at_once_as_test_predicts_it(page, weights):
-    image = data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()
-    assert_same_map(page.gray_map(), expected_map(weights, image, (240, 320)))
+def test_the_example_is_predicted_at_once_as_test_predicts_it(page, network, sample):
+    assert_same_map(page.gray_map(), expected_map(network, sample, (240, 320)))
     assert page.text("backend").startswith("WebAssembly (SIMD") and page.text("problem") == ""
     assert page.text("milliseconds").endswith("ms")
 
@@ -231,32 +249,24 @@ def test_uploaded_pictures_map_equals_that_of_test(page, weights, photograph, tm
     assert_same_map(page.gray_map(), expected.astype(int))
 
 
-def test_each_quality_button_changes_the_size(page, weights):
-    image = data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()
+def test_each_quality_button_changes_the_size(page, network, sample):
     for i, size in enumerate(DEMO_SIZES):
         page.click(f"#sizes input[value='{i}']")
         page.wait_for_size(size)
         assert page.text("shape") == f"{size[0]} × {size[1]} pixels"
-        assert_same_map(page.gray_map(), expected_map(weights, image, size))
+        assert_same_map(page.gray_map(), expected_map(network, sample, size))
     names = page.run("return [...document.querySelectorAll('#sizes label')].map(label => label.textContent)")
     assert names == ["Very low", "Low", "Medium", "High", "Very high"]
 
 
-def test_map_and_overlay_are_saved_at_the_pictures_own_size(page, weights, photograph, tmp_path):
+def test_map_and_overlay_are_saved_at_the_pictures_own_size(page, network, photograph, tmp_path):
     image = photograph(150, 333, seed=5)
     page.upload(write(tmp_path / "holiday.png", tf.io.encode_png(image)))
-    expected = expected_map(weights, image, (240, 320))
+    expected = expected_map(network, image, (240, 320))
     page.run("const blend = document.getElementById('blend'); blend.value = 50; blend.oninput()")
-    page.click("#save-overlay")
+    overlay = page.save("#save-overlay", "holiday_overlay.png")
     page.click("input[value=gray]")
-    page.click("#save-map")
-    paths = [page.downloads / f"holiday_{what}.png" for what in ("map", "overlay")]
-    for _ in range(200):
-        if all(path.exists() for path in paths):
-            break
-        time.sleep(0.05)
-    saved, overlay = (data.decode_image(tf.io.read_file(str(path)), 3).numpy().astype(int) for path in paths)
-    assert_same_map(saved[..., 0], expected)
+    assert_same_map(page.save("#save-map", "holiday_map.png")[..., 0], expected)
     assert np.mean(np.abs(overlay - predict.blend(image, expected.astype(np.float32))) <= 4) >= 0.99
 
 
@@ -309,15 +319,14 @@ def live(page):
     return page
 
 
-def test_live_map_is_that_of_the_cameras_frame(live, weights, camera_film):
+def test_live_map_is_that_of_the_cameras_frame(live, network, sample):
     frame = live.pixels("video", "[source.videoWidth, source.videoHeight]")
-    original = data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()[100:340, 100:420]
+    original = sample[100:340, 100:420]
     resized = tf.image.resize(frame, (240, 320), "area").numpy()
     assert np.abs(resized - original).mean() < 8  # It is the film, but for the camera's loss of colour.
     live.click("#sizes input[value='4']")
     live.wait_for_size((240, 320))
     received = live.gray_map()
-    network = predict.compile_network(checkpoint.read_arrays(weights))
     padded = data.resize_and_pad(frame, (240, 320), data.IMAGE_PADDING)[None]
     assert_same_map(received, np.round(255 * network(padded).numpy()[0, ..., 0]).astype(int))
 
@@ -369,7 +378,7 @@ def test_page_stays_responsive_and_memory_constant_while_the_network_runs(live):
 
 
 def test_without_a_camera_the_page_says_so(start_browser, address):
-    with start_browser(WEBGL_OFF, "--use-fake-ui-for-media-stream") as page:
+    with start_browser(*NO_WEBGL, "--use-fake-ui-for-media-stream") as page:
         page.open(address)
         page.click("#camera")
         page.wait("!document.getElementById('problem').hidden")
@@ -378,7 +387,7 @@ def test_without_a_camera_the_page_says_so(start_browser, address):
 
 
 def test_when_the_camera_is_denied_the_page_says_so(start_browser, address):
-    with start_browser(WEBGL_OFF, "--use-fake-device-for-media-stream", "--deny-permission-prompts") as page:
+    with start_browser(*NO_WEBGL, "--use-fake-device-for-media-stream", "--deny-permission-prompts") as page:
         page.open(address)
         page.click("#camera")
         page.wait("!document.getElementById('problem').hidden")
@@ -410,18 +419,21 @@ def test_changed_library_is_refused(browser, folder, tmp_path):
         assert "is not the file it should be" in browser.text("problem")
 
 
-def test_without_webassembly_the_page_computes_in_javascript_and_says_so(start_browser, address, weights):
-    with start_browser(WEBGL_OFF, "--js-flags=--noexpose-wasm") as page:
-        page.open(address)
-        page.wait("!document.getElementById('notice').hidden")
-        assert "no WebAssembly" in page.text("notice")
-        page.click("#sizes input[value='0']")
-        page.wait_for_size(DEMO_SIZES[0])
-        assert page.run("return document.getElementById('backend').dataset.backend") == "cpu"
+def test_without_webassembly_the_page_computes_in_javascript_and_says_so(browser, folder, tmp_path, network, sample):
+    copy = tmp_path / "demo"
+    shutil.copytree(folder, copy)
+    for script in ("page.js", "worker.js"):
+        original = (copy / script).read_text(encoding="utf-8")
+        (copy / script).write_text("delete globalThis.WebAssembly;\n" + original, encoding="utf-8")
+    with serving(copy) as address:
+        browser.open(address)
+        browser.wait_for_frames(1)
+        assert "no WebAssembly" in browser.text("notice")
+        assert browser.run("return document.getElementById('backend').dataset.backend") == "cpu"
+        assert_same_map(browser.gray_map(), expected_map(network, sample, DEMO_SIZES[0]))
 
 
-def test_software_webgl_is_used_only_on_request(start_browser, address, weights):
-    image = data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()
+def test_software_webgl_is_used_only_on_request(start_browser, address, network, sample):
     with start_browser("--enable-unsafe-swiftshader") as page:
         page.open(address)
         page.wait_for_frames(1)
@@ -431,7 +443,7 @@ def test_software_webgl_is_used_only_on_request(start_browser, address, weights)
         page.run("backends.value = 'webgl'; backends.onchange()")
         page.wait("document.getElementById('backend').dataset.backend === 'webgl'")
         page.wait_for_frames(1)
-        assert_same_map(page.gray_map(), expected_map(weights, image, DEMO_SIZES[1]))
+        assert_same_map(page.gray_map(), expected_map(network, sample, DEMO_SIZES[1]))
 
 
 def test_backend_that_does_not_run_here_is_named_and_replaced(browser, address):
@@ -498,7 +510,7 @@ def test_server_names_types_isolates_the_page_and_serves_only_the_folder(address
         assert get(path).status == 404
 
 
-def test_static_folder_works_on_any_web_server(browser, folder, weights):
+def test_static_folder_works_on_any_web_server(browser, folder, network, sample):
     class Plain(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             pass
@@ -509,8 +521,7 @@ def test_static_folder_works_on_any_web_server(browser, folder, weights):
         thread.start()
         browser.open(f"http://127.0.0.1:{server.server_address[1]}/")
         browser.wait_for_frames(1)
-        image = data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()
-        assert_same_map(browser.gray_map(), expected_map(weights, image, (240, 320)))
+        assert_same_map(browser.gray_map(), expected_map(network, sample, (240, 320)))
         server.shutdown()
         thread.join()
 

@@ -85,5 +85,12 @@ def test_impossible_values_are_refused_by_the_parser(flag, capsys):
     assert flag.split("=")[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("phase", ["train", "test"])
+def test_input_size_that_the_network_cannot_have_is_refused_by_the_parser(phase, capsys):
+    with pytest.raises(SystemExit):
+        main.parse([phase, "--input-size", "48", "60"])
+    assert "multiple of 8" in capsys.readouterr().err
+
+
 def test_sample_photograph_ships_with_matplotlib():
     assert main.sample_photograph().is_file()
