@@ -570,7 +570,7 @@ PYTHON_EXAMPLES = {
 
 JAVASCRIPT_EXAMPLE = """import * as tf from "@tensorflow/tfjs";
 
-const network = await tf.loadGraphModel("model.json");
+const network = await tf.loadGraphModel("./model.json");
 
 // From an image, video or canvas element to a map (h, w), 0 to 1, of the part that the photograph covers.
 export const predict = (photograph) => tf.tidy(() => {{
@@ -579,8 +579,8 @@ export const predict = (photograph) => tf.tidy(() => {{
   const [h, w] = pixels.shape.slice(0, 2).map((side) => Math.round(side * ratio));
   const [top, left] = [({height} - h) >> 1, ({width} - w) >> 1];
   const border = [[top, {height} - h - top], [left, {width} - w - left], [0, 0]];
-  const images = tf.image.resizeBilinear(pixels, [h, w]).pad(border, 126).expandDims();
-  return network.execute(images).squeeze([0, 3]).slice([top, left], [h, w]);
+  const images = tf.expandDims(tf.pad(tf.image.resizeBilinear(pixels, [h, w]), border, 126));
+  return tf.slice(tf.squeeze(network.execute(images), [0, 3]), [top, left], [h, w]);
 }});
 """
 

@@ -162,7 +162,7 @@ class Page:
     def run(self, script):
         return self.driver.execute_script(script)
 
-    def wait(self, condition: str, seconds: float = 60):
+    def wait(self, condition: str, seconds: float = 180):
         """Wait until a JavaScript expression is true, and return its value."""
         end = time.monotonic() + seconds
         while not (value := self.run(f"return {condition}")):
