@@ -179,14 +179,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+def make_server(folder: Path, port: int, handler: type[Handler] = Handler) -> http.server.ThreadingHTTPServer:
     """A server of one folder, for this computer only.
 
     Raises:
         UserError: the port is taken, or not ours to use.
     """
-    handler = functools.partial(Handler, directory=str(folder))
     try:
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+        return http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(handler, directory=str(folder)))
     except OSError as error:
         raise UserError(f"Port {port} cannot be used ({error.strerror}): name another with --port.") from error
