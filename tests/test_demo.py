@@ -550,7 +550,10 @@ def test_best_network_is_a_choice_beside_the_lite_one(node, weights, tmp_path, m
     serve.write_demo(tmp_path / "demo", choices, main.sample_photograph())
     config = json.loads((tmp_path / "demo" / "config.json").read_text(encoding="utf-8"))
     assert [network["url"] for network in config["networks"]] == ["network0/model.json", "network1/model.json"]
-    assert config["networks"][0]["name"] == "lite" and config["networks"][1]["bytes"] < config["networks"][0]["bytes"]
+    assert (
+        config["networks"][0]["name"] == "lite: lite.npz"
+        and config["networks"][1]["bytes"] < config["networks"][0]["bytes"]
+    )
 
 
 def test_without_npm_libraries_come_from_the_cdn_with_their_hashes(weights, tmp_path, monkeypatch, capsys):
