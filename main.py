@@ -111,6 +111,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_params(phase, SHARED_PARAMS)
 
     add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
+
+    phase = phases.add_parser("submit", help="write the files that a benchmark takes")
+    phase.set_defaults(handler=run_submit)
+    phase.add_argument("-d", "--data", choices=("mit300", "cat2000"), required=True, help="benchmark")
+    phase.add_argument("-p", "--path", type=Path, required=True, help="folder of the benchmark's test photographs")
+    phase.add_argument(
+        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
+    )
+    phase.add_argument("--density", type=Path, metavar="FILE", help="use the density that 'evaluate --fit' saved")
+    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    add_params(phase, SHARED_PARAMS)
     return parser.parse_args(arguments)
 
 
@@ -143,6 +154,12 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
         help="blur fixations like this for CC, SIM and KLD (default: use the dataset's saliency maps)",
     )
     phase.add_argument("--baselines", action="store_true", help="also score uniform, centre bias and gold standard")
+    phase.add_argument(
+        "--metric-maps", action="store_true", help="score each metric on the map that is best for it, made of a density"
+    )
+    choice = phase.add_mutually_exclusive_group()
+    choice.add_argument("--fit", action="store_true", help="fit the density to the training split, and save it")
+    choice.add_argument("--density", type=Path, metavar="FILE", help="use the density that --fit saved")
     phase.add_argument("--name", help="of the run's folder in results/evaluation")
     phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
     phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
@@ -235,6 +252,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
     params = params_of(options)
     size = tuple(options.input_size or DIMS[options.data])
     folder = data.find_dataset(options.data, options.path)
+    if options.protocol == "mit" and (options.metric_maps or options.fit or options.density or options.sigma):
+        raise UserError("--metric-maps, --fit, --density and --sigma belong to --protocol tuebingen.")
+    if options.fit and options.split != "valid":
+        raise UserError(f"--fit learns from the training split, so it cannot be scored on --split {options.split}.")
+    train = None
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
@@ -256,7 +278,25 @@ def run_evaluate(options: argparse.Namespace) -> None:
         protocol=options.protocol,
         sigma=options.sigma,
         with_baselines=options.baselines,
+        metric_maps=options.metric_maps,
+        density_file=options.density,
+        training=train.samples if options.fit else None,
         name=options.name,
+    )
+
+
+def run_submit(options: argparse.Namespace) -> None:
+    if not options.path.is_dir():
+        raise UserError(f"No such folder: {options.path}. Name the one of the test photographs with -p.")
+    with quiet_stderr():
+        import submit
+    submit.run(
+        options.data,
+        options.path,
+        params_of(options),
+        weights=options.weights,
+        size=tuple(options.input_size) if options.input_size else None,
+        density_file=options.density,
     )
 
 
