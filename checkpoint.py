@@ -9,6 +9,7 @@ that a file contains.
 import functools
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -24,13 +25,16 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from config import VARIANTS
 from model import NORM_EPSILON, msi_net, published_name, scaled_filters
-from utils import UserError
+from utils import DownloadError, UserError, check_space, whole_file
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 LITE_PATH = WEIGHTS_FOLDER / "msinet_lite.npz"
 
 # Where `save_checkpoint` puts what else is worth knowing, as JSON, in the file of weights.
 ATTRIBUTES_KEY = "msinet"
+
+# More than what the file of a checkpoint has beside the variables' values, in bytes.
+HDF5_OVERHEAD = 1_000_000
 
 # Variables of Keras layers in the order in which Keras stores them.
 CONVOLUTION_VARIABLES = ("kernel", "bias")
@@ -78,8 +82,8 @@ class Choice:
 def choose_weights(data: str, weights: str | None = None, results: Path = Path("results")) -> Choice:
     """The weights that predict for a dataset.
 
-    In order: the file the user names; the best checkpoint of a training run; the published weights in `weights/`; the
-    lite network that comes with the program.
+    In order: the file the user names; the best checkpoint of a training run; the published weights in `weights/`, which
+    are downloaded when missing; the lite network that comes with the program.
 
     Args:
         data: a key of `config.DIMS`.
@@ -100,11 +104,12 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
         return Choice(best, "the best checkpoint of training")
     try:
         return published_weights(data)
-    except UserError as error:
+    except DownloadError as error:
         if not LITE_PATH.exists():
             raise
         return Choice(
-            LITE_PATH, f"the lite network that comes with the program, as the published one cannot be had: {error}"
+            LITE_PATH,
+            f"the lite network that comes with the program, as the published one cannot be had: {error.brief}",
         )
 
 
@@ -173,36 +178,33 @@ def best_checkpoint(results: Path, name: str) -> Path:
 
 
 def published_weights(data: str) -> Choice:
-    """The published network of a dataset; SALICON's for one's own photographs.
+    """The published network of a dataset, or SALICON's for one's own photographs, fetched into `weights/` when missing.
 
     Raises:
-        UserError: it is not in `weights/`.
+        DownloadError: it is not there, and cannot be had.
     """
+    import download
+
     dataset = "salicon" if data == "custom" else data
-    names = [f"model_{dataset}_cpu.pb", f"model_{dataset}_gpu.pb"]
-    names += ["saved_model.pb"] if dataset == "salicon" else []
-    for name in names:
-        if (WEIGHTS_FOLDER / name).exists():
-            return Choice(WEIGHTS_FOLDER / name, f"the published network for {dataset}")
-    raise UserError(f"{WEIGHTS_FOLDER} holds none of {', '.join(names)}.")
+    path = download.weights(f"model_{dataset}_cpu", WEIGHTS_FOLDER)
+    return Choice(path, f"the published network for {dataset}")
 
 
 def vgg16_weights() -> Choice:
-    """The encoder that the paper starts from, or else Keras' ImageNet VGG16.
+    """The encoder that the paper starts from, or else Keras' ImageNet VGG16; downloaded to `weights/` when missing.
 
     Raises:
-        UserError: neither is in `weights/`.
+        UserError: neither is there, and neither can be had.
     """
-    checkpoint = WEIGHTS_FOLDER / "vgg16_hybrid.ckpt"
-    if _is_checkpoint(checkpoint):
-        return Choice(checkpoint, "the published VGG16 weights")
-    imagenet = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    if (WEIGHTS_FOLDER / imagenet).exists():
-        return Choice(WEIGHTS_FOLDER / imagenet, "Keras' ImageNet VGG16")
-    raise UserError(
-        f"{WEIGHTS_FOLDER} holds neither vgg16_hybrid.ckpt.index nor {imagenet}: put one of them there, or start from "
-        f"random weights with --init scratch."
-    )
+    import download
+
+    try:
+        path = download.weights("vgg16_hybrid", WEIGHTS_FOLDER)
+    except UserError as error:
+        raise UserError(f"{error} Or start from random weights with --init scratch.") from error
+    if path.name == "vgg16_hybrid.ckpt":
+        return Choice(path, "the published VGG16 weights")
+    return Choice(path, "Keras' ImageNet VGG16")
 
 
 def _existing(path: Path) -> Path:
@@ -431,8 +433,16 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def save_checkpoint(model: keras.Model, path: Path, attributes: dict) -> None:
-    """Write a network's weights, its optimizer's state, and attributes that JSON can hold, as one `.weights.h5`."""
+    """Write a network's weights, its optimizer's state, and attributes that JSON can hold, as one `.weights.h5`.
+
+    Raises:
+        UserError: the disk has too little space.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    optimizer = getattr(model, "optimizer", None)  # A model that was not compiled has not even the attribute.
+    variables = [*model.variables, *(optimizer.variables if optimizer else [])]
+    # The HDF5 library does not survive a disk that fills up while it writes: it ends the program.
+    check_space(path.parent, sum(math.prod(variable.shape) * 4 for variable in variables) + HDF5_OVERHEAD)
     model.save_weights(path)
     with h5py.File(path, "a") as file:
         # A dataset, as HDF5 limits what it calls attributes to 64 kB.
@@ -471,4 +481,5 @@ def read_attributes(path: Path) -> dict:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a compressed `.npz` of float16, half the size of float32. `read_arrays` restores float32."""
-    np.savez_compressed(path, **{name: values.astype(np.float16) for name, values in arrays.items()})
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **{name: values.astype(np.float16) for name, values in arrays.items()})

@@ -54,3 +54,17 @@ VARIANTS = {
     "full": {"width": 1.0, "batch_norm": False},
     "lite": {"width": 0.25, "batch_norm": True},
 }
+
+# What `export` writes: the bits of a weight that each format offers, the first by default. 32 are float32; 16 are
+# float16 in LiteRT and uint16 with a scale in TensorFlow.js; 8 are int8, calibrated on photographs.
+EXPORTS = {
+    "keras": (32,),
+    "weights": (32,),
+    "savedmodel": (32,),
+    "onnx": (32,),
+    "tflite": (32, 16, 8),
+    "tfjs": (32, 16),
+}
+
+# Height and width of the network's input behind the demo's five buttons, "very low" to "very high".
+DEMO_SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))

@@ -4,6 +4,7 @@ A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/
 path below each of them, up to the suffix.
 """
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils import UserError
+from utils import UserError, name_some
 
 # What TensorFlow decodes: to three channels all of these, to one channel only those of maps.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -69,14 +70,18 @@ class Sample:
 
 
 def find_dataset(name: str, path: Path) -> Path:
-    """The folder of a dataset: `path` itself, or the folder called `name` in it.
+    """The folder of a dataset: `path` itself, or the folder called `name` in it, which is downloaded when missing.
 
     Raises:
-        UserError: neither holds a folder `stimuli`.
+        UserError: neither holds a folder `stimuli`, and the dataset is not a published one or cannot be downloaded.
     """
     for folder in (path / name, path):
         if (folder / "stimuli").is_dir():
             return folder
+    if name in DATASETS:
+        import download
+
+        return download.dataset(name, path)
     raise UserError(
         f"No {name} dataset in {path}: expected {path / name / 'stimuli'} with the photographs, and the folders "
         f"'saliency' and 'fixations' beside it. Put it there, or name its folder with -p."
@@ -86,7 +91,11 @@ def find_dataset(name: str, path: Path) -> Path:
 def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Every image file below a folder, in the order of their paths; hidden files and folders are passed over."""
     return sorted(
-        (file for file in folder.rglob("*") if file.suffix.lower() in suffixes and _is_visible(file, folder)),
+        (
+            file
+            for file in folder.rglob("*")
+            if file.suffix.lower() in suffixes and _is_visible(file, folder) and not file.is_dir()
+        ),
         key=lambda file: file.relative_to(folder).as_posix(),
     )
 
@@ -95,7 +104,7 @@ def pair_files(folder: Path) -> list[Sample]:
     """Pair stimuli with saliency maps, and with fixation maps where that folder exists, by name.
 
     Returns:
-        One `Sample` a stimulus, in the order of their names.
+        One `Sample` a stimulus, in the order of `files_by_name`.
 
     Raises:
         UserError: it lists every stimulus without a map and every map without a stimulus.
@@ -119,7 +128,7 @@ def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], l
     """The published split of a dataset.
 
     Args:
-        samples: all of it, in the order of their names.
+        samples: all of it, in the order of `files_by_name`.
         spec: its row of `DATASETS`.
 
     Returns:
@@ -154,7 +163,9 @@ def split_indices(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Every image file below a folder by its name, the path there without suffix; in the order of the names.
+    """Every image file below a folder by its name, the path there without suffix.
+
+    They are in the order of their paths with the suffix, as the published splits count them: "a-1.jpg" before "a.jpg".
 
     Raises:
         UserError: two files share a name.
@@ -165,7 +176,7 @@ def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
         if name in files:
             raise UserError(f"Two files for one image: {files[name]} and {file}. Keep one of them.")
         files[name] = file
-    return dict(sorted(files.items()))
+    return files
 
 
 def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int, int]:
@@ -181,6 +192,27 @@ def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int,
                 return image.height, image.width
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{file}: {_unreadable(file, error)}. Expected {' or '.join(formats)}.") from error
+
+
+def check_files(samples: Sequence[Sample]) -> None:
+    """Check that stimuli and saliency maps are images of equal size. It reads headers only, so it is quick.
+
+    Raises:
+        UserError: it names the files with a fault, or the first few of many.
+    """
+    complaints = []
+    for sample in samples:
+        try:
+            size, found = image_size(sample.stimulus), image_size(sample.saliency, MAP_FORMATS)
+        except UserError as error:
+            complaints.append(str(error).rstrip("."))
+        else:
+            if found != size:
+                complaints.append(
+                    f"{sample.saliency} is {found[1]}×{found[0]} pixels, its stimulus {size[1]}×{size[0]}"
+                )
+    if complaints:
+        raise UserError(f"{name_some(complaints, '; ')}.")
 
 
 def _unreadable(file: Path, error: Exception) -> str:
@@ -219,17 +251,31 @@ def load_groups(
         valid_fraction, seed: of the custom split; see `split_custom`.
     """
     samples = pair_files(find_dataset(name, path))
+    if name == "custom":
+        check_files(samples)
     parts = split_custom(samples, valid_fraction, seed) if name == "custom" else split(samples, DATASETS[name])
     return Group(parts[0], tuple(size)), Group(parts[1], tuple(size))
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """The split of one's own photographs: by the folders `train` and `val` where all are in them, else at random."""
+    """The split of one's own photographs: by the folders `train` and `val` where there are both, else at random.
+
+    At random, at least one image trains, and if `valid_fraction` is above 0, one of several validates.
+
+    Raises:
+        UserError: there are images outside of the folders `train` and `val`.
+    """
     given = [[s for s in samples if s.name.startswith(part)] for part in ("train/", "val/")]
-    if len(given[0]) + len(given[1]) == len(samples):
+    if all(given):
+        if outside := [s.name for s in samples if not s.name.startswith(("train/", "val/"))]:
+            raise UserError(
+                f"Of the images in 'stimuli', some are neither in its folder 'train' nor in 'val': "
+                f"{name_some(outside)}. Move them into one of the two, or out of the dataset."
+            )
         return given[0], given[1]
     order = np.random.default_rng(seed).permutation(len(samples))
-    valid = {int(i) for i in order[: round(valid_fraction * len(samples))]}
+    count = min(max(round(valid_fraction * len(samples)), valid_fraction > 0), len(samples) - 1)
+    valid = {int(i) for i in order[:count]}
     parts: tuple[list[Sample], list[Sample]] = ([], [])
     for i, sample in enumerate(samples):
         parts[i in valid].append(sample)
@@ -258,7 +304,8 @@ def resize_and_pad(image, size: tuple[int, int], padding: int):
     size = tf.convert_to_tensor(size, tf.int32)
     shape = tf.shape(image)[:2]
     ratio = tf.reduce_min(size / shape)
-    resized = _resize(image, tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32))
+    # The published program fails where a very long and narrow image would shrink to no pixel at all.
+    resized = _resize(image, tf.maximum(tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32), 1))
     border = size - tf.shape(resized)[:2]
     before, after = border // 2, border - border // 2
     return tf.pad(resized, [(before[0], after[0]), (before[1], after[1]), (0, 0)], constant_values=padding)
@@ -370,8 +417,9 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
 
     def rows():
         for batch in plan:
-            stimuli = [str(sample.stimulus) for sample in batch.samples]
-            yield stimuli, [str(sample.saliency) for sample in batch.samples], batch.size, batch.seed
+            # As bytes, because a file's name need not be valid text.
+            stimuli = [os.fsencode(sample.stimulus) for sample in batch.samples]
+            yield stimuli, [os.fsencode(sample.saliency) for sample in batch.samples], batch.size, batch.seed
 
     def load(stimuli, saliency, size, seed):
         def load_one(row):
@@ -417,6 +465,19 @@ def decode_image(contents, channels: int):
     return tf.ensure_shape(image, (None, None, channels))
 
 
+def find_damaged(samples: Sequence[Sample]) -> list[str]:
+    """Decode every stimulus and saliency map to find those that cannot be; a sentence for each."""
+    import tensorflow as tf
+
+    complaints = []
+    for file, channels in [pair for s in samples for pair in ((s.stimulus, 3), (s.saliency, 1))]:
+        try:
+            decode_image(tf.io.read_file(os.fsencode(file)), channels)
+        except (tf.errors.OpError, ValueError) as error:
+            complaints.append(f"{file}: {_unreadable(file, error)}")
+    return complaints
+
+
 def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, crop: float = 0.0):
     """Vary an image at random; what moves pixels moves those of its saliency map alike.
 
@@ -439,7 +500,7 @@ def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, cro
     if crop:
         shape = tf.shape(image)[:2]
         side = tf.random.stateless_uniform((), seeds[0], 1.0 - crop, 1.0)
-        size = tf.cast(tf.cast(shape, tf.float32) * side, tf.int32)
+        size = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * side, tf.int32), 1)
         position = tf.random.stateless_uniform((2,), seeds[1])
         top, left = tf.unstack(tf.cast(position * tf.cast(shape - size + 1, tf.float32), tf.int32))
         image = image[top : top + size[0], left : left + size[1]]

@@ -5,18 +5,32 @@ table is the richer of the two, as it keeps observers and repeated fixations; wh
 """
 
 import csv
+import hashlib
+import json
+import os
 from array import array
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter1d
+from threadpoolctl import threadpool_limits
+from tqdm.contrib.concurrent import thread_map
 
-from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size
-from utils import UserError
+from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
+from utils import UserError, name_some, whole_folder, write_json
 
 TABLE = "fixations.csv"
 COLUMNS = ("image", "x", "y")  # and, where known, "observer"
+
+# The file in `saliency/` that tells maps made here, which may be made again, from a user's own.
+RECORD = "made_from_fixations.json"
+
+# Standard deviation of the blur, as a share of an image's longer side, where nothing is known of the experiment:
+# 16 pixels at 800×600, as OSIE's authors chose.
+DEFAULT_SHARE = 0.02
 
 # In place of an observer's number where fixations come without it.
 UNKNOWN_OBSERVER = -1
@@ -111,9 +125,163 @@ def read_map(file: Path, size: tuple[int, int]) -> np.ndarray:
     return np.column_stack([x, y, np.full(len(x), UNKNOWN_OBSERVER)])
 
 
-def name_some(names: list[str], most: int = 5) -> str:
-    """A list of names for a sentence, cut after a few."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+# --- Saliency maps ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Blur:
+    """How far a fixation spreads in the saliency map.
+
+    Attributes:
+        sigma: standard deviation of the Gaussian, in pixels of the image, or in degrees of visual angle where
+            `pixels_per_degree` is given; without it, one degree or else `DEFAULT_SHARE` of the image's longer side.
+        pixels_per_degree: of the experiment's screen, if the images were shown pixel by pixel.
+    """
+
+    sigma: float | None = None
+    pixels_per_degree: float | None = None
+
+    def pixels(self, size: tuple[int, int]) -> float:
+        """The standard deviation in pixels of an image of this height and width."""
+        if self.pixels_per_degree is not None:
+            return (1.0 if self.sigma is None else self.sigma) * self.pixels_per_degree
+        return DEFAULT_SHARE * max(size) if self.sigma is None else self.sigma
+
+    def __str__(self) -> str:
+        if self.pixels_per_degree is not None:
+            return f"{1 if self.sigma is None else self.sigma:g}° at {self.pixels_per_degree:g} pixels per degree"
+        return f"{100 * DEFAULT_SHARE:g} % of the longer side" if self.sigma is None else f"{self.sigma:g} pixels"
+
+
+def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
+    """The saliency map of fixations: each spread by a Gaussian, all added up, and the greatest value made 255.
+
+    Args:
+        points: (n, 2 or more) whole numbers, x and y first; n is at least 1. Repetitions count.
+        size: height and width of the image.
+        sigma: standard deviation in pixels.
+
+    Returns:
+        float32 (H, W), 0 to 255; what `scipy.ndimage.gaussian_filter` gives, scaled.
+    """
+    counts = np.zeros(size, np.float32)
+    np.add.at(counts, (points[:, 1], points[:, 0]), 1)
+    # Only few rows hold a fixation. Blurring those alone, and then spreading them over the others in one product of
+    # matrices, takes a small part of the time that the whole image would.
+    rows = np.flatnonzero(counts.any(axis=1))
+    impulses = np.zeros((len(rows), size[0]), np.float32)
+    impulses[np.arange(len(rows)), rows] = 1
+    across, down = gaussian_filter1d(counts[rows], sigma), gaussian_filter1d(impulses, sigma)  # (rows, W), (rows, H)
+    blurred = down.T @ across  # (H, W)
+    return blurred * (255 / blurred.max())
+
+
+def make_saliency(folder: Path, blur: Blur) -> bool:
+    """Make the saliency maps of a dataset that has only fixations.
+
+    `folder/saliency/` is made when it is missing, and again when the fixations, the stimuli or the blur have changed
+    since it was made here. Maps that were not made here are never touched. It exists whole or not at all.
+
+    Args:
+        folder: of the dataset; see `read_fixations`.
+        blur: how far a fixation spreads.
+
+    Returns:
+        Whether maps were made.
+
+    Raises:
+        UserError: there are neither maps nor fixations, the fixations have a fault (see `read_fixations`), an image
+            has none, or maps that were made here have been changed by hand.
+    """
+    target = folder / "saliency"
+    record = target / RECORD
+    if not record.exists() and list_images(target, MAP_SUFFIXES):
+        if blur != Blur():
+            raise UserError(
+                f"--sigma and --pixels-per-degree make saliency maps from fixations, but {target} holds maps of your "
+                f"own: leave the flags out to train with those, or move that folder away to have maps made."
+            )
+        return False
+    if not (folder / TABLE).is_file() and not (folder / "fixations").is_dir():
+        raise UserError(
+            f"No saliency maps in {target}, and no fixations to make them from: expected {folder / TABLE} or the "
+            f"folder {folder / 'fixations'}."
+        )
+    sizes = {name: image_size(file) for name, file in files_by_name(folder / "stimuli").items()}
+    if not sizes:
+        raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+    source = _fingerprint_of_source(folder, sizes, blur)
+    if record.exists() and _read_record(record) == source:
+        return False
+    fixations = read_fixations(folder)
+    _check_can_be_blurred(fixations, sizes, blur, folder)
+
+    with whole_folder(target) as temporary:
+
+        def write(name: str) -> None:
+            file = temporary / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            saliency = blur_fixations(fixations[name], sizes[name], blur.pixels(sizes[name]))
+            # The usual level takes five times as long, and gains little on so smooth an image.
+            Image.fromarray(np.round(saliency).astype(np.uint8)).save(file, compress_level=1)
+
+        # Every core has an image of its own; that products of matrices take several cores too would only hinder.
+        with threadpool_limits(1, "blas"):
+            thread_map(write, fixations, max_workers=os.cpu_count(), desc="Saliency maps", leave=False, disable=None)
+        maps = _fingerprint_of_maps(temporary)
+        write_json(temporary / RECORD, {"sigma": str(blur), "count": len(fixations), "source": source, "maps": maps})
+    return True
+
+
+def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder: Path) -> None:
+    if unseen := [name for name, points in fixations.items() if not len(points)]:
+        raise UserError(
+            f"No fixation in {folder} on {name_some(unseen)}: a saliency map needs one at least. Remove these images, "
+            f"or add their fixations."
+        )
+    for name, size in sizes.items():
+        if blur.pixels(size) > max(size):
+            raise UserError(
+                f"A sigma of {blur} is wider than the image {name} of {size[1]}×{size[0]} pixels: choose a smaller "
+                f"--sigma, or check --pixels-per-degree."
+            )
+
+
+def _read_record(record: Path) -> str:
+    """The fingerprint of what the maps beside a record were made from.
+
+    Raises:
+        UserError: they are not the ones that were made.
+    """
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        if content["maps"] == _fingerprint_of_maps(record.parent):
+            return content["source"]
+    except (ValueError, KeyError, TypeError):
+        pass  # The record itself was changed.
+    raise UserError(
+        f"{record.parent} was made from fixations and has been changed since: delete the folder to have it made "
+        f"again, or only {record.name} in it to keep the maps as your own."
+    )
+
+
+def _fingerprint_of_source(folder: Path, sizes: Mapping, blur: Blur) -> str:
+    """A hash of all that the maps depend on: the stimuli's names and sizes, the fixations, and the blur."""
+    digest = hashlib.sha256(f"{blur} {list(sizes.items())}".encode())
+    table = folder / TABLE
+    for file in [table] if table.is_file() else list_images(folder / "fixations", MAP_SUFFIXES):
+        digest.update(f"\0{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _fingerprint_of_maps(folder: Path) -> str:
+    """A hash of the maps' names and sizes in bytes, which is quick, and outlives copying the folder."""
+    files = list_images(folder, MAP_SUFFIXES)
+    lines = [f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+# --- Parts of reading -------------------------------------------------------------------------------------------------
 
 
 def _parse(file: Path, reader) -> tuple[list[str], np.ndarray, list[str]]:

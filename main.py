@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from config import DIMS, PARAMS, RECIPES, VARIANTS
+from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
@@ -24,6 +24,7 @@ PARAM_HELP = {
     "seed": "of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
+PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 SHARED_PARAMS = ("device", "results", "batch_size")
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
     # TensorFlow's own messages would drown ours. Who wants them sets the variable.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return options.handler(options) or 0
     except UserError as error:
@@ -48,8 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
     phases = parser.add_subparsers(title="phases", required=True, metavar="PHASE")
+    add_train(phases.add_parser("train", help="train on a dataset, or continue an interrupted run"))
+    add_download(phases.add_parser("download", help="fetch datasets or published weights"))
+    add_test(phases.add_parser("test", help="predict the saliency maps of photographs"))
+    add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
+    add_submit(phases.add_parser("submit", help="write the files that a benchmark takes"))
+    add_export(phases.add_parser("export", help="write the network for another runtime, and prove it there"))
+    add_demo(phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam"))
+    return parser.parse_args(arguments)
 
-    phase = phases.add_parser("train", help="train on a dataset, or continue an interrupted run")
+
+# --- Flags: one function a phase --------------------------------------------------------------------------------------
+
+
+def add_train(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_train)
     phase.add_argument(
         "-d",
@@ -89,7 +102,33 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_custom_flags(phase)
     add_params(phase, PARAMS)
 
-    phase = phases.add_parser("test", help="predict the saliency maps of photographs")
+
+def add_download(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_download)
+    phase.add_argument(
+        "-d",
+        "--data",
+        choices=(*PUBLISHED_DATA, "all"),
+        default="salicon",
+        metavar="DATA",
+        help=f"{', '.join(PUBLISHED_DATA)}, or all (default: salicon)",
+    )
+    phase.add_argument(
+        "-p", "--path", type=Path, help="folder that the datasets' folders go to (default: data; for weights: weights)"
+    )
+    phase.add_argument(
+        "--weights", action="store_true", help="fetch the published network for DATA, and VGG16 for salicon, instead"
+    )
+    phase.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH_OR_URL",
+        help="archive that you have, folder of archives, or address of a mirror (default: where they were published)",
+    )
+    phase.add_argument("--list", action="store_true", help="only show the datasets, their terms and citations")
+
+
+def add_test(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_test)
     phase.add_argument(
         "-d",
@@ -107,22 +146,39 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     phase.add_argument("--format", choices=("jpeg", "png", "npy"), default="jpeg", help="of the maps (default: jpeg)")
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, SHARED_PARAMS)
 
-    add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
 
-    phase = phases.add_parser("submit", help="write the files that a benchmark takes")
-    phase.set_defaults(handler=run_submit)
-    phase.add_argument("-d", "--data", choices=("mit300", "cat2000"), required=True, help="benchmark")
-    phase.add_argument("-p", "--path", type=Path, required=True, help="folder of the benchmark's test photographs")
+def add_export(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_export)
+    phase.add_argument("--format", choices=EXPORTS, required=True, help="of the export")
+    add_network_flags(phase)
     phase.add_argument(
-        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
+        "--bits",
+        type=int,
+        choices=(32, 16, 8),
+        default=32,
+        help="of a weight; tflite and tfjs have 16, tflite has 8 (default: 32)",
     )
-    phase.add_argument("--density", type=Path, metavar="FILE", help="use the density that 'evaluate --fit' saved")
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
-    add_params(phase, SHARED_PARAMS)
-    return parser.parse_args(arguments)
+    phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
+    phase.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="PATH",
+        help="photograph, or folder of photographs, that 8 bits are calibrated on",
+    )
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    add_params(phase, ("results",))
+
+
+def add_demo(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_demo)
+    add_network_flags(phase)
+    phase.add_argument("--port", type=port_number, default=8000, help="of this computer; 0 for any (default: 8000)")
+    phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
+    phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    add_params(phase, ("results",))
 
 
 def add_evaluate(phase: argparse.ArgumentParser) -> None:
@@ -161,16 +217,57 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     choice.add_argument("--fit", action="store_true", help="fit the density to the training split, and save it")
     choice.add_argument("--density", type=Path, metavar="FILE", help="use the density that --fit saved")
     phase.add_argument("--name", help="of the run's folder in results/evaluation")
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
     add_params(phase, (*SHARED_PARAMS, "seed"))
+
+
+def add_submit(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_submit)
+    phase.add_argument("-d", "--data", choices=("mit300", "cat2000"), required=True, help="benchmark")
+    phase.add_argument("-p", "--path", type=Path, required=True, help="folder of the benchmark's test photographs")
+    phase.add_argument(
+        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
+    )
+    phase.add_argument("--density", type=Path, metavar="FILE", help="use the density that 'evaluate --fit' saved")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    add_params(phase, SHARED_PARAMS)
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose a trained network."""
+    parser.add_argument(
+        "-d",
+        "--data",
+        choices=DIMS,
+        default="salicon",
+        metavar="DATA",
+        help=f"whose weights and input size to use: {', '.join(DIMS)} (default: salicon)",
+    )
+    parser.add_argument(
+        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
+    )
 
 
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("one's own data (-d custom)")
-    group.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
-    group.add_argument("--valid-fraction", type=fraction, default=0.2, help="of the images (default: 0.2)")
+    group.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    group.add_argument(
+        "--valid-fraction",
+        type=fraction,
+        default=0.2,
+        help="share of the images that validate, where the folders train and val do not say (default: 0.2)",
+    )
+    group.add_argument(
+        "--sigma",
+        type=positive_float,
+        help="of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in degrees with "
+        "--pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
+    )
+    group.add_argument(
+        "--pixels-per-degree", type=positive_float, metavar="P", help="of visual angle, in the pixels of the images"
+    )
 
 
 def add_params(parser: argparse.ArgumentParser, keys) -> None:
@@ -203,8 +300,17 @@ def run_train(options: argparse.Namespace) -> None:
     import data
 
     params = params_of(options)
-    if "custom" not in options.data and options.input_size:
-        raise UserError("--input-size goes with -d custom; the other datasets have theirs in config.DIMS.")
+    if "custom" in options.data:
+        prepare_custom(options)
+        # They decide what is learnt, and so belong to the run's settings.
+        params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+    else:
+        for flag in ("input_size", "sigma", "pixels_per_degree"):
+            if getattr(options, flag):
+                raise UserError(
+                    f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
+                    f"network's input size for them is in config.DIMS."
+                )
     groups = [
         data.load_groups(
             name,
@@ -228,6 +334,39 @@ def run_train(options: argparse.Namespace) -> None:
     )
 
 
+def prepare_custom(options: argparse.Namespace) -> None:
+    """Make the saliency maps of one's own data, where there are only fixations."""
+    import data
+    import fixations
+
+    blur = fixations.Blur(options.sigma, options.pixels_per_degree)
+    folder = data.find_dataset("custom", options.path)
+    if fixations.make_saliency(folder, blur):
+        print(f"Made saliency maps from the fixations, with a sigma of {blur}: {folder / 'saliency'}.")
+
+
+def run_download(options: argparse.Namespace) -> int:
+    import download
+
+    if options.list:
+        print(download.table())
+        return 0
+    names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
+    if options.weights:
+        keys = [f"model_{name}_cpu" for name in names] + (["vgg16_hybrid"] if "salicon" in names else [])
+        tasks = [(download.weights, key, options.path or download.WEIGHTS_FOLDER) for key in keys]
+    failures = 0
+    for fetch, name, folder in tasks:
+        try:
+            print(f"{name}: {fetch(name, folder, options.source)}", flush=True)
+        except UserError as error:
+            # One dead host must not keep the others from being used.
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failures += 1
+    return 2 if failures else 0
+
+
 def run_test(options: argparse.Namespace) -> int:
     params = params_of(options)
     path = options.path or sample_photograph()
@@ -246,16 +385,52 @@ def run_test(options: argparse.Namespace) -> int:
     )
 
 
+def run_export(options: argparse.Namespace) -> None:
+    if options.bits not in EXPORTS[options.format]:
+        offered = " or ".join(str(bits) for bits in EXPORTS[options.format])
+        raise UserError(f"--format {options.format} has {offered} bits a weight, not {options.bits}.")
+    with quiet_stderr():
+        import export
+    export.run(
+        options.format,
+        data=options.data,
+        size=tuple(options.input_size or DIMS[options.data]),
+        weights=options.weights,
+        results=Path(params_of(options)["results"]),
+        bits=options.bits,
+        output=options.output,
+        photograph=sample_photograph(),
+        calibration=options.calibration,
+    )
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    with quiet_stderr():
+        import serve
+    serve.run(
+        data=options.data,
+        weights=options.weights,
+        results=Path(params_of(options)["results"]),
+        photograph=sample_photograph(),
+        port=options.port,
+        static=options.static,
+        open_browser=not options.no_browser,
+    )
+
+
 def run_evaluate(options: argparse.Namespace) -> None:
     import data
+    import fixations
 
     params = params_of(options)
     size = tuple(options.input_size or DIMS[options.data])
-    folder = data.find_dataset(options.data, options.path)
     if options.protocol == "mit" and (options.metric_maps or options.fit or options.density or options.sigma):
         raise UserError("--metric-maps, --fit, --density and --sigma belong to --protocol tuebingen.")
     if options.fit and options.split != "valid":
         raise UserError(f"--fit learns from the training split, so it cannot be scored on --split {options.split}.")
+    folder = data.find_dataset(options.data, options.path)
+    if options.data == "custom" and not (folder / "saliency").is_dir():
+        fixations.make_saliency(folder, fixations.Blur())
     train = None
     if options.split == "all":
         samples = data.pair_files(folder)
@@ -317,10 +492,24 @@ def positive_int(text: str) -> int:
     return value
 
 
+def network_side(text: str) -> int:
+    value = positive_int(text)
+    if value % 8:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a multiple of 8, as the network works in eighths")
+    return value
+
+
 def natural_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 0")
+    return value
+
+
+def port_number(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a whole number from 0 to 65535")
     return value
 
 
@@ -351,4 +540,6 @@ PARAM_TYPES = {
 
 
 if __name__ == "__main__":
+    # The name of a file that the terminal cannot show must not stop a run.
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import os
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +19,7 @@ from tqdm import tqdm
 import checkpoint
 from data import IMAGE_PADDING, crop_and_restore, decode_image, list_images, resize_and_pad
 from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
-from utils import UserError, versions, whole_file, write_json
+from utils import UserError, count, versions, whole_file, write_json
 
 # Perceptually uniform, and dark where nobody looks.
 OVERLAY_COLORS = "inferno"
@@ -74,8 +76,8 @@ def predict_maps(
 
     def load_one(path: Path):
         try:
-            image, shape = load(tf.constant(str(path)))
-        except (tf.errors.OpError, UnicodeEncodeError) as error:
+            image, shape = load(tf.constant(os.fsencode(path)))
+        except tf.errors.OpError as error:
             return path, None, None, _reason(path, error)
         return path, image, shape, ""
 
@@ -120,7 +122,8 @@ def _reason(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         return "the file is empty"
     first_line = str(getattr(error, "message", error)).splitlines()[0]
-    return f"not an image that can be read, or damaged ({first_line.split(' [Op:')[0][:120]})"
+    reason = re.sub(r"\{\{function_node .*?\}\} | \[Op:.*", "", first_line)
+    return f"not an image that can be read, or damaged ({reason[:120]})"
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
@@ -213,7 +216,7 @@ def test(
             return f"{prediction.path}: {prediction.error}"
         _write_bytes(targets[prediction.path], encode_map(prediction.saliency, suffix))
         if overlay:
-            photograph = decode_image(tf.io.read_file(str(prediction.path)), 3).numpy()
+            photograph = decode_image(tf.io.read_file(os.fsencode(prediction.path)), 3).numpy()
             blended = blend(photograph, prediction.saliency)
             _write_bytes(overlays[prediction.path], tf.io.encode_jpeg(blended, quality=95).numpy())
         return ""
@@ -244,7 +247,9 @@ def run(
     )
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    print(f"{written} maps are in {results / 'images'}." + (f" {len(failures)} images failed." if failures else ""))
+    print(f"{count(written, 'map')} written to {results / 'images'}.")
+    if failures:
+        print(f"{count(len(failures), 'image')} failed.")
     record = {
         "path": str(path),
         "data": data,

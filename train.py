@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 from tqdm import tqdm
 
 import checkpoint
 import utils
 from config import VARIANTS
-from data import Group, load_batches, training_plan, validation_plan
+from data import Group, find_damaged, load_batches, training_plan, validation_plan
 from loss import kld
 from model import build_model, choose_layout
 from utils import UserError, whole_file
@@ -45,7 +46,8 @@ def train(
         restart: begin anew where a run of this name exists.
 
     Raises:
-        UserError: an existing run has other settings, initial weights cannot be had, or the loss is not a number.
+        UserError: an existing run has other settings, initial weights cannot be had, an image cannot be read, or the
+            loss is not a number.
     """
     results = Path(params["results"])
     train_groups, valid_groups = ([group for group in column if group.samples] for column in zip(*groups, strict=True))
@@ -87,16 +89,25 @@ def train(
         for batch in training_plan(train_groups, params["batch_size"], params["seed"], epoch, params["scales"])
     ]
     augmentation = {key: params[key] for key in ("mirror", "color", "crop") if params[key]}
-    model.fit(
-        load_batches(plan, augmentation),
-        validation_data=load_batches(validation_plan(valid_groups, params["batch_size"])),
-        initial_epoch=first,
-        epochs=params["epochs"],
-        steps_per_epoch=steps,
-        callbacks=[EpochEnd(run, params["epochs"], steps)],
-        shuffle=False,
-        verbose=0,
-    )
+    try:
+        model.fit(
+            load_batches(plan, augmentation),
+            validation_data=load_batches(validation_plan(valid_groups, params["batch_size"])),
+            initial_epoch=first,
+            epochs=params["epochs"],
+            steps_per_epoch=steps,
+            callbacks=[EpochEnd(run, params["epochs"], steps)],
+            shuffle=False,
+            verbose=0,
+        )
+    except tf.errors.OpError as error:
+        damaged = find_damaged([sample for group in (*train_groups, *valid_groups) for sample in group.samples])
+        if not damaged:
+            raise
+        raise UserError(
+            f"Training stopped at an image that cannot be read: {utils.name_some(damaged, '; ')}. Replace it, or "
+            f"remove it and what belongs to it, and repeat the command."
+        ) from error
     run.record(params, device)
     print(f"Done. The best checkpoint has validation loss {run.best():.4f}: {run.best_path}")
 

@@ -5,10 +5,15 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+# The age from which on a temporary folder is that of a killed process, not of one that is at work.
+LEFTOVER_SECONDS = 24 * 60 * 60
 
 
 class UserError(Exception):
@@ -16,6 +21,17 @@ class UserError(Exception):
 
     The message says what was received, what was expected, and what to do about it.
     """
+
+
+class DownloadError(UserError):
+    """A dataset or weights cannot be had: what was tried, why each way failed, and how to get them by hand.
+
+    `brief` is the reason in a few words, for where there is another way on.
+    """
+
+    def __init__(self, message: str, brief: str = ""):
+        super().__init__(message)
+        self.brief = brief or message
 
 
 @contextlib.contextmanager
@@ -38,10 +54,61 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Write a folder with all that is in it, or not at all.
+
+    Args:
+        path: the folder to create or replace.
+
+    Yields:
+        An empty temporary folder beside it. When the block succeeds, it takes the place of `path`; when the block
+        fails, it is removed and `path` stays as it was. A process that is killed leaves either folder whole or none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*.part"):
+        if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
+    temporary, former = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part") for _ in range(2))
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():  # No system replaces a folder in one step.
+            path.replace(former)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Check that a file of `size` bytes fits into a folder.
+
+    Raises:
+        UserError: it says how much is missing.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"The disk is full: {size / 1e6:.0f} MB are to be written into {folder}, and {free / 1e6:.0f} MB are free. "
+            f"Make room, and repeat the command."
+        )
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def name_some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    """The first of some names, and how many more there are, for a sentence."""
+    return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 map", "2 maps": a number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def versions() -> dict[str, str]:

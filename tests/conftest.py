@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,22 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # between kernels by several 1e-6 (the published numbers themselves are 1.3e-6 away from float64), so the bound of 1e-6
 # holds only for the same kernels.
 PUBLISHED_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": "AVX2", "TF_NUM_INTRAOP_THREADS": "2"}
+
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Names other than this machine's are unknown, as without a network: no test reaches a real host."""
+    getaddrinfo = socket.getaddrinfo
+
+    def resolve(host, *arguments, **options):
+        if host not in LOOPBACK:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return getaddrinfo(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
 @pytest.fixture(scope="session")

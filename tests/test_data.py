@@ -1,6 +1,8 @@
 """Datasets: pairing, splits, geometry and batches."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +34,12 @@ def samples_named(names) -> list[Sample]:
 
 
 def test_files_are_paired_by_name_through_subfolders(tiny_dataset):
-    folder = tiny_dataset(names=["b/1", "a/2", "a/10", "a.b"])
+    folder = tiny_dataset(names=["b/1", "a/2", "a/10", "a.b", "a", "a-1"])
     samples = data.pair_files(folder)
-    assert [sample.name for sample in samples] == ["a.b", "a/10", "a/2", "b/1"]
-    assert samples[1].saliency == folder / "saliency" / "a" / "10.png"
-    assert samples[1].fixations == folder / "fixations" / "a" / "10.png"
+    # The published splits count the sorted file names, suffix and all: "-" comes before ".", and "." before "/".
+    assert [sample.name for sample in samples] == ["a-1", "a.b", "a", "a/10", "a/2", "b/1"]
+    assert samples[3].saliency == folder / "saliency" / "a" / "10.png"
+    assert samples[3].fixations == folder / "fixations" / "a" / "10.png"
 
 
 def test_every_mismatch_is_named_in_one_error(tiny_dataset):
@@ -63,11 +66,18 @@ def test_hidden_files_of_other_systems_are_passed_over(tiny_dataset):
     assert len(data.pair_files(folder)) == 2
 
 
+def test_folders_that_are_called_like_images_are_passed_over(tiny_dataset):
+    folder = tiny_dataset(count=2)
+    (folder / "stimuli" / "album.jpg").mkdir()
+    write(folder / "stimuli" / "album.jpg" / "x.png", b"")
+    assert [file.name for file in data.list_images(folder / "stimuli")] == ["0000.png", "0001.png", "x.png"]
+
+
 def test_dataset_is_found_in_its_folder_and_in_the_one_above(tiny_dataset):
     folder = tiny_dataset("osie")
     assert data.find_dataset("osie", folder) == data.find_dataset("osie", folder.parent) == folder
-    with pytest.raises(UserError, match="No mit1003 dataset"):
-        data.find_dataset("mit1003", folder.parent)
+    with pytest.raises(UserError, match="No custom dataset"):
+        data.find_dataset("custom", folder.parent)
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "salicon"])
@@ -116,6 +126,73 @@ def test_custom_split_by_folders_wins_over_the_fraction():
     assert ([s.name for s in train], [s.name for s in valid]) == (["train/a", "train/b"], ["val/c"])
 
 
+def test_custom_split_of_few_images_has_one_that_validates():
+    for count in (2, 3, 4):
+        train, valid = data.split_custom(samples_named("abcd"[:count]), 0.2, seed=1)
+        assert (len(train), len(valid)) == (count - 1, 1)
+    train, valid = data.split_custom(samples_named("abcd"), 0.99, seed=1)
+    assert (len(train), len(valid)) == (1, 3)
+    assert data.split_custom(samples_named("abcd"), 0.0, seed=1)[1] == []
+    assert data.split_custom(samples_named("a"), 0.2, seed=1)[1] == []
+
+
+def test_images_beside_the_folders_of_the_split_are_refused():
+    with pytest.raises(UserError, match="neither in its folder 'train' nor in 'val': test/d, x"):
+        data.split_custom(samples_named(["train/a", "val/c", "test/d", "x"]), 0.2, seed=1)
+
+
+def test_one_folder_of_the_split_alone_is_split_at_random():
+    train, valid = data.split_custom(samples_named(["train/a", "train/b", "train/c"]), 0.3, seed=1)
+    assert (len(train), len(valid)) == (2, 1)
+
+
+# --- One's own files, checked by their headers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "contents", "words"),
+    [
+        ("stimuli/0001.png", b"", ["stimuli", "0001.png", "the file is empty"]),
+        ("stimuli/0001.png", b"no image", ["stimuli", "0001.png", "not an image that can be read"]),
+        ("saliency/0001.png", b"no image", ["saliency", "0001.png", "Expected JPEG or PNG"]),
+        ("saliency/0001.png", (64, 49), ["saliency", "0001.png", "64×49", "64×48"]),
+        ("saliency/0001.png", None, ["saliency/0001 is missing"]),
+        ("saliency/surplus.png", (64, 48), ["saliency/surplus has no stimulus"]),
+        ("fixations/0001.png", None, ["fixations/0001 is missing"]),
+        ("stimuli/0001.bmp", (64, 48), ["Two files for one image", "0001.bmp", "0001.png"]),
+    ],
+)
+def test_faults_of_ones_own_files_are_one_clear_line(tiny_dataset, file, contents, words):
+    folder = tiny_dataset(count=3)
+    if contents is None:
+        (folder / file).unlink()
+    elif isinstance(contents, bytes):
+        write(folder / file, contents)
+    else:
+        Image.new("L", contents).save(folder / file)
+    with pytest.raises(UserError) as error:
+        data.load_groups("custom", folder, (48, 64))
+    message = str(error.value)
+    assert all(word in message for word in words) and "\n" not in message, message
+
+
+def test_many_faults_are_told_by_their_first_few(tiny_dataset):
+    folder = tiny_dataset(count=9)
+    for i in range(8):
+        Image.new("L", (9, 9)).save(folder / "saliency" / f"{i:04d}.png")
+    with pytest.raises(UserError, match=r"0004.*and 3 more") as error:
+        data.load_groups("custom", folder, (48, 64))
+    assert "0005" not in str(error.value)
+
+
+def test_huge_photographs_are_measured_without_decoding_them(tmp_path):
+    # A header is all there is of this photograph of 150 megapixels.
+    header = struct.pack(">IIBBBBB", 15_000, 10_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    file = write(tmp_path / "huge.png", b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + b"\0" * 16)
+    assert data.image_size(file) == (10_000, 15_000)
+
+
 # --- Geometry ---------------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +231,7 @@ def test_crop_and_restore_equals_the_published_postprocessing(fixture, apply, ca
     assert np.mean(np.round(restored) == numbers[f"{case}_uint8"]) >= 0.999
 
 
-@pytest.mark.parametrize("shape", [(37, 200), (200, 37), (1, 50), (333, 444), (8, 8)])
+@pytest.mark.parametrize("shape", [(37, 200), (200, 37), (1, 50), (333, 444), (8, 8), (1, 1), (1, 900), (900, 1)])
 def test_inverse_geometry_gives_back_the_shape_of_any_image(shape):
     padded = data.resize_and_pad(np.zeros((*shape, 3), np.uint8), (48, 64), data.IMAGE_PADDING)
     assert padded.shape == (48, 64, 3)
@@ -243,6 +320,11 @@ def test_augmentation_moves_image_and_map_alike_and_repeats_with_its_seed(photog
         mirrored += bool(np.all(data.augment(image, truth, (0, i), mirror=True)[1] == truth[:, ::-1]))
     assert len(shapes) > 5 and all(33 <= height <= 48 for height, _, _ in shapes)
     assert 4 <= mirrored <= 16
+
+
+def test_smallest_image_is_not_cropped_away():
+    pixel = np.full((1, 1, 3), 9, np.uint8)
+    assert data.augment(pixel, pixel[..., :1], (0, 1), crop=0.9)[0].shape == (1, 1, 3)
 
 
 def test_color_augmentation_leaves_the_map_and_stays_in_range(photograph):

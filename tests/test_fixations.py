@@ -1,16 +1,25 @@
 """Fixations: read from tables and maps, whatever is wrong with them, and blurred into saliency maps."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
+import data
 import fixations
+from fixations import Blur
 from utils import UserError
 
+ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH = 48, 64
 
 
@@ -151,3 +160,149 @@ def test_map_without_a_stimulus_is_named(dataset):
 def test_dataset_without_fixations_says_where_they_are_expected(dataset):
     with pytest.raises(UserError, match=r"No fixations in .*fixations\.csv"):
         fixations.read_fixations(dataset())
+
+
+# --- Saliency maps from fixations -------------------------------------------------------------------------------------
+
+
+TABLE = "image,x,y\na,5,7\na,5,7\na,60,40\nb,0,0\nc/d,127,47\n"
+
+
+def image_of(folder, name) -> np.ndarray:
+    return np.asarray(Image.open(folder / "saliency" / f"{name}.png"))
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 20.0])
+def test_blur_is_that_of_scipy_scaled_to_255(sigma):
+    points = np.random.default_rng(0).integers(0, (WIDTH, HEIGHT), (30, 2))
+    points = np.concatenate([points, points[:5]])  # Repetitions count.
+    counts = np.zeros((HEIGHT, WIDTH))
+    np.add.at(counts, (points[:, 1], points[:, 0]), 1)
+    expected = gaussian_filter(counts, sigma)
+    blurred = fixations.blur_fixations(points, (HEIGHT, WIDTH), sigma)
+    assert blurred.dtype == np.float32
+    np.testing.assert_allclose(blurred, expected / expected.max() * 255, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("blur", "pixels"),
+    [
+        (Blur(7.5), 7.5),
+        (Blur(2.0, 35.0), 70.0),
+        (Blur(None, 35.0), 35.0),
+        (Blur(), 16.0),
+    ],
+)
+def test_sigma_is_in_pixels_or_degrees_or_a_share_of_the_image(blur, pixels):
+    assert blur.pixels((600, 800)) == pytest.approx(pixels)
+
+
+def test_maps_have_the_stimuli_names_and_sizes_and_the_blur_of_the_fixations(dataset):
+    folder = dataset(TABLE)
+    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    assert [sample.name for sample in data.pair_files(folder)] == ["a", "b", "c/d"]
+    for name, size in (("a", (HEIGHT, WIDTH)), ("b", (HEIGHT, WIDTH)), ("c/d", (HEIGHT, 2 * WIDTH))):
+        expected = fixations.blur_fixations(fixations.read_fixations(folder)[name], size, 2.0)
+        np.testing.assert_array_equal(image_of(folder, name), np.round(expected))
+    assert not list(folder.glob(".*"))
+
+
+def test_maps_are_made_from_binary_maps_too(dataset):
+    folder = dataset(a=png(), b=png(), c_d=png(width=2 * WIDTH))
+    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    assert (
+        image_of(folder, "a")[47, 60] == 255
+        and image_of(folder, "a")[5, 3] > 100
+        and image_of(folder, "a")[24, 32] == 0
+    )
+
+
+def test_maps_are_made_again_only_when_something_changed(dataset):
+    folder = dataset(TABLE)
+    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    before = image_of(folder, "a")
+    assert fixations.make_saliency(folder, Blur(2.0)) is False
+    assert fixations.make_saliency(folder, Blur(4.0)) is True
+    assert np.any(image_of(folder, "a") != before)
+    write(folder / "fixations.csv", TABLE.replace("60,40", "60,41").encode())
+    assert fixations.make_saliency(folder, Blur(4.0)) is True
+    write(folder / "stimuli" / "e.png", png("RGB"))
+    with pytest.raises(UserError, match=r"No fixation in .* on e"):
+        fixations.make_saliency(folder, Blur(4.0))
+    assert image_of(folder, "a").shape == (HEIGHT, WIDTH), "maps were lost in a failure"
+    assert not list(folder.glob(".*"))
+
+
+def test_maps_of_the_users_own_are_never_overwritten(dataset):
+    folder = dataset(TABLE)
+    own = [write(folder / "saliency" / name, png()) for name in ("a.png", "b.png", "c/d.png")]
+    assert fixations.make_saliency(folder, Blur()) is False
+    with pytest.raises(UserError, match="maps of your own"):
+        fixations.make_saliency(folder, Blur(4.0))
+    assert all(file.read_bytes() == png() for file in own)
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "removed", "record"])
+def test_made_maps_that_were_changed_by_hand_are_left_alone(dataset, change):
+    folder = dataset(TABLE)
+    fixations.make_saliency(folder, Blur(2.0))
+    if change == "removed":
+        (folder / "saliency" / "a.png").unlink()
+    else:
+        name = {"edited": "a.png", "added": "e.png", "record": fixations.RECORD}[change]
+        write(folder / "saliency" / name, png())
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="has been changed since: delete"):
+        fixations.make_saliency(folder, Blur(4.0))
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_empty_saliency_folder_is_filled(dataset):
+    folder = dataset(TABLE)
+    (folder / "saliency").mkdir()
+    assert fixations.make_saliency(folder, Blur()) is True
+    assert image_of(folder, "c/d").shape == (HEIGHT, 2 * WIDTH)
+
+
+def test_killed_in_the_midst_no_map_is_taken_for_complete(dataset):
+    folder = dataset(TABLE)
+    script = """
+import os, signal, sys
+from pathlib import Path
+import fixations
+
+blur_fixations, done = fixations.blur_fixations, []
+
+def kill_at_the_third(*arguments):
+    done.append(1)
+    if len(done) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return blur_fixations(*arguments)
+
+fixations.blur_fixations = kill_at_the_third
+fixations.os.cpu_count = lambda: 1
+fixations.make_saliency(Path(sys.argv[1]), fixations.Blur())
+"""
+    killed = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (leftover,) = folder.glob(".*")
+    assert (leftover / "a.png").exists() and not (folder / "saliency").exists()
+    os.utime(leftover, (0, 0))  # as if it had been killed long ago
+    assert fixations.make_saliency(folder, Blur()) is True
+    assert [file.name for file in folder.glob(".*")] == []
+    assert len(data.pair_files(folder)) == 3
+
+
+@pytest.mark.parametrize(
+    ("blur", "words"),
+    [(Blur(129.0), ["129 pixels", "wider"]), (Blur(None, 500.0), ["500 pixels per degree", "wider"])],
+)
+def test_blur_wider_than_an_image_is_refused(dataset, blur, words):
+    with pytest.raises(UserError) as error:
+        fixations.make_saliency(dataset(TABLE), blur)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_neither_maps_nor_fixations_is_a_clear_error(dataset):
+    with pytest.raises(UserError, match=r"No saliency maps in .*, and no fixations to make them from"):
+        fixations.make_saliency(dataset(), Blur())

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,17 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny
     with pytest.raises(UserError, match=r"loss became nan in epoch 2, step 1; the last good checkpoint is"):
         train.train("custom", groups, params, variant="lite", init="scratch")
     assert (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes() == before
+
+
+def test_checkpoint_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeypatch):
+    network = model.build_model(width=0.25)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7_000_000))
+    with pytest.raises(UserError, match=r"The disk is full: 7 MB are to be written into .*, and 7 MB are free"):
+        checkpoint.save_checkpoint(network, tmp_path / "results" / "x.weights.h5", {})
+    assert not list((tmp_path / "results").iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=8_000_000))
+    checkpoint.save_checkpoint(network, tmp_path / "results" / "x.weights.h5", {})
 
 
 def test_dataset_without_validation_images_is_refused(tiny_dataset, tmp_path, capsys):

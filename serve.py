@@ -1,0 +1,192 @@
+"""The `demo` phase: write the browser demo as a folder, and serve it on this computer."""
+
+import functools
+import http.server
+import json
+import shutil
+import webbrowser
+from pathlib import Path
+
+import matplotlib
+import tensorflow as tf
+
+import checkpoint
+from config import DEMO_SIZES
+from data import IMAGE_PADDING
+from export import DEMO_FOLDER, Network, check_replaceable, install_node_packages, write_tfjs
+from predict import OVERLAY_COLORS
+from utils import UserError, quiet_stderr, whole_folder
+
+PAGE_FILES = ("index.html", "page.css", "page.js", "worker.js", "backends.js", "geometry.js", "icon.svg")
+
+# What the page reads first: sizes, colours, networks, and where TensorFlow.js is. A folder without it is no demo.
+CONFIG_FILE = "config.json"
+
+# Where browsers get TensorFlow.js from if npm is not there to install it. They check each file against its hash.
+CDN = "https://cdn.jsdelivr.net/npm"
+
+# Half of float32's bytes to load; the maps differ by some 1e-4.
+BITS = 16
+
+CONTENT_TYPES = {
+    ".bin": "application/octet-stream",
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+}
+
+# With the first two, browsers let WebAssembly use several threads. With the last, the page reaches no other server.
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; style-src 'self'; "
+    f"img-src 'self' blob: data:; media-src 'self' blob:; worker-src 'self' blob:; connect-src 'self' blob: {CDN}/",
+}
+
+
+def run(
+    *,
+    data: str,
+    weights: str | None,
+    results: Path,
+    photograph: Path,
+    port: int,
+    static: Path | None,
+    open_browser: bool = True,
+) -> None:
+    """Write the demo, then serve it until it is interrupted, or only write it.
+
+    Args:
+        data, weights, results: see `checkpoint.choose_weights`.
+        photograph: the example on the page.
+        port: of this computer; 0 for any free one.
+        static: the folder to write without serving it, or None.
+        open_browser: whether to show the page.
+
+    Raises:
+        UserError: there are no weights, the folder holds something else, or the port is taken.
+    """
+    with quiet_stderr():  # The CUDA library complains where there is no GPU, which is no error here.
+        tf.config.list_logical_devices()
+    choices = choose_networks(data, weights, results)
+    folder = static or results / "demo"
+    check_replaceable(folder, CONFIG_FILE)
+    write_demo(folder, choices, photograph)
+    if static:
+        print(f"The demo is in {folder}: any web server or static hosting serves it as it is.")
+        return
+    with make_server(folder, port) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        print(f"The demo runs at {address} until you press Ctrl+C.", flush=True)
+        if open_browser:
+            webbrowser.open(address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+def choose_networks(data: str, weights: str | None, results: Path) -> list[checkpoint.Choice]:
+    """The networks that the page offers: the one that `--weights` names, else the lite one and the best there is."""
+    best = checkpoint.choose_weights(data, weights=weights, results=results)
+    if weights or best.path == checkpoint.LITE_PATH or not checkpoint.LITE_PATH.exists():
+        return [best]
+    return [checkpoint.choose_weights(data, weights="lite", results=results), best]
+
+
+# --- The folder -------------------------------------------------------------------------------------------------------
+
+
+def write_demo(folder: Path, choices: list[checkpoint.Choice], photograph: Path) -> None:
+    """Write all that the page needs as files, whole or not at all."""
+    libraries = json.loads((DEMO_FOLDER / "libraries.json").read_text(encoding="utf-8"))
+    installed = _install_libraries()
+    with whole_folder(folder) as temporary:
+        for name in PAGE_FILES:
+            shutil.copyfile(DEMO_FOLDER / name, temporary / name)
+        shutil.copyfile(photograph, temporary / "example.jpg")
+        networks = [write_network(temporary, f"network{i}", choice) for i, choice in enumerate(choices)]
+        config = {
+            "sizes": DEMO_SIZES,
+            "padding": IMAGE_PADDING,
+            "colors": matplotlib.colormaps[OVERLAY_COLORS](range(256), bytes=True)[:, :3].tolist(),
+            "networks": networks,
+            "libraries": {
+                name: {"url": place_library(temporary, row, installed), "integrity": row["integrity"]}
+                for name, row in libraries.items()
+            },
+        }
+        (temporary / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+
+
+def write_network(folder: Path, name: str, choice: checkpoint.Choice) -> dict:
+    """Export a network into a sub-folder; returns its row in the page's list."""
+    arrays = checkpoint.fold_batch_norm(checkpoint.read_arrays(choice.path))
+    architecture = checkpoint.describe(arrays)
+    if architecture.context is None:
+        raise UserError(f"{choice.path} holds an encoder alone; the demo needs a whole network.")
+    print(f"Network: {architecture.variant}, {choice.path} ({choice.reason}).", flush=True)
+    target = folder / name
+    target.mkdir()
+    write_tfjs(Network(arrays, architecture.context), target, BITS)
+    size = sum(file.stat().st_size for file in target.iterdir())
+    return {"name": architecture.variant, "url": f"{name}/model.json", "bytes": size}
+
+
+def place_library(folder: Path, library: dict, installed: bool) -> str:
+    """Copy a file of TensorFlow.js into the folder, or leave it on the CDN; returns its address for the page."""
+    if not installed:
+        return f"{CDN}/{library['package']}@{library['version']}/{library['file']}"
+    source = DEMO_FOLDER / "node_modules" / library["package"] / library["file"]
+    target = folder / "tensorflow" / source.name
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
+    return target.relative_to(folder).as_posix()
+
+
+def _install_libraries() -> bool:
+    try:
+        install_node_packages()
+    except UserError as error:
+        print(f"{error} Until then the page takes TensorFlow.js from {CDN}, and needs the network.")
+        return False
+    return True
+
+
+# --- The server -------------------------------------------------------------------------------------------------------
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves the files of one folder, and lists none."""
+
+    extensions_map = CONTENT_TYPES
+
+    def end_headers(self):
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def list_directory(self, path):
+        self.send_error(http.HTTPStatus.NOT_FOUND)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+    """A server of one folder, for this computer only.
+
+    Raises:
+        UserError: the port is taken, or not ours to use.
+    """
+    handler = functools.partial(Handler, directory=str(folder))
+    try:
+        return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise UserError(f"Port {port} cannot be used ({error.strerror}): name another with --port.") from error

@@ -1,0 +1,390 @@
+"""Files from the internet: one downloader, which resumes, verifies, and says plainly why it failed.
+
+A file on its way is `<name>.part`, with `<name>.part.json` beside it; it gets its name when it is complete and its
+checksum is right.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from tqdm import tqdm
+
+from utils import DownloadError, write_json
+
+CONNECT_SECONDS = 4  # until a host must have answered; what has no network is told within 5 seconds
+READ_SECONDS = 30  # between two pieces of a file
+ATTEMPTS = 5  # in a row without progress, at each source
+BACK_OFF_SECONDS = 1.0  # before the second attempt; doubles with each further one
+CHUNK = 1 << 18  # bytes, from the disk
+PIECE = 1 << 15  # bytes, from the network; what is left of one when the connection breaks is lost
+
+# A resumed transfer repeats this much of what is there, to see that it is still the same file.
+OVERLAP = 4096  # bytes
+
+# What must stay free on the disk.
+RESERVE = 100_000_000  # bytes
+
+# How files begin, by suffix. A web page instead of a file is the most common answer of a host that has changed.
+SIGNATURES = {".zip": b"PK", ".h5": b"\x89HDF"}
+
+GOOGLE_DRIVE = "https://drive.google.com/uc?export=download&id="
+
+
+class NoSpaceError(DownloadError):
+    """The disk has too little room. What was fetched stays."""
+
+
+class SourceError(Exception):
+    """A source does not give the file, and another attempt would not help."""
+
+
+class TemporaryError(Exception):
+    """An attempt failed, and another one may succeed."""
+
+
+def fetch(urls: Sequence[str], path: Path, md5: str | None = None, *, certificate_is_invalid: bool = False) -> str:
+    """Fetch a file from the first of its sources that gives it, or continue doing so.
+
+    Args:
+        urls: http or https; the same file at each. Tried in order.
+        path: the file to write; its folder exists.
+        md5: the checksum that the file must have, in hexadecimal, if known.
+        certificate_is_invalid: the hosts' certificates are known to be invalid, and `md5` stands in for them.
+
+    Returns:
+        The file's MD5 in hexadecimal.
+
+    Raises:
+        DownloadError: no source gave the file; every failure is named.
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise DownloadError(f"{url} is refused: only http and https addresses are fetched.")
+    dead = unreachable(urls)
+    failures = []
+    for url in urls:
+        try:
+            if url in dead:
+                raise SourceError(dead[url])
+            return _fetch_from(url, path, md5, certificate_is_invalid and md5 is not None)
+        except SourceError as error:
+            failures.append(f"{url}: {error}")
+    raise DownloadError(f"{path.name} cannot be fetched ({'; '.join(failures)}).")
+
+
+def file_md5(path: Path) -> str:
+    """The MD5 of a file in hexadecimal."""
+    return _hash(path).hexdigest()
+
+
+def check_free_space(folder: Path, needed: int, purpose: str) -> None:
+    """Raise when the disk of a folder has no room for `needed` bytes and a reserve.
+
+    Raises:
+        NoSpaceError: it names both numbers.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + RESERVE:
+        raise NoSpaceError(
+            f"The disk of {folder} has {free / 1e9:.1f} GB free, but {purpose} needs {(needed + RESERVE) / 1e9:.1f}: "
+            f"make room and run the command again, or choose another folder with -p."
+        )
+
+
+# --- Is there a network? ----------------------------------------------------------------------------------------------
+
+
+def unreachable(urls: Sequence[str]) -> dict[str, str]:
+    """The addresses whose hosts do not accept a connection, with the reason.
+
+    All are tried at once, and looking up a name counts too, as it has no time limit of its own: the answer comes
+    within `CONNECT_SECONDS`.
+    """
+    reasons = dict.fromkeys(urls, f"no answer within {CONNECT_SECONDS:g} s")
+
+    def connect(url: str) -> None:
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+        address = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
+        port = address.port or {"https": 443}.get(address.scheme, 80)
+        try:
+            # Half, as a host may have two addresses of which one is dead.
+            socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS / 2).close()
+            del reasons[url]
+        except socket.gaierror:
+            reasons[url] = f"the name {address.hostname} is unknown; is there a network?"
+        except TimeoutError:
+            pass
+        except OSError as error:
+            reasons[url] = error.strerror or str(error)
+
+    # Threads of a pool would be waited for when the program ends.
+    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in urls]
+    deadline = time.monotonic() + CONNECT_SECONDS
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(reasons)
+
+
+# --- One source -------------------------------------------------------------------------------------------------------
+
+
+class Part:
+    """A file on its way to `path`: what is there of it, and what the server said about the whole."""
+
+    def __init__(self, path: Path, url: str):
+        self.path = path.with_name(path.name + ".part")
+        self.info_path = path.with_name(path.name + ".part.json")
+        self.info = {"url": url}
+        self.resumed = False
+        with contextlib.suppress(OSError, ValueError):
+            info = json.loads(self.info_path.read_text(encoding="utf-8"))
+            # Another source may have the file in another state.
+            if info["url"] == url and self.path.exists():
+                self.info = info
+        if "total" not in self.info:
+            self.restart()
+        self.size = self.path.stat().st_size
+        self.hash = _hash(self.path)
+
+    def restart(self) -> None:
+        """Forget what is there."""
+        self.path.write_bytes(b"")
+        self.info = {"url": self.info["url"]}
+        self.size, self.hash, self.resumed = 0, _hash(), False
+
+    def describe(self, total: int | None, validator: str | None) -> None:
+        """Note what the server said, so that another run can continue."""
+        self.info |= {"total": total, "validator": validator}
+        write_json(self.info_path, self.info)
+
+    def is_complete(self) -> bool:
+        return self.size > 0 and self.size == self.info.get("total")
+
+    def is_on_drive(self) -> bool:
+        return self.info["url"].startswith(GOOGLE_DRIVE)
+
+    def tail(self) -> bytes:
+        """The last bytes, which a resumed transfer repeats."""
+        with self.path.open("rb") as file:
+            file.seek(max(0, self.size - OVERLAP))
+            return file.read()
+
+    def finish(self, path: Path) -> None:
+        self.path.replace(path)
+        self.info_path.unlink(missing_ok=True)
+
+
+def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: bool) -> str:
+    """Fetch from one source, with as many attempts as make progress and `ATTEMPTS` that do not."""
+    part = Part(path, url)
+    furthest, failed, verify = part.size, 0, True
+    while True:
+        try:
+            if not part.is_complete():
+                with requests.Session() as session, _no_warning_without_verification(verify):
+                    _receive(session, part, path.suffix, verify)
+            if md5 in (None, part.hash.hexdigest()):
+                part.finish(path)
+                return part.hash.hexdigest()
+            received, resumed = part.hash.hexdigest(), part.resumed
+            part.restart()
+            if not resumed:
+                raise SourceError(f"wrong checksum: received MD5 {received}, expected {md5}")
+            raise TemporaryError(f"wrong checksum after continuing: received MD5 {received}, expected {md5}")
+        except requests.exceptions.SSLError as error:
+            if not (certificate_is_invalid and verify):
+                raise SourceError(f"its certificate is not valid ({_first_line(error)})") from error
+            host = urlsplit(url).hostname
+            print(
+                f"warning: the certificate of {host} is invalid, as is known; the file's checksum is verified instead.",
+                file=sys.stderr,
+            )
+            verify = False
+        except TemporaryError as error:
+            failed = 0 if part.size > furthest else failed
+            furthest, failed = max(furthest, part.size), failed + 1
+            if failed == ATTEMPTS:
+                raise SourceError(f"{error}; gave up after {ATTEMPTS} attempts without progress") from error
+            time.sleep(BACK_OFF_SECONDS * 2 ** (failed - 1))
+
+
+def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -> None:
+    """One request; what arrives is appended to the part."""
+    tail = part.tail()
+    headers = {"Accept-Encoding": "identity"}
+    if tail:
+        headers["Range"] = f"bytes={part.size - len(tail)}-"
+        if part.info.get("validator"):
+            headers["If-Range"] = part.info["validator"]
+    try:
+        url = _drive_file(session, part.info["url"]) if part.is_on_drive() else part.info["url"]
+        with session.get(
+            url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), verify=verify
+        ) as response:
+            if response.status_code == 416:
+                part.restart()
+                raise TemporaryError("the server has less of the file than was received")
+            _check_status(response, part.info["url"])
+            total = _total_size(response)
+            if tail and not _continues(response, part, len(tail)):
+                part.restart()
+                tail = b""
+                if response.status_code != 200:  # Some part of the file, but not the one asked for.
+                    raise TemporaryError("the server does not continue where it was asked to")
+            part.describe(total, _validator(response))
+            check_free_space(part.path.parent, (total or 0) - part.size, f"fetching {part.path.stem}")
+            part.resumed = bool(tail)
+            _append(response, part, tail, suffix)
+    except requests.exceptions.SSLError:
+        raise
+    except (requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
+        raise SourceError(f"it leads to an address that is not fetched ({_first_line(error)})") from error
+    except requests.exceptions.RequestException as error:
+        # In the middle of a file, a time-out comes as another error.
+        if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
+            raise TemporaryError(f"no data within {READ_SECONDS:g} s, at {part.size:,} bytes") from error
+        raise TemporaryError(f"the connection broke off at {part.size:,} bytes") from error
+
+
+def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -> None:
+    total = part.info["total"]
+    with (
+        part.path.open("ab") as file,
+        tqdm(
+            total=total, initial=part.size, unit="B", unit_scale=True, desc=part.path.stem, leave=False, disable=None
+        ) as bar,
+    ):
+        for chunk in response.iter_content(PIECE):
+            if tail:
+                repeated, chunk = chunk[: len(tail)], chunk[len(tail) :]
+                if not tail.startswith(repeated):
+                    part.restart()
+                    raise TemporaryError("the file has changed on the server since the transfer began")
+                tail = tail[len(repeated) :]
+            if part.size == 0 and chunk:
+                _check_signature(response, part, chunk, suffix)
+            file.write(chunk)
+            part.hash.update(chunk)
+            part.size += len(chunk)
+            bar.update(len(chunk))
+    if total is not None and part.size != total:
+        received = part.size
+        if received > total:
+            part.restart()
+        raise TemporaryError(f"received {received:,} bytes of {total:,}")
+    part.describe(part.size, None)
+
+
+def _check_status(response: requests.Response, url: str) -> None:
+    status = response.status_code
+    if status in (403, 429) and url.startswith(GOOGLE_DRIVE):
+        raise SourceError(_quota_message(url, f" of status {status}"))
+    if status == 429 or status >= 500:
+        raise TemporaryError(f"the server answers {status} {response.reason}")
+    if status >= 400 or status not in (200, 206):
+        raise SourceError(f"the server answers {status} {response.reason}")
+
+
+def _total_size(response: requests.Response) -> int | None:
+    """The size of the whole file, if the server says it."""
+    if response.status_code == 206:
+        match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        return int(match[1]) if match else None
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        return None
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def _validator(response: requests.Response) -> str | None:
+    """What `If-Range` takes to ask whether the file is still the same; a weak ETag is not allowed there."""
+    tag = response.headers.get("ETag", "W/")
+    return response.headers.get("Last-Modified") if tag.startswith("W/") else tag
+
+
+def _continues(response: requests.Response, part: Part, overlap: int) -> bool:
+    """Whether the answer is the rest of the very file that the part is of, as far as the server's word goes."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if response.status_code != 206 or not match or int(match[1]) != part.size - overlap:
+        return False
+    return part.info["total"] is None or match[2] == str(part.info["total"])
+
+
+def _check_signature(response: requests.Response, part: Part, beginning: bytes, suffix: str) -> None:
+    is_page = beginning[:512].lstrip().lower().startswith((b"<!doctype", b"<html"))
+    is_page |= suffix not in SIGNATURES and "text/html" in response.headers.get("Content-Type", "")
+    if not is_page and beginning.startswith(SIGNATURES.get(suffix, b"")):
+        return
+    title = re.search(rb"<title[^>]*>\s*([^<]{1,120})", beginning, re.IGNORECASE)
+    said = f" titled '{title[1].decode(errors='replace').strip()}'" if title else ""
+    if is_page and part.is_on_drive():
+        raise SourceError(_quota_message(part.info["url"], said))
+    raise SourceError(f"received {'a web page' + said if is_page else 'something else'} instead of a {suffix} file")
+
+
+# --- Google Drive -----------------------------------------------------------------------------------------------------
+
+
+def _drive_file(session: requests.Session, url: str) -> str:
+    """The address behind Google Drive's page that asks to confirm the download of a large file."""
+    with session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
+        _check_status(response, url)
+        if "text/html" not in response.headers.get("Content-Type", ""):
+            return url
+        page = response.raw.read(1_000_000, decode_content=True).decode("utf-8", errors="replace")
+    from gdown.download import get_url_from_gdrive_confirmation
+    from gdown.exceptions import FileURLRetrievalError
+
+    try:
+        return get_url_from_gdrive_confirmation(page)
+    except FileURLRetrievalError as error:
+        raise SourceError(_quota_message(url, f" that says '{_first_line(error)}'")) from error
+
+
+def _quota_message(url: str, said: str) -> str:
+    return (
+        f"Google Drive answers with a page{said}: the file's download quota is used up for now, or it is not shared "
+        f"any more; wait a day, or open {url} in a browser where you are signed in"
+    )
+
+
+# --- Small things -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _no_warning_without_verification(verify: bool) -> Iterator[None]:
+    """We have said it ourselves."""
+    with warnings.catch_warnings():
+        if not verify:
+            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+        yield
+
+
+def _hash(path: Path | None = None):
+    """An MD5, as the published checksums are, of a file or of nothing yet."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    if path:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                md5.update(chunk)
+    return md5
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
