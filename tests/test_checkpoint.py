@@ -283,7 +283,7 @@ def test_lite_network_is_a_start_and_mixing_it_up_with_the_full_one_is_an_error(
         checkpoint.initial_weights("custom", "lite", results=tmp_path, variant="lite", context="plain")
 
 
-# --- The lite network that comes with the program ----------------------------------------------------------------------
+# --- The lite network that comes with the program ---------------------------------------------------------------------
 
 
 def test_bundled_network_is_the_one_of_its_model_card():
