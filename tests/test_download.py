@@ -5,7 +5,6 @@ import errno
 import hashlib
 import os
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -741,7 +740,7 @@ def test_killed_at_any_moment_it_continues_and_ends_identical(stage, tiny, serve
             time.sleep(0.01)
     else:
         assert "standing still" in [process.stdout.readline().strip() for _ in range(2)]
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     process.stdout.close()
     assert not (tmp_path / "osie").exists()
