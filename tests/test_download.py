@@ -267,6 +267,10 @@ def test_a_connection_that_breaks_again_and_again_gets_there_while_it_progresses
     assert len(fetch(*[little_more] * 7)) > transfer.ATTEMPTS
 
 
+def test_server_that_gives_the_rest_in_pieces_is_asked_for_each(fetch):
+    assert fetch(cut(BROKEN), loopback.short_range) == [None, RESUMED, f"bytes={BROKEN - 2000 + 50_000}-"]
+
+
 @pytest.mark.parametrize("fault", [loopback.without_range, loopback.false_range, loopback.false_bytes, status(416)])
 def test_server_that_cannot_continue_or_lies_about_it_is_asked_for_the_whole(fetch, fault):
     ranges = fetch(cut(BROKEN), fault)
