@@ -9,6 +9,7 @@ that a file contains.
 import functools
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -24,13 +25,16 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from config import VARIANTS
 from model import NORM_EPSILON, msi_net, published_name, scaled_filters
-from utils import UserError
+from utils import DownloadError, UserError, check_space, whole_file
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 LITE_PATH = WEIGHTS_FOLDER / "msinet_lite.npz"
 
 # Where `save_checkpoint` puts what else is worth knowing, as JSON, in the file of weights.
 ATTRIBUTES_KEY = "msinet"
+
+# More than what the file of a checkpoint has beside the variables' values, in bytes.
+HDF5_OVERHEAD = 1_000_000
 
 # Variables of Keras layers in the order in which Keras stores them.
 CONVOLUTION_VARIABLES = ("kernel", "bias")
@@ -100,11 +104,12 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
         return Choice(best, "the best checkpoint of training")
     try:
         return published_weights(data)
-    except UserError as error:
+    except DownloadError as error:
         if not LITE_PATH.exists():
             raise
         return Choice(
-            LITE_PATH, f"the lite network that comes with the program, as the published one cannot be had: {error}"
+            LITE_PATH,
+            f"the lite network that comes with the program, as the published one cannot be had: {error.brief}",
         )
 
 
@@ -428,8 +433,16 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def save_checkpoint(model: keras.Model, path: Path, attributes: dict) -> None:
-    """Write a network's weights, its optimizer's state, and attributes that JSON can hold, as one `.weights.h5`."""
+    """Write a network's weights, its optimizer's state, and attributes that JSON can hold, as one `.weights.h5`.
+
+    Raises:
+        UserError: the disk has too little space.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    optimizer = getattr(model, "optimizer", None)  # A model that was not compiled has not even the attribute.
+    variables = [*model.variables, *(optimizer.variables if optimizer else [])]
+    # The HDF5 library does not survive a disk that fills up while it writes: it ends the program.
+    check_space(path.parent, sum(math.prod(variable.shape) * 4 for variable in variables) + HDF5_OVERHEAD)
     model.save_weights(path)
     with h5py.File(path, "a") as file:
         # A dataset, as HDF5 limits what it calls attributes to 64 kB.
@@ -468,4 +481,5 @@ def read_attributes(path: Path) -> dict:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a compressed `.npz` of float16, half the size of float32. `read_arrays` restores float32."""
-    np.savez_compressed(path, **{name: values.astype(np.float16) for name, values in arrays.items()})
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **{name: values.astype(np.float16) for name, values in arrays.items()})

@@ -95,9 +95,9 @@ def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int
     paths = [folder / kind / f"{name}.png" for kind in ("fixations", "saliency")]
     fixations = np.zeros(size, np.uint8)  # (H, W)
     fixations[points[:, 1], points[:, 0]] = 255
-    if not paths[0].exists():
+    if not _is_there(paths[0]):
         _write_png(paths[0], fixations)
-    if sigma and not paths[1].exists():
+    if sigma and not _is_there(paths[1]):
         # As published, the binary map is blurred: what was fixated twice counts once.
         saliency = gaussian_filter(fixations / 255, sigma)
         _write_png(paths[1], np.round(255 * saliency / max(saliency.max(), 1e-12)).astype(np.uint8))
@@ -259,6 +259,11 @@ def _check_names(stimuli: Mapping, fixations: Mapping) -> None:
             f"Photographs and fixations are not of the same images: {'; '.join(complaints)} "
             f"({len(missing)} and {len(surplus)} in all)."
         )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether an earlier run has written the file; an empty one is what a power failure leaves."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

@@ -104,7 +104,7 @@ def pair_files(folder: Path) -> list[Sample]:
     """Pair stimuli with saliency maps, and with fixation maps where that folder exists, by name.
 
     Returns:
-        One `Sample` a stimulus, in the order of their names.
+        One `Sample` a stimulus, in the order of `files_by_name`.
 
     Raises:
         UserError: it lists every stimulus without a map and every map without a stimulus.
@@ -128,7 +128,7 @@ def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], l
     """The published split of a dataset.
 
     Args:
-        samples: all of it, in the order of their names.
+        samples: all of it, in the order of `files_by_name`.
         spec: its row of `DATASETS`.
 
     Returns:
@@ -163,7 +163,9 @@ def split_indices(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Every image file below a folder by its name, the path there without suffix; in the order of the names.
+    """Every image file below a folder by its name, the path there without suffix.
+
+    They are in the order of their paths with the suffix, as the published splits count them: "a-1.jpg" before "a.jpg".
 
     Raises:
         UserError: two files share a name.
@@ -174,7 +176,7 @@ def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
         if name in files:
             raise UserError(f"Two files for one image: {files[name]} and {file}. Keep one of them.")
         files[name] = file
-    return dict(sorted(files.items()))
+    return files
 
 
 def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int, int]:

@@ -4,14 +4,18 @@ A log density is float64, (H, W), natural logarithm, and its exponentials sum to
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp
 
 from metrics import as_distribution
+from utils import UserError, write_json
 
 # Keeps the density of a map's black pixels above zero.
 FLOOR = 1e-8
@@ -65,14 +69,15 @@ def kernel_matrix(bandwidth: float) -> np.ndarray:
     return kernel / kernel[CELLS // 2].sum()
 
 
-def on_pixels(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A density on the grid as one on the pixels of an image, by linear interpolation; (H, W) float64 of sum 1."""
+def on_pixels(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A density on a grid of any size as one on another, by linear interpolation; float64, `shape`, of sum 1."""
     for axis, side in enumerate(shape):
-        position = np.clip((np.arange(side) + 0.5) * CELLS / side - 0.5, 0, CELLS - 1)
-        lower = np.minimum(position.astype(int), CELLS - 2)
-        share = np.expand_dims(position - lower, 1 - axis)
-        grid = grid.take(lower, axis) * (1 - share) + grid.take(lower + 1, axis) * share
-    return grid / grid.sum()
+        cells = values.shape[axis]
+        position = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
+        lower = np.minimum(position.astype(int), max(cells - 2, 0))
+        upper, share = np.minimum(lower + 1, cells - 1), np.expand_dims(position - lower, 1 - axis)
+        values = values.take(lower, axis) * (1 - share) + values.take(upper, axis) * share
+    return values / values.sum()
 
 
 def kernel_sums(cells: np.ndarray, sources: np.ndarray, of_rows: np.ndarray, of_columns: np.ndarray) -> np.ndarray:
@@ -229,3 +234,229 @@ def fit_gold_standard(
 
     bandwidth = minimum(lambda x: -best_mixture(x)[1], 0.01, 0.2)
     return GoldStandard(bandwidth, best_mixture(bandwidth)[0])
+
+
+# --- Fitted to fixations ----------------------------------------------------------------------------------------------
+
+KNOTS, CENTRE_KNOTS = 20, 12
+
+# Fitting sees maps on a grid with this many cells along each side.
+FIT_CELLS = 96
+
+
+@dataclass(frozen=True)
+class FittedDensity:
+    """How a saliency map becomes a density: blurred, put through a monotone curve, times an elliptic centre bias.
+
+    Attributes:
+        blur: standard deviation of the Gaussian, as a share of the square root of the image's area.
+        curve: (20,) positive and rising, at equal steps of the blurred map, which was scaled to 0 to 1 before.
+        centre: (12,) logarithms of the factors at equal steps of the elliptic distance, from the centre to a corner.
+        ratio: weight of the vertical in that distance, relative to the horizontal; both in shares of half the side.
+    """
+
+    blur: float
+    curve: np.ndarray
+    centre: np.ndarray
+    ratio: float
+
+    def log_density(self, saliency: np.ndarray) -> np.ndarray:
+        """The log density of a saliency map of any scale, (H, W) -> float64 (H, W)."""
+        scaled = stretched(saliency)
+        sigma = self.blur * np.sqrt(scaled.size)
+        # Divided by what the blur leaves of a white image, so that it does not darken the border.
+        white = [gaussian_filter1d(np.ones(side), sigma, mode="constant") for side in scaled.shape]
+        blurred = gaussian_filter(scaled, sigma, mode="constant") / np.outer(*white)
+        curve = np.interp(blurred, np.linspace(0, 1, KNOTS), self.curve)
+        distance = elliptic_distance(scaled.shape, self.ratio)
+        return normalize(np.log(curve) + np.interp(distance, np.linspace(0, 1, CENTRE_KNOTS), self.centre))
+
+    def save(self, path: Path) -> None:
+        content = {
+            "blur": self.blur,
+            "curve": self.curve.tolist(),
+            "centre": self.centre.tolist(),
+            "ratio": self.ratio,
+        }
+        write_json(path, content)
+
+    @classmethod
+    def load(cls, path: Path) -> "FittedDensity":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing or holds something else.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            loaded = cls(
+                float(content["blur"]), np.array(content["curve"]), np.array(content["centre"]), float(content["ratio"])
+            )
+            valid = (
+                loaded.curve.shape == (KNOTS,)
+                and loaded.centre.shape == (CENTRE_KNOTS,)
+                and min(loaded.blur, loaded.ratio, *loaded.curve) > 0
+                and np.isfinite([*loaded.curve, *loaded.centre, loaded.blur, loaded.ratio]).all()
+            )
+        except FileNotFoundError as error:
+            raise UserError(f"No such file: {path}. Make one with 'python main.py evaluate --fit'.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no fitted density: {error}. Make one with 'evaluate --fit'.") from error
+        if not valid:
+            raise UserError(f"{path} is no fitted density: its values are out of range. Make it with 'evaluate --fit'.")
+        return loaded
+
+
+def stretched(saliency: np.ndarray) -> np.ndarray:
+    """A map from its minimum to its maximum as 0 to 1; a constant one as 0."""
+    saliency = np.asarray(saliency, np.float64) - np.min(saliency)
+    return saliency / (saliency.max() or 1)
+
+
+def elliptic_distance(shape: tuple[int, int], ratio: float) -> np.ndarray:
+    """Each pixel's distance from the centre, from 0 to 1 in the corners; (H, W)."""
+    vertical, horizontal = ((np.arange(side) + 0.5) * 2 / side - 1 for side in shape)
+    return np.sqrt((ratio * vertical[:, None] ** 2 + horizontal**2) / (1 + ratio))
+
+
+def fit_density(
+    maps: Iterable[np.ndarray], positions: Sequence[np.ndarray], steps: int = 150
+) -> tuple[FittedDensity, float, float]:
+    """Fit a density by the likelihood of fixations.
+
+    Args:
+        maps: saliency maps, (H, W), of any sizes.
+        positions: for each of them, the relative positions of its image's fixations, (N, 2).
+        steps: most iterations of the optimiser, L-BFGS with TensorFlow's gradients.
+
+    Returns:
+        The density, and the mean log likelihood of a fixation over that of a uniform density, in bits, with the initial
+        and with the fitted values.
+    """
+    loss, start = likelihood_loss(maps, positions)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps})
+    return unpack(found.x), -loss(start)[0] / np.log(2), -float(found.fun) / np.log(2)
+
+
+def likelihood_loss(maps: Iterable[np.ndarray], positions: Sequence[np.ndarray]):
+    """The function that `fit_density` minimises, and where it starts.
+
+    Returns:
+        A function from parameters, (34,) float64, to the negative mean log likelihood of a fixation over uniform, in
+        nats, and its gradient, (34,) float64; and initial parameters. See `unpack`.
+    """
+    import tensorflow as tf
+
+    images, counts, scales = [], [], []
+    for saliency, own in zip(maps, positions, strict=True):
+        images.append(on_pixels(stretched(saliency) + 1e-12, (FIT_CELLS, FIT_CELLS)))
+        images[-1] *= stretched(saliency).mean() * FIT_CELLS**2  # Back from a sum of 1 to the map's scale.
+        cells = np.minimum((own * FIT_CELLS).astype(int), FIT_CELLS - 1)
+        counts.append(np.bincount(cells[:, 0] * FIT_CELLS + cells[:, 1], minlength=FIT_CELLS**2))
+        # The blur's standard deviation in rows and columns of the grid, for a `blur` of 1.
+        scales.append(FIT_CELLS * np.sqrt(np.prod(saliency.shape)) / np.array(saliency.shape))
+    images, scales = tf.constant(np.clip(images, 0, 1)), tf.constant(np.array(scales))  # (B, n, n), (B, 2)
+    counts = tf.constant(np.array(counts, np.float64))  # (B, n * n)
+    counts /= tf.reduce_sum(counts)
+    vertical, horizontal = np.meshgrid(*[(np.arange(FIT_CELLS) + 0.5) * 2 / FIT_CELLS - 1] * 2, indexing="ij")
+    squares = tf.constant((np.subtract.outer(np.arange(FIT_CELLS), np.arange(FIT_CELLS)) ** 2).astype(np.float64))
+
+    def interpolate(values, position):
+        """The piecewise linear function of `values` at equal steps from 0 to 1."""
+        knots = values.shape[0]
+        position = tf.clip_by_value(position, 0.0, 1.0) * (knots - 1)
+        lower = tf.minimum(tf.cast(position, tf.int32), knots - 2)
+        share = position - tf.cast(lower, tf.float64)
+        return tf.gather(values, lower) * (1 - share) + tf.gather(values, lower + 1) * share
+
+    @tf.function(autograph=False)
+    def value_and_gradient(parameters):
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            blur, ratio = tf.exp(parameters[0]), tf.exp(parameters[1])
+            curve, centre = tf.cumsum(tf.exp(parameters[2 : 2 + KNOTS])), parameters[2 + KNOTS :]
+            kernels = tf.exp(-squares / (2 * (blur * scales[..., None, None]) ** 2))  # (B, 2, n, n)
+            kernels /= tf.reduce_sum(kernels, -1, keepdims=True)
+            blurred = tf.linalg.matmul(kernels[:, 0] @ images, kernels[:, 1], transpose_b=True)  # (B, n, n)
+            distance = tf.sqrt((ratio * vertical**2 + horizontal**2) / (1 + ratio))
+            logits = tf.math.log(interpolate(curve, blurred)) + interpolate(centre, distance)
+            logits = tf.reshape(logits, (-1, FIT_CELLS**2))
+            loss = -tf.reduce_sum(counts * tf.nn.log_softmax(logits)) - np.log(FIT_CELLS**2)
+        return loss, tape.gradient(loss, parameters)
+
+    def loss(parameters):
+        value, gradient = value_and_gradient(tf.constant(parameters, tf.float64))
+        return float(value), gradient.numpy()
+
+    start = np.concatenate([np.log([0.02, 1.0]), np.full(KNOTS, np.log(1 / KNOTS)), np.zeros(CENTRE_KNOTS)])
+    return loss, start
+
+
+def unpack(parameters: np.ndarray) -> FittedDensity:
+    """Free parameters, (34,), as a density: logarithms of blur, ratio and the curve's steps; the centre bias."""
+    return FittedDensity(
+        float(np.exp(parameters[0])),
+        np.cumsum(np.exp(parameters[2 : 2 + KNOTS])),
+        np.array(parameters[2 + KNOTS :]),
+        float(np.exp(parameters[1])),
+    )
+
+
+# --- The map that each metric deserves (Kümmerer et al., ECCV 2018) ---------------------------------------------------
+
+# True maps that are drawn to find the map of the highest expected similarity, and the cells that a kernel's standard
+# deviation shall have in it.
+SIM_DRAWS, SIM_CELLS = 200, 2.5
+
+
+def metric_maps(
+    log_density: np.ndarray, others: np.ndarray, kernel: float, count: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """For each metric of the MIT/Tübingen protocol the map that scores best, were the density true.
+
+    Args:
+        log_density: of the image, (H, W).
+        others: the average density of the other images, (H, W).
+        kernel: standard deviation in pixels of the blur that makes true maps of fixations.
+        count: of fixations in a true map.
+        seed: of the draws for `similarity_map`.
+    """
+    values = np.exp(log_density)
+    blurred = gaussian_filter(values, kernel)
+    return {
+        "AUC": values,
+        "sAUC": values / others,
+        "NSS": values,
+        "CC": blurred,
+        "SIM": similarity_map(values, kernel, count, seed),
+        "KLD": blurred,
+        "IG": log_density,
+    }
+
+
+def similarity_map(values: np.ndarray, kernel: float, count: int, seed: int = 0, draws: int = SIM_DRAWS) -> np.ndarray:
+    """The map that maximises the expected similarity under a density.
+
+    The similarity with true maps q is the sum of E[min(p, q)] over the pixels. On the simplex it is greatest where
+    P(q > p) is the same everywhere: where p is everywhere the same quantile of the pixel's true values, the one for
+    which the map's sum is 1. So the maximum over drawn true maps is exact, and needs no descent.
+
+    Args:
+        values: the density, (H, W).
+        kernel, count, seed: as in `metric_maps`.
+        draws: true maps to draw.
+
+    Returns:
+        float64, (H, W), of sum 1.
+    """
+    # The kernel's blur leaves no detail that a coarser grid would lose.
+    shape = tuple(max(1, int(np.ceil(side * min(1, SIM_CELLS / kernel)))) for side in values.shape)
+    sigma = [kernel * cells / side for cells, side in zip(shape, values.shape, strict=True)]
+    random, density = np.random.default_rng(seed), on_pixels(values, shape).ravel()
+    drawn = random.multinomial(count, density / density.sum(), draws).reshape(draws, *shape)
+    truths = gaussian_filter(drawn.astype(np.float32), (0, *sigma)).reshape(draws, -1)
+    truths = np.sort(truths / truths.sum(1, keepdims=True), axis=0)
+    rank = np.interp(1, truths.sum(1, dtype=np.float64), np.arange(draws))
+    lower = min(int(rank), draws - 2)
+    quantile = truths[lower] * (lower + 1 - rank) + truths[lower + 1] * (rank - lower)
+    return on_pixels(quantile.reshape(shape).astype(np.float64), values.shape)

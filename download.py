@@ -55,10 +55,10 @@ class Source:
         archives: all are needed.
         images: the number of photographs with fixations.
         observers: how many people looked.
-        terms: the licence or terms of use, as far as they are stated.
+        terms: the licence or terms of use, as far as they are known.
         citation: the paper to cite.
         sigma: of the Gaussian in pixels that makes saliency maps of fixations; None where the archive has the maps.
-        megabytes: on the disk, if measured.
+        size: on the disk, if known.
     """
 
     title: str
@@ -68,7 +68,7 @@ class Source:
     terms: str
     citation: str
     sigma: float | None = None
-    megabytes: int | None = None
+    size: str = "not measured"
 
 
 def _drive(file_id: str) -> tuple[str, ...]:
@@ -102,8 +102,9 @@ SOURCES = {
         ),
         images=15_000,
         observers="about 60 an image, by mouse",
-        terms="CC BY 4.0; the photographs are from MS COCO, under the terms of Flickr",
+        terms="not known, see salicon.net; the photographs are from MS COCO, under the terms of Flickr",
         citation="Jiang, Huang, Duan, Zhao: SALICON: Saliency in Context. CVPR 2015. doi:10.1109/CVPR.2015.7298710",
+        size="2.3 GB of photographs",
     ),
     "mit1003": Source(
         "MIT1003",
@@ -126,7 +127,7 @@ SOURCES = {
         ),
         images=1_003,
         observers="15",
-        terms="none stated; the photographs are from Flickr and LabelMe",
+        terms="not known; the photographs are from Flickr and LabelMe",
         citation="Judd, Ehinger, Durand, Torralba: Learning to Predict Where Humans Look. ICCV 2009. "
         "doi:10.1109/ICCV.2009.5459462",
     ),
@@ -140,14 +141,14 @@ SOURCES = {
                 (
                     (rf"Stimuli/{NAME}/{NAME}\.jpg", r"stimuli/\1/\2.jpg"),
                     (rf"FIXATIONLOCS/{NAME}/(?!allFixData){NAME}\.mat", r"raw/\1/\2.mat"),
-                    (rf"FIXATIONMAPS/{NAME}/{NAME}\.jpg", r"saliency/\1/\2.jpg"),
+                    (rf"FIXATIONMAPS/{NAME}/{NAME}\.(jpg|png)", r"saliency/\1/\2.\3"),
                 ),
                 "56ad5c77e6c8f72ed9ef2901628d6e48",
             ),
         ),
         images=2_000,
-        observers="24 an image, 120 in all",
-        terms="none stated",
+        observers="18 an image",
+        terms="not known",
         citation="Borji, Itti: CAT2000: A Large Scale Fixation Dataset for Boosting Saliency Research. 2015. "
         "arXiv:1505.03581",
     ),
@@ -167,7 +168,7 @@ SOURCES = {
         ),
         images=5_168,
         observers="5",
-        terms="none stated",
+        terms="not known",
         citation="Yang, Zhang, Lu, Ruan, Yang: Saliency Detection via Graph-Based Manifold Ranking. CVPR 2013. "
         "doi:10.1109/CVPR.2013.407",
         sigma=16,
@@ -189,7 +190,7 @@ SOURCES = {
         ),
         images=850,
         observers="8",
-        terms="none stated; the photographs are from PASCAL VOC 2010, under the terms of Flickr",
+        terms="not known; the photographs are from PASCAL VOC 2010, under the terms of Flickr",
         citation="Li, Hou, Koch, Rehg, Yuille: The Secrets of Salient Object Segmentation. CVPR 2014. "
         "doi:10.1109/CVPR.2014.43",
     ),
@@ -212,7 +213,7 @@ SOURCES = {
         citation="Xu, Jiang, Wang, Kankanhalli, Zhao: Predicting Human Gaze Beyond Pixels. Journal of Vision 14(1), "
         "2014. doi:10.1167/14.1.28",
         sigma=16,
-        megabytes=73,
+        size="73 MB",
     ),
     "fiwi": Source(
         "FIWI",
@@ -228,7 +229,7 @@ SOURCES = {
         ),
         images=149,
         observers="11",
-        terms="none stated; screenshots of web pages",
+        terms="not known; screenshots of web pages",
         citation="Shen, Zhao: Webpage Saliency. ECCV 2014. doi:10.1007/978-3-319-10584-0_3",
         sigma=30,
     ),
@@ -328,9 +329,12 @@ def dataset(name: str, folder: Path, source: str | None = None) -> Path:
         print(f"Making {target}: {row.images} photographs and their fixations ({row.title}).", flush=True)
         command = f"python main.py download -d {name} -p {folder} --from FOLDER"
         files = [_obtain(archive, workshop, source, row.archives, command) for archive in row.archives]
-        _make(name, row, files, workshop, target)
+        complete = _make(name, row, files, workshop)
         for file in files:
             file.record()
+        if target.exists():
+            target.rmdir()
+        complete.replace(target)
         shutil.rmtree(workshop)
         print(f"{target} is complete. Please cite: {row.citation}", flush=True)
     return target
@@ -358,7 +362,8 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
     with _plain_errors(folder), _locked(folder, key) as workshop:
         if there := _find_weights(folder, archives):
             return there
-        dead = unreachable([url for archive in archives for url in archive.urls]) if source is None else {}
+        urls = {url for archive in archives for url in archive.urls}
+        dead = unreachable(list(urls)) if source is None else {}
         for archive in archives:
             if dead.keys() >= set(archive.urls):
                 failures.append("; ".join(f"{url}: {dead[url]}" for url in archive.urls))
@@ -375,7 +380,9 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 failures.append(str(error).rstrip("."))
                 print(f"{archive.file} cannot be had ({failures[-1]}).", flush=True)
         hint = _by_hand(archives, _weights_command(key), one_is_enough=True)
-        raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}")
+        hosts = dict.fromkeys(urlsplit(url).hostname for archive in archives for url in archive.urls)
+        brief = f"{' and '.join(hosts)} cannot be reached" if len(dead) == len(urls) else failures[0]
+        raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}", brief)
 
 
 def incomplete(folder: Path, images: int) -> str:
@@ -393,9 +400,8 @@ def table() -> str:
     """The datasets as a table in Markdown, for people."""
     lines = ["| dataset | images | observers | size | licence or terms | citation |", "|---|---|---|---|---|---|"]
     for name, row in SOURCES.items():
-        size = f"{row.megabytes} MB" if row.megabytes else "not measured"
         lines.append(
-            f"| `{name}` ({row.title}) | {row.images} | {row.observers} | {size} | {row.terms} | {row.citation} |"
+            f"| `{name}` ({row.title}) | {row.images} | {row.observers} | {row.size} | {row.terms} | {row.citation} |"
         )
     return "\n".join(lines)
 
@@ -464,8 +470,8 @@ def _at_mirror(archive: Archive, source: str, siblings: Sequence[Archive]) -> st
     return f"{source.rstrip('/')}/{quote(archive.file)}"
 
 
-def _make(name: str, row: Source, files: Sequence[Fetched], workshop: Path, target: Path) -> None:
-    """From archives to the dataset's folder."""
+def _make(name: str, row: Source, files: Sequence[Fetched], workshop: Path) -> Path:
+    """From archives to the complete folder of a dataset, still in the workshop."""
     # Named after the archives, so that what an earlier run made of others is not mixed in.
     build = workshop / hashlib.sha256("".join(file.md5 for file in files).encode()).hexdigest()[:16]
     try:
@@ -486,9 +492,7 @@ def _make(name: str, row: Source, files: Sequence[Fetched], workshop: Path, targ
     except DownloadError as error:
         _discard(row.archives, files, build)
         raise DownloadError(f"{error} No dataset was made. Fetch another copy, and name it with --from.") from error
-    if target.exists():
-        target.rmdir()
-    build.replace(target)
+    return build
 
 
 def _install(archive: Archive, file: Fetched, workshop: Path, folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from scipy.ndimage import gaussian_filter
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import checkpoint
@@ -36,6 +37,9 @@ FIXATION_METRICS = ("AUC", "sAUC", "NSS", "IG", "AUC-Judd", "AUC-Borji")
 MIT_OTHER_IMAGES = 10
 
 BOOTSTRAP_SAMPLES = 2000
+
+# Training images that a density is fitted to; its 34 parameters need no more.
+FIT_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class GroundTruth:
                 )
             return truth
         counts = metrics.count_map(case.fixations if fixations is None else fixations, case.shape)
-        return gaussian_filter(counts, self.kernel, mode="constant")
+        return gaussian_filter(counts, self.kernel)
 
     @functools.cached_property
     def kernel(self) -> float:
@@ -174,7 +178,7 @@ def estimate_kernel(cases: Sequence[Case], count: int = 8) -> float:
     pairs = [(metrics.count_map(c.fixations, c.shape), read_map(c.sample.saliency)) for c in chosen]
 
     def loss(sigma):
-        return -np.mean([metrics.cc(gaussian_filter(counts, sigma, mode="constant"), truth) for counts, truth in pairs])
+        return -np.mean([metrics.cc(gaussian_filter(counts, sigma), truth) for counts, truth in pairs])
 
     return density.minimum(loss, 2, max(chosen[0].shape) / 8)
 
@@ -206,19 +210,19 @@ def network_contender(
     return Contender(name, maps, record=record)
 
 
-def folder_contender(name: str, folder: Path, cases: Sequence[Case]) -> Contender:
+def folder_contender(name: str, folder: Path) -> Contender:
     """Existing maps, images or `.npy`, called like the images up to the suffix."""
     if not folder.is_dir():
         raise UserError(f"No such folder of maps: {folder}.")
     files = files_by_name(folder, MAP_SUFFIXES)
-    missing = [case.sample.name for case in cases if case.sample.name not in files]
-    if missing:
-        raise UserError(
-            f"{folder} has no map for {len(missing)} of {len(cases)} images: {name_some(missing)}. Expected files "
-            f"of the images' names, ending in {', '.join(MAP_SUFFIXES)}."
-        )
 
     def maps(cases: Sequence[Case]) -> Iterator[np.ndarray]:
+        missing = [case.sample.name for case in cases if case.sample.name not in files]
+        if missing:
+            raise UserError(
+                f"{folder} has no map for {len(missing)} of {len(cases)} images: {name_some(missing)}. Expected files "
+                f"of the images' names, ending in {', '.join(MAP_SUFFIXES)}."
+            )
         return parallel_map(lambda case: read_map(files[case.sample.name]), cases)
 
     return Contender(name, maps, record={"maps": str(folder)})
@@ -233,7 +237,7 @@ def read_map(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             saliency = np.load(path, allow_pickle=False)
         else:
-            saliency = decode_image(tf.io.read_file(str(path)), 1).numpy()
+            saliency = decode_image(tf.io.read_file(os.fsencode(path)), 1).numpy()
         saliency = saliency.astype(np.float64)
     except (tf.errors.OpError, ValueError, EOFError) as error:
         raise UserError(f"{path} is not a map that can be read, or damaged. Make it again.") from error
@@ -316,10 +320,14 @@ def score(
     return {name: formulas[name]() for name in names}
 
 
-def score_contender(
-    contender: Contender, truth: GroundTruth, metric_maps: Callable | None = None
-) -> list[dict[str, float]]:
-    """Score every case in parallel, while the next predictions are made."""
+def score_contender(contender: Contender, truth: GroundTruth, metric_maps: bool = False) -> list[dict[str, float]]:
+    """Score every case in parallel, while the next predictions are made.
+
+    Args:
+        contender, truth: who predicts what.
+        metric_maps: score each metric on its own map, made from the log density; see `density.metric_maps`.
+    """
+    make_maps = _metric_maps(contender, truth) if metric_maps else None
 
     def score_one(row):
         case, saliency = row
@@ -329,14 +337,54 @@ def score_contender(
                     f"the map has {saliency.shape} pixels, the image {case.shape} (height, width). Save maps at the "
                     f"images' own sizes, or use --protocol mit, which resizes them."
                 )
+            saliency = saliency.astype(np.float64)
             log_density = contender.log_density(saliency) if truth.protocol != "mit" else None
-            maps = metric_maps(case, log_density) if metric_maps else saliency
+            maps = make_maps(case, log_density) if make_maps else saliency
             return score(truth, case, maps, log_density)
         except UserError as error:
             raise UserError(f"{contender.name}, {case.sample.name}: {error}") from error
 
     rows = zip(truth.cases, contender.maps(truth.cases), strict=True)
     return list(_progress(parallel_map(score_one, rows, os.cpu_count() or 1, 16), len(truth.cases), contender.name))
+
+
+def _metric_maps(contender: Contender, truth: GroundTruth) -> Callable[[Case, np.ndarray], dict[str, np.ndarray]]:
+    """What makes the maps for each metric, after a first pass over all predictions for their average density."""
+    grid = (density.CELLS, density.CELLS)
+    rows = zip(truth.cases, contender.maps(truth.cases), strict=True)
+    grids = parallel_map(lambda row: density.on_pixels(np.exp(contender.log_density(row[1])), grid), rows)
+    total = sum(_progress(grids, len(truth.cases), f"{contender.name}, average"))
+    count = round(np.mean([len(case.fixations) for case in truth.cases]))
+
+    def make(case: Case, log_density: np.ndarray) -> dict[str, np.ndarray]:
+        others = total - density.on_pixels(np.exp(log_density), grid)
+        others = density.on_pixels(np.maximum(others, 1e-300), case.shape)
+        return density.metric_maps(log_density, others, truth.kernel, max(1, count), truth.seed)
+
+    return make
+
+
+def with_fitted_density(contender: Contender, cases: Sequence[Case], path: Path) -> Contender:
+    """The contender with a log density fitted to training images, which is saved at `path`.
+
+    Args:
+        contender: who predicts.
+        cases: training images; at most `FIT_IMAGES`, evenly chosen, are used.
+        path: see `density.FittedDensity.save`.
+    """
+    chosen = [case for case in cases if len(case.fixations)]
+    chosen = chosen[:: max(1, -(-len(chosen) // FIT_IMAGES))]
+    if not chosen:
+        raise UserError("--fit learns from fixations, and the training split has none.")
+    maps = _progress(contender.maps(chosen), len(chosen), f"{contender.name}, fit")
+    fitted, before, after = density.fit_density(maps, [case.positions for case in chosen])
+    fitted.save(path)
+    print(
+        f"Density of {contender.name}, fitted to {len(chosen)} training images: log likelihood over uniform from "
+        f"{before:.3f} to {after:.3f} bits a fixation there. It is in {path}."
+    )
+    record = {**contender.record, "density": str(path)}
+    return replace(contender, log_density=fitted.log_density, record=record)
 
 
 def score_gold_standard(truth: GroundTruth) -> tuple[list[dict[str, float]], dict]:
@@ -496,10 +544,11 @@ def draw_examples(path: Path, contender: Contender, truth: GroundTruth, rows: Se
     cases = [truth.cases[i] for i in chosen]
     from matplotlib.figure import Figure  # Without pyplot no display is asked for.
 
-    figure = Figure(figsize=(9, 2.4 * len(chosen)), layout="constrained")
+    figure = Figure(figsize=(9, 2.5 * len(chosen)))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.96, 0.02, 0.12)  # Quicker than to have the layout found.
     grid = figure.subplots(len(chosen), 3, squeeze=False)
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=True):
-        axes[0].imshow(decode_image(tf.io.read_file(str(case.sample.stimulus)), 3).numpy())
+        axes[0].imshow(decode_image(tf.io.read_file(os.fsencode(case.sample.stimulus)), 3).numpy())
         rows_, columns = case.fixations.T
         axes[0].scatter(columns, rows_, s=7, c="yellow", edgecolors="black", linewidths=0.4)
         axes[0].set(xlim=(-0.5, case.shape[1] - 0.5), ylim=(case.shape[0] - 0.5, -0.5))
@@ -552,6 +601,9 @@ def run(
     protocol: str = "tuebingen",
     sigma: float | None = None,
     with_baselines: bool = False,
+    metric_maps: bool = False,
+    density_file: Path | None = None,
+    training: Sequence[Sample] | None = None,
     name: str | None = None,
 ) -> None:
     """Score networks and folders of maps, print one table, and write the run's files.
@@ -565,28 +617,39 @@ def run(
         maps: folders of existing maps.
         protocol, sigma: see `GroundTruth`.
         with_baselines: whether to score `baselines` and the gold standard too.
+        metric_maps: see `score_contender`.
+        density_file: of a density that was fitted before, instead of the default one.
+        training: fit each model's density to these.
         name: of the run's folder in `results/evaluation/`.
     """
     results, seed = Path(params["results"]), params["seed"]
     if not samples:
         raise UserError(f"The {part} part of {folder} holds no image; choose another --split.")
     truth = GroundTruth(load_cases(folder, samples), protocol, sigma, seed)
-    models = _models(data, truth.cases, params, size, weights, maps)
+    models = _models(data, params, size, weights, maps)
+    target = results / "evaluation" / (name or "_".join([data, part, protocol, *(m.name for m in models)])[:120])
+    if density_file is not None:
+        fitted, record = density.FittedDensity.load(density_file), {"density": str(density_file)}
+        models = [replace(m, log_density=fitted.log_density, record={**m.record, **record}) for m in models]
+    if training is not None:
+        cases = load_cases(folder, training)
+        models = [with_fitted_density(m, cases, target / f"density_{m.name}.json") for m in models]
     everyone = [*models, *(baselines(truth) if with_baselines else [])]
-    scores = {contender.name: score_contender(contender, truth) for contender in everyone}
     records = {contender.name: contender.record for contender in everyone}
-    if with_baselines and any(case.observers is not None for case in truth.cases):
-        scores["gold standard"], records["gold standard"] = score_gold_standard(truth)
+    # Every core has an image of its own; that products of matrices take several cores too would only hinder.
+    with threadpool_limits(1, "blas"):
+        scores = {contender.name: score_contender(contender, truth, metric_maps) for contender in everyone}
+        if with_baselines and any(case.observers is not None for case in truth.cases):
+            scores["gold standard"], records["gold standard"] = score_gold_standard(truth)
 
     columns = estimates(scores, seed)
-    print(f"{len(samples)} images of {data} ({part}), protocol {protocol}; mean [95 % interval over images]\n")
+    print(f"\n{len(samples)} images of {data} ({part}), protocol {protocol}; mean [95 % interval over images]\n")
     print(table(columns))
     compared = differences({model.name: scores[model.name] for model in models}, seed)
     if compared:
         print(f"\nDifference from {models[0].name} on the same images\n")
         print(table(compared))
 
-    target = results / "evaluation" / (name or "_".join([data, part, protocol, *(m.name for m in models)])[:120])
     write_per_image(target / "per_image.csv", truth.cases, scores)
     summary = {
         "data": data,
@@ -596,6 +659,7 @@ def run(
         "fixations": sum(len(case.fixations) for case in truth.cases),
         "protocol": protocol,
         "sigma": sigma,
+        "metric_maps": metric_maps,
         "centre_bias": {"bandwidth": truth.centre_bias.bandwidth, "uniform_share": truth.centre_bias.uniform},
         "seed": seed,
         "bootstrap_samples": BOOTSTRAP_SAMPLES,
@@ -613,12 +677,7 @@ def run(
 
 
 def _models(
-    data: str,
-    cases: Sequence[Case],
-    params: dict,
-    size: tuple[int, int],
-    weights: Sequence[str] | None,
-    maps: Sequence[Path],
+    data: str, params: dict, size: tuple[int, int], weights: Sequence[str] | None, maps: Sequence[Path]
 ) -> list[Contender]:
     """The networks and folders to compare, each under a name of its own."""
     models: list[Contender] = []
@@ -637,5 +696,5 @@ def _models(
             name = free_name(choice.path.name.split(".")[0])
             models.append(network_contender(name, choice.path, choice.reason, size, layout, params["batch_size"]))
     for folder in maps:
-        models.append(folder_contender(free_name(folder.resolve().name), folder, cases))
+        models.append(folder_contender(free_name(folder.resolve().name), folder))
     return models

@@ -53,6 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_download(phases.add_parser("download", help="fetch datasets or published weights"))
     add_test(phases.add_parser("test", help="predict the saliency maps of photographs"))
     add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
+    add_submit(phases.add_parser("submit", help="write the files that a benchmark takes"))
     add_export(phases.add_parser("export", help="write the network for another runtime, and prove it there"))
     add_demo(phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam"))
     return parser.parse_args(arguments)
@@ -145,7 +146,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument("--format", choices=("jpeg", "png", "npy"), default="jpeg", help="of the maps (default: jpeg)")
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, SHARED_PARAMS)
 
 
@@ -167,7 +168,7 @@ def add_export(phase: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="photograph, or folder of photographs, that 8 bits are calibrated on",
     )
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     add_params(phase, ("results",))
 
 
@@ -209,10 +210,28 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
         help="blur fixations like this for CC, SIM and KLD (default: use the dataset's saliency maps)",
     )
     phase.add_argument("--baselines", action="store_true", help="also score uniform, centre bias and gold standard")
+    phase.add_argument(
+        "--metric-maps", action="store_true", help="score each metric on the map that is best for it, made of a density"
+    )
+    choice = phase.add_mutually_exclusive_group()
+    choice.add_argument("--fit", action="store_true", help="fit the density to the training split, and save it")
+    choice.add_argument("--density", type=Path, metavar="FILE", help="use the density that --fit saved")
     phase.add_argument("--name", help="of the run's folder in results/evaluation")
-    phase.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
     add_params(phase, (*SHARED_PARAMS, "seed"))
+
+
+def add_submit(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_submit)
+    phase.add_argument("-d", "--data", choices=("mit300", "cat2000"), required=True, help="benchmark")
+    phase.add_argument("-p", "--path", type=Path, required=True, help="folder of the benchmark's test photographs")
+    phase.add_argument(
+        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
+    )
+    phase.add_argument("--density", type=Path, metavar="FILE", help="use the density that 'evaluate --fit' saved")
+    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    add_params(phase, SHARED_PARAMS)
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
@@ -233,7 +252,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("one's own data (-d custom)")
-    group.add_argument("--input-size", type=positive_int, nargs=2, metavar=("H", "W"), help="of the network")
+    group.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
     group.add_argument(
         "--valid-fraction",
         type=fraction,
@@ -279,10 +298,14 @@ def params_of(options: argparse.Namespace) -> dict:
 
 def run_train(options: argparse.Namespace) -> None:
     import data
+    import fixations
 
     params = params_of(options)
+    if len(set(options.data)) < len(options.data):
+        raise UserError(f"Received -d {' '.join(options.data)}, expected each dataset once.")
     if "custom" in options.data:
-        prepare_custom(options)
+        blur = fixations.Blur(options.sigma, options.pixels_per_degree)
+        prepare_custom(data.find_dataset("custom", options.path), blur)
         # They decide what is learnt, and so belong to the run's settings.
         params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
     else:
@@ -315,15 +338,12 @@ def run_train(options: argparse.Namespace) -> None:
     )
 
 
-def prepare_custom(options: argparse.Namespace) -> None:
-    """Make the saliency maps of one's own data, where there are only fixations."""
-    import data
+def prepare_custom(folder: Path, blur=None) -> None:
+    """Make the saliency maps of one's own data, where there are only fixations; see `fixations.make_saliency`."""
     import fixations
 
-    blur = fixations.Blur(options.sigma, options.pixels_per_degree)
-    folder = data.find_dataset("custom", options.path)
-    if fixations.make_saliency(folder, blur):
-        print(f"Made saliency maps from the fixations, with a sigma of {blur}: {folder / 'saliency'}.")
+    if made := fixations.make_saliency(folder, blur):
+        print(f"Made saliency maps from the fixations, with a sigma of {made}: {folder / 'saliency'}.")
 
 
 def run_download(options: argparse.Namespace) -> int:
@@ -404,7 +424,14 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     params = params_of(options)
     size = tuple(options.input_size or DIMS[options.data])
+    if options.protocol == "mit" and (options.metric_maps or options.fit or options.density or options.sigma):
+        raise UserError("--metric-maps, --fit, --density and --sigma belong to --protocol tuebingen.")
+    if options.fit and options.split != "valid":
+        raise UserError(f"--fit learns from the training split, so it cannot be scored on --split {options.split}.")
     folder = data.find_dataset(options.data, options.path)
+    if options.data == "custom":
+        prepare_custom(folder)
+    train = None
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
@@ -426,7 +453,25 @@ def run_evaluate(options: argparse.Namespace) -> None:
         protocol=options.protocol,
         sigma=options.sigma,
         with_baselines=options.baselines,
+        metric_maps=options.metric_maps,
+        density_file=options.density,
+        training=train.samples if options.fit else None,
         name=options.name,
+    )
+
+
+def run_submit(options: argparse.Namespace) -> None:
+    if not options.path.is_dir():
+        raise UserError(f"No such folder: {options.path}. Name the one of the test photographs with -p.")
+    with quiet_stderr():
+        import submit
+    submit.run(
+        options.data,
+        options.path,
+        params_of(options),
+        weights=options.weights,
+        size=tuple(options.input_size) if options.input_size else None,
+        density_file=options.density,
     )
 
 
@@ -444,6 +489,13 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 1")
+    return value
+
+
+def network_side(text: str) -> int:
+    value = positive_int(text)
+    if value % 8:
+        raise argparse.ArgumentTypeError(f"received {text}, expected a multiple of 8, as the network works in eighths")
     return value
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import checkpoint
 from data import IMAGE_PADDING, crop_and_restore, decode_image, list_images, resize_and_pad
 from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
-from utils import UserError, versions, whole_file, write_json
+from utils import UserError, count, versions, whole_file, write_json
 
 # Perceptually uniform, and dark where nobody looks.
 OVERLAY_COLORS = "inferno"
@@ -247,7 +247,9 @@ def run(
     )
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    print(f"{written} maps are in {results / 'images'}." + (f" {len(failures)} images failed." if failures else ""))
+    print(f"{count(written, 'map')} written to {results / 'images'}.")
+    if failures:
+        print(f"{count(len(failures), 'image')} failed.")
     record = {
         "path": str(path),
         "data": data,

@@ -24,7 +24,14 @@ class UserError(Exception):
 
 
 class DownloadError(UserError):
-    """A dataset or weights cannot be had: what was tried, why each way failed, and how to get them by hand."""
+    """A dataset or weights cannot be had: what was tried, why each way failed, and how to get them by hand.
+
+    `brief` is the reason in a few words, for where there is another way on.
+    """
+
+    def __init__(self, message: str, brief: str = ""):
+        super().__init__(message)
+        self.brief = brief or message
 
 
 @contextlib.contextmanager
@@ -74,6 +81,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
+def check_space(folder: Path, size: int) -> None:
+    """Check that a file of `size` bytes fits into a folder.
+
+    Raises:
+        UserError: it says how much is missing.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"The disk is full: {size / 1e6:.0f} MB are to be written into {folder}, and {free / 1e6:.0f} MB are free. "
+            f"Make room, and repeat the command."
+        )
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
     with whole_file(path) as temporary:
@@ -83,6 +104,11 @@ def write_json(path: Path, content: dict) -> None:
 def name_some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
     """The first of some names, and how many more there are, for a sentence."""
     return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 map", "2 maps": a number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def versions() -> dict[str, str]:

@@ -34,11 +34,12 @@ def samples_named(names) -> list[Sample]:
 
 
 def test_files_are_paired_by_name_through_subfolders(tiny_dataset):
-    folder = tiny_dataset(names=["b/1", "a/2", "a/10", "a.b"])
+    folder = tiny_dataset(names=["b/1", "a/2", "a/10", "a.b", "a", "a-1"])
     samples = data.pair_files(folder)
-    assert [sample.name for sample in samples] == ["a.b", "a/10", "a/2", "b/1"]
-    assert samples[1].saliency == folder / "saliency" / "a" / "10.png"
-    assert samples[1].fixations == folder / "fixations" / "a" / "10.png"
+    # The published splits count the sorted file names, suffix and all: "-" comes before ".", and "." before "/".
+    assert [sample.name for sample in samples] == ["a-1", "a.b", "a", "a/10", "a/2", "b/1"]
+    assert samples[3].saliency == folder / "saliency" / "a" / "10.png"
+    assert samples[3].fixations == folder / "fixations" / "a" / "10.png"
 
 
 def test_every_mismatch_is_named_in_one_error(tiny_dataset):

@@ -116,6 +116,10 @@ def test_table_for_the_readme_has_a_row_for_each_dataset(capsys):
     assert all(line.count("|") == 7 for line in lines)
 
 
+def test_readme_has_the_table():
+    assert any(download.table() in file.read_text(encoding="utf-8") for file in ROOT.glob("README*.md"))
+
+
 def test_keras_vgg16_has_the_checksum_that_keras_verifies():
     from keras.src.applications import vgg16
 
@@ -387,6 +391,20 @@ def test_complete_part_of_a_killed_run_needs_no_request(server, tmp_path):
     assert server.requests == []
 
 
+def test_part_that_was_damaged_on_the_disk_is_fetched_anew(server, tmp_path):
+    url = server.serve("/file.zip", CONTENTS)
+    write(tmp_path / "file.zip.part", bytes(len(CONTENTS)))
+    write(tmp_path / "file.zip.part.json", f'{{"url": "{url}", "total": {len(CONTENTS)}, "validator": null}}'.encode())
+    assert transfer.fetch([url], tmp_path / "file.zip", MD5) == MD5
+    assert [requested for _, requested in server.requests] == [None]
+
+
+def test_encryption_that_fails_is_not_mistaken_for_an_invalid_certificate(server, tmp_path):
+    url = server.serve("/file.zip", CONTENTS).replace("http:", "https:")
+    with pytest.raises(DownloadError, match="the encrypted connection broke off"):
+        transfer.fetch([url], tmp_path / "file.zip", MD5, certificate_is_invalid=True)
+
+
 def test_invalid_certificate_is_refused_unless_a_known_checksum_stands_in_for_it(tmp_path, capsys, server):
     import ssl
 
@@ -446,6 +464,13 @@ def test_google_drives_refusals_say_quota_and_name_the_way_by_hand(server, drive
     archive = replace(row.archives[0], urls=(drive + "key",))
     monkeypatch.setitem(download.SOURCES, "fiwi", replace(row, archives=(archive,)))
     fails("fiwi", tmp_path, "quota", drive + "key", "browser", "as webpage_dataset.zip", "--from")
+
+
+@pytest.mark.parametrize("code", [403, 429])
+def test_google_drives_status_of_refusal_says_quota(code, server, drive, tmp_path):
+    server.serve("/uc?export=download&id=key", b"", status(code))
+    with pytest.raises(DownloadError, match=f"status {code}: the file's download quota"):
+        transfer.fetch([drive + "key"], tmp_path / "file.zip")
 
 
 def test_google_drives_quota_page_in_place_of_the_file_says_quota(server, drive, tmp_path):
@@ -873,6 +898,6 @@ def test_prediction_without_a_network_says_why_it_uses_the_lite_network(tmp_path
     monkeypatch.setattr(checkpoint, "LITE_PATH", write(tmp_path / "lite.npz", b""))
     choice = checkpoint.choose_weights("osie", results=tmp_path)
     assert choice.path.name == "lite.npz"
-    assert "is there a network" in choice.reason and "-d osie --weights --from" in choice.reason
+    assert choice.reason.endswith("as the published one cannot be had: drive.google.com cannot be reached")
     with pytest.raises(DownloadError, match="model_osie_cpu cannot be had"):
         checkpoint.choose_weights("osie", "published", results=tmp_path)

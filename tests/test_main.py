@@ -65,6 +65,7 @@ def test_defaults_are_the_papers():
         (["train", "-p", "nowhere"], ["salicon-stimuli.zip", "network", "--from"]),
         (["download", "-d", "osie", "--from", "nowhere.zip"], ["nowhere.zip", "--from"]),
         (["train", "-d", "osie", "--input-size", "48", "64"], ["--input-size", "custom"]),
+        (["train", "-d", "osie", "osie"], ["osie osie", "once"]),
         (["test", "-p", "nowhere.jpg"], ["nowhere.jpg", "-p"]),
         (["test", "--weights", "nowhere.h5"], ["nowhere.h5"]),
     ],
@@ -83,6 +84,13 @@ def test_impossible_values_are_refused_by_the_parser(flag, capsys):
         main.parse(["train", flag])
     assert stop.value.code == 2
     assert flag.split("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("phase", ["train", "test"])
+def test_input_size_that_the_network_cannot_have_is_refused_by_the_parser(phase, capsys):
+    with pytest.raises(SystemExit):
+        main.parse([phase, "--input-size", "48", "60"])
+    assert "multiple of 8" in capsys.readouterr().err
 
 
 def test_sample_photograph_ships_with_matplotlib():

@@ -1,0 +1,118 @@
+"""Speed of the metrics at 600×800 pixels with 100 fixations, alone, in parallel, and against the number of images.
+
+    python benchmarks/metrics.py
+
+Times are of the processor, so that what else the machine does counts little; the median of several repetitions.
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+# This script's own name would hide the program's module.
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
+
+from utils import quiet_stderr  # noqa: E402
+
+with quiet_stderr():
+    import numpy as np
+    from scipy.ndimage import gaussian_filter
+
+    import density
+    import evaluate
+    from data import Sample
+    from predict import parallel_map
+
+SHAPE, FIXATIONS = (600, 800), 100
+
+
+def milliseconds(function: Callable, repetitions: int = 7) -> float:
+    """Median processor time of a call, after one that is not counted."""
+    function()
+    durations = []
+    for _ in range(repetitions):
+        start = time.process_time()
+        function()
+        durations.append(time.process_time() - start)
+    return 1e3 * statistics.median(durations)
+
+
+def scene(images: int, protocol: str, seed: int = 0) -> evaluate.GroundTruth:
+    """Images with fixations around a few spots each."""
+    random = np.random.default_rng(seed)
+    cases = []
+    for index in range(images):
+        spots = random.uniform(0.15, 0.85, (4, 2))[random.integers(0, 4, FIXATIONS)]
+        positions = np.clip(spots + random.normal(0, 0.04, (FIXATIONS, 2)), 0, 0.999) * SHAPE
+        sample = Sample(str(index), Path("none"), Path("none"))
+        cases.append(evaluate.Case(index, sample, SHAPE, positions.astype(int), None))
+    return evaluate.GroundTruth(cases, protocol, sigma=16)
+
+
+def smooth_map(seed: int) -> np.ndarray:
+    """A map as a network makes it: smooth, and float32."""
+    coarse = gaussian_filter(np.random.default_rng(seed).random((60, 80)), 4)
+    return density.on_pixels(coarse, SHAPE).astype(np.float32)
+
+
+def print_metrics(protocol: str) -> None:
+    """Each metric alone, with all that it needs except the true map and the centre bias, which are no metrics."""
+    truth, saliency = scene(50, protocol), smooth_map(1)
+    case, log_density = truth.cases[0], density.default_log_density(saliency)
+    image, centre_bias = truth.true_map(case), truth.log_centre_bias(case)
+    truth.true_map, truth.log_centre_bias = lambda *_: image, lambda *_: centre_bias
+    print(f"\n| {protocol} | ms an image |\n| --- | --- |")
+    for name in evaluate.PROTOCOLS[protocol]:
+        repetitions = 3 if protocol == "mit" else 7
+        used = milliseconds(lambda n=name: evaluate.score(truth, case, saliency, log_density, names=[n]), repetitions)
+        print(f"| {name} | {used:.1f} |")
+    if protocol == "tuebingen":
+        used = milliseconds(lambda: evaluate.score(truth, case, saliency, log_density))
+        print(f"| all | {used:.1f} |")
+
+
+def print_parallel() -> None:
+    truth, saliency = scene(32, "tuebingen"), smooth_map(1)
+
+    def score(case):
+        return evaluate.score(truth, case, saliency, density.default_log_density(saliency))
+
+    def seconds(workers):
+        start = time.perf_counter()
+        list(parallel_map(score, truth.cases, workers, 2 * workers))
+        return time.perf_counter() - start
+
+    alone, together = seconds(1), seconds(os.cpu_count())
+    print(f"\n{len(truth.cases)} images, true maps and centre biases included: {alone:.1f} s in one thread, "
+          f"{together:.1f} s in {os.cpu_count()} (by the clock)")  # fmt: skip
+
+
+def print_shuffled() -> None:
+    saliency = smooth_map(1)
+    print("\n| images | ms of sAUC an image |\n| --- | --- |")
+    for images in (250, 500, 1000):
+        truth = scene(images, "tuebingen")
+        chosen = truth.cases[:: images // 10]
+
+        def score_all(truth=truth, chosen=chosen):
+            for case in chosen:
+                evaluate.score(truth, case, saliency, saliency, names=["sAUC"])
+
+        every = milliseconds(score_all, 3)
+        print(f"| {images} | {every / len(chosen):.1f} |")
+
+
+if __name__ == "__main__":
+    print(f"{SHAPE[1]}×{SHAPE[0]} pixels, {FIXATIONS} fixations, {os.cpu_count()} cores, NumPy {np.__version__}")
+    print_metrics("tuebingen")
+    print_parallel()
+    print_shuffled()
+    print_metrics("mit")
