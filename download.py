@@ -55,10 +55,10 @@ class Source:
         archives: all are needed.
         images: the number of photographs with fixations.
         observers: how many people looked.
-        terms: the licence or terms of use, as far as they are stated.
+        terms: the licence or terms of use, as far as they are known.
         citation: the paper to cite.
         sigma: of the Gaussian in pixels that makes saliency maps of fixations; None where the archive has the maps.
-        megabytes: on the disk, if measured.
+        size: on the disk, if known.
     """
 
     title: str
@@ -68,7 +68,7 @@ class Source:
     terms: str
     citation: str
     sigma: float | None = None
-    megabytes: int | None = None
+    size: str = "not measured"
 
 
 def _drive(file_id: str) -> tuple[str, ...]:
@@ -102,8 +102,9 @@ SOURCES = {
         ),
         images=15_000,
         observers="about 60 an image, by mouse",
-        terms="CC BY 4.0; the photographs are from MS COCO, under the terms of Flickr",
+        terms="not known, see salicon.net; the photographs are from MS COCO, under the terms of Flickr",
         citation="Jiang, Huang, Duan, Zhao: SALICON: Saliency in Context. CVPR 2015. doi:10.1109/CVPR.2015.7298710",
+        size="2.3 GB of photographs",
     ),
     "mit1003": Source(
         "MIT1003",
@@ -126,7 +127,7 @@ SOURCES = {
         ),
         images=1_003,
         observers="15",
-        terms="none stated; the photographs are from Flickr and LabelMe",
+        terms="not known; the photographs are from Flickr and LabelMe",
         citation="Judd, Ehinger, Durand, Torralba: Learning to Predict Where Humans Look. ICCV 2009. "
         "doi:10.1109/ICCV.2009.5459462",
     ),
@@ -146,8 +147,8 @@ SOURCES = {
             ),
         ),
         images=2_000,
-        observers="24 an image, 120 in all",
-        terms="none stated",
+        observers="18 an image",
+        terms="not known",
         citation="Borji, Itti: CAT2000: A Large Scale Fixation Dataset for Boosting Saliency Research. 2015. "
         "arXiv:1505.03581",
     ),
@@ -167,7 +168,7 @@ SOURCES = {
         ),
         images=5_168,
         observers="5",
-        terms="none stated",
+        terms="not known",
         citation="Yang, Zhang, Lu, Ruan, Yang: Saliency Detection via Graph-Based Manifold Ranking. CVPR 2013. "
         "doi:10.1109/CVPR.2013.407",
         sigma=16,
@@ -189,7 +190,7 @@ SOURCES = {
         ),
         images=850,
         observers="8",
-        terms="none stated; the photographs are from PASCAL VOC 2010, under the terms of Flickr",
+        terms="not known; the photographs are from PASCAL VOC 2010, under the terms of Flickr",
         citation="Li, Hou, Koch, Rehg, Yuille: The Secrets of Salient Object Segmentation. CVPR 2014. "
         "doi:10.1109/CVPR.2014.43",
     ),
@@ -212,7 +213,7 @@ SOURCES = {
         citation="Xu, Jiang, Wang, Kankanhalli, Zhao: Predicting Human Gaze Beyond Pixels. Journal of Vision 14(1), "
         "2014. doi:10.1167/14.1.28",
         sigma=16,
-        megabytes=73,
+        size="73 MB",
     ),
     "fiwi": Source(
         "FIWI",
@@ -228,7 +229,7 @@ SOURCES = {
         ),
         images=149,
         observers="11",
-        terms="none stated; screenshots of web pages",
+        terms="not known; screenshots of web pages",
         citation="Shen, Zhao: Webpage Saliency. ECCV 2014. doi:10.1007/978-3-319-10584-0_3",
         sigma=30,
     ),
@@ -399,9 +400,8 @@ def table() -> str:
     """The datasets as a table in Markdown, for people."""
     lines = ["| dataset | images | observers | size | licence or terms | citation |", "|---|---|---|---|---|---|"]
     for name, row in SOURCES.items():
-        size = f"{row.megabytes} MB" if row.megabytes else "not measured"
         lines.append(
-            f"| `{name}` ({row.title}) | {row.images} | {row.observers} | {size} | {row.terms} | {row.citation} |"
+            f"| `{name}` ({row.title}) | {row.images} | {row.observers} | {row.size} | {row.terms} | {row.citation} |"
         )
     return "\n".join(lines)
 

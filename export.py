@@ -46,6 +46,10 @@ class Network:
     arrays: Mapping[str, np.ndarray]
     context: str = "aspp"
 
+    @property
+    def variant(self) -> str:
+        return checkpoint.describe(self.arrays).variant
+
     def graph(self) -> Callable:
         """A compiled function with the input "input" and the output "output", of any batch and size."""
         conv = tensor_convolutions(self.arrays)
@@ -336,7 +340,7 @@ def install_node_packages() -> None:
         if shutil.which(program) is None:
             raise UserError(f"TensorFlow.js needs {program}, which is not installed: install Node.js 18 or later.")
     print("Installing TensorFlow.js into demo/node_modules.", flush=True)
-    command = [shutil.which("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    command = [shutil.which("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
     finished = subprocess.run(command, cwd=DEMO_FOLDER, capture_output=True, text=True, encoding="utf-8")
     if finished.returncode:
         raise UserError(
@@ -394,15 +398,9 @@ def run(
     with quiet_stderr():  # The CUDA library complains where there is no GPU, which is no error here.
         tf.config.list_logical_devices()
     choice = checkpoint.choose_weights(data, weights=weights, results=results)
-    arrays = checkpoint.fold_batch_norm(checkpoint.read_arrays(choice.path))
-    architecture = checkpoint.describe(arrays)
-    if architecture.context is None:
-        raise UserError(f"{choice.path} holds an encoder alone; only a whole network can be exported.")
+    network = read_network(choice.path)
     print(f"Weights: {choice.path} ({choice.reason}).")
-    network = Network(arrays, architecture.context)
-    if output is None:
-        suffix = "" if bits == 32 else f"_{bits}"
-        output = results / "exports" / f"{data}_{architecture.variant.replace(' ', '')}_{name}{suffix}"
+    output = output or results / "exports" / f"{data}_{network.variant.replace(' ', '')}_{name}_{bits}"
     check_replaceable(output, CHECK_FILE)
     with whole_folder(output) as folder:
         form.write(network, folder, bits, _read_calibration(calibration or photograph, size) if bits == 8 else ())
@@ -416,13 +414,13 @@ def run(
             "input_size": size,
             "weights": str(choice.path),
             "reason": choice.reason,
-            "variant": architecture.variant,
-            "context": architecture.context,
+            "variant": network.variant,
+            "context": network.context,
             "photograph": photograph.name,
             "checked_on": shapes,
             "max_difference": difference,
             "bound": BOUNDS[bits],
-            "versions": {**versions(), **{package: importlib.metadata.version(package) for package in form.packages}},
+            "versions": {**versions(), **runtime_versions(name)},
         }
         write_json(folder / CHECK_FILE, record)
     print(
@@ -455,6 +453,26 @@ def check(name: str, network: Network, folder: Path, image: np.ndarray, bound: f
             f"report this with the versions of the packages in requirements-export.txt."
         )
     return difference, [list(images.shape) for images in batches]
+
+
+def read_network(path: Path) -> Network:
+    """The network in a file of weights.
+
+    Raises:
+        UserError: the file holds none, or an encoder alone.
+    """
+    arrays = checkpoint.fold_batch_norm(checkpoint.read_arrays(path))
+    context = checkpoint.describe(arrays).context
+    if context is None:
+        raise UserError(f"{path} holds an encoder alone, expected a whole network: name another with --weights.")
+    return Network(arrays, context)
+
+
+def runtime_versions(name: str) -> dict[str, str]:
+    """The versions of what a format's check depends on, besides Python's, TensorFlow's and NumPy's."""
+    if name == "tfjs":
+        return json.loads((DEMO_FOLDER / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    return {package: importlib.metadata.version(package) for package in FORMATS[name].packages}
 
 
 def require_runtime(name: str) -> None:
@@ -570,7 +588,7 @@ PYTHON_EXAMPLES = {
 
 JAVASCRIPT_EXAMPLE = """import * as tf from "@tensorflow/tfjs";
 
-const network = await tf.loadGraphModel("model.json");
+const network = await tf.loadGraphModel("./model.json");
 
 // From an image, video or canvas element to a map (h, w), 0 to 1, of the part that the photograph covers.
 export const predict = (photograph) => tf.tidy(() => {{
@@ -579,8 +597,8 @@ export const predict = (photograph) => tf.tidy(() => {{
   const [h, w] = pixels.shape.slice(0, 2).map((side) => Math.round(side * ratio));
   const [top, left] = [({height} - h) >> 1, ({width} - w) >> 1];
   const border = [[top, {height} - h - top], [left, {width} - w - left], [0, 0]];
-  const images = tf.image.resizeBilinear(pixels, [h, w]).pad(border, 126).expandDims();
-  return network.execute(images).squeeze([0, 3]).slice([top, left], [h, w]);
+  const images = tf.expandDims(tf.pad(tf.image.resizeBilinear(pixels, [h, w]), border, 126));
+  return tf.slice(tf.squeeze(network.execute(images), [0, 3]), [top, left], [h, w]);
 }});
 """
 

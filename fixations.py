@@ -10,7 +10,7 @@ import json
 import os
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +176,7 @@ def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> n
     return blurred * (255 / blurred.max())
 
 
-def make_saliency(folder: Path, blur: Blur) -> bool:
+def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
     """Make the saliency maps of a dataset that has only fixations.
 
     `folder/saliency/` is made when it is missing, and again when the fixations, the stimuli or the blur have changed
@@ -184,10 +184,10 @@ def make_saliency(folder: Path, blur: Blur) -> bool:
 
     Args:
         folder: of the dataset; see `read_fixations`.
-        blur: how far a fixation spreads.
+        blur: how far a fixation spreads; None for what the maps were made with, or else `Blur()`.
 
     Returns:
-        Whether maps were made.
+        The blur that maps were made with now; None where there was nothing to make.
 
     Raises:
         UserError: there are neither maps nor fixations, the fixations have a fault (see `read_fixations`), an image
@@ -196,12 +196,12 @@ def make_saliency(folder: Path, blur: Blur) -> bool:
     target = folder / "saliency"
     record = target / RECORD
     if not record.exists() and list_images(target, MAP_SUFFIXES):
-        if blur != Blur():
+        if blur not in (None, Blur()):
             raise UserError(
                 f"--sigma and --pixels-per-degree make saliency maps from fixations, but {target} holds maps of your "
                 f"own: leave the flags out to train with those, or move that folder away to have maps made."
             )
-        return False
+        return None
     if not (folder / TABLE).is_file() and not (folder / "fixations").is_dir():
         raise UserError(
             f"No saliency maps in {target}, and no fixations to make them from: expected {folder / TABLE} or the "
@@ -210,9 +210,11 @@ def make_saliency(folder: Path, blur: Blur) -> bool:
     sizes = {name: image_size(file) for name, file in files_by_name(folder / "stimuli").items()}
     if not sizes:
         raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+    made = _read_record(record) if record.exists() else {}
+    blur = blur or Blur(made.get("sigma"), made.get("pixels_per_degree"))
     source = _fingerprint_of_source(folder, sizes, blur)
-    if record.exists() and _read_record(record) == source:
-        return False
+    if made and made["source"] == source:
+        return None
     fixations = read_fixations(folder)
     _check_can_be_blurred(fixations, sizes, blur, folder)
 
@@ -228,9 +230,8 @@ def make_saliency(folder: Path, blur: Blur) -> bool:
         # Every core has an image of its own; that products of matrices take several cores too would only hinder.
         with threadpool_limits(1, "blas"):
             thread_map(write, fixations, max_workers=os.cpu_count(), desc="Saliency maps", leave=False, disable=None)
-        maps = _fingerprint_of_maps(temporary)
-        write_json(temporary / RECORD, {"sigma": str(blur), "count": len(fixations), "source": source, "maps": maps})
-    return True
+        write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
+    return blur
 
 
 def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder: Path) -> None:
@@ -247,16 +248,16 @@ def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder
             )
 
 
-def _read_record(record: Path) -> str:
-    """The fingerprint of what the maps beside a record were made from.
+def _read_record(record: Path) -> dict:
+    """What the maps beside a record were made from, and how.
 
     Raises:
         UserError: they are not the ones that were made.
     """
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-        if content["maps"] == _fingerprint_of_maps(record.parent):
-            return content["source"]
+        if "source" in content and content["maps"] == _fingerprint_of_maps(record.parent):
+            return content
     except (ValueError, KeyError, TypeError):
         pass  # The record itself was changed.
     raise UserError(

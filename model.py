@@ -22,6 +22,9 @@ CHANNEL_MEANS = (103.939, 116.779, 123.68)
 # Added to the variance by the batch normalisation, which `checkpoint.fold_batch_norm` must know.
 NORM_EPSILON = 1e-3
 
+# Of the running statistics. With 0.9 they follow the last ten batches, whose sizes vary, and the validation loss jumps.
+NORM_MOMENTUM = 0.97
+
 Convolution = Callable[..., tf.Tensor]
 
 
@@ -182,7 +185,7 @@ def keras_convolutions(layout: str, width: float, batch_norm: bool, seed: int | 
         if batch_norm and relu:
             axis = 1 if layout == CHANNELS_FIRST else -1
             x = keras.layers.BatchNormalization(
-                axis, momentum=0.9, epsilon=NORM_EPSILON, name=keras_name(name) + "_norm"
+                axis, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, name=keras_name(name) + "_norm"
             )(x)
         return keras.ops.relu(x) if relu else x
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 import checkpoint
 from config import DEMO_SIZES
 from data import IMAGE_PADDING
-from export import DEMO_FOLDER, Network, check_replaceable, install_node_packages, write_tfjs
+from export import DEMO_FOLDER, check_replaceable, install_node_packages, read_network, write_tfjs
 from predict import OVERLAY_COLORS
 from utils import UserError, quiet_stderr, whole_folder
 
@@ -127,16 +127,13 @@ def write_demo(folder: Path, choices: list[checkpoint.Choice], photograph: Path)
 
 def write_network(folder: Path, name: str, choice: checkpoint.Choice) -> dict:
     """Export a network into a sub-folder; returns its row in the page's list."""
-    arrays = checkpoint.fold_batch_norm(checkpoint.read_arrays(choice.path))
-    architecture = checkpoint.describe(arrays)
-    if architecture.context is None:
-        raise UserError(f"{choice.path} holds an encoder alone; the demo needs a whole network.")
-    print(f"Network: {architecture.variant}, {choice.path} ({choice.reason}).", flush=True)
+    network = read_network(choice.path)
+    print(f"Network: {network.variant}, {choice.path} ({choice.reason}).", flush=True)
     target = folder / name
     target.mkdir()
-    write_tfjs(Network(arrays, architecture.context), target, BITS)
+    write_tfjs(network, target, BITS)
     size = sum(file.stat().st_size for file in target.iterdir())
-    return {"name": architecture.variant, "url": f"{name}/model.json", "bytes": size}
+    return {"name": f"{network.variant}: {choice.path.name}", "url": f"{name}/model.json", "bytes": size}
 
 
 def place_library(folder: Path, library: dict, installed: bool) -> str:
@@ -179,14 +176,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+def make_server(folder: Path, port: int, handler: type[Handler] = Handler) -> http.server.ThreadingHTTPServer:
     """A server of one folder, for this computer only.
 
     Raises:
         UserError: the port is taken, or not ours to use.
     """
-    handler = functools.partial(Handler, directory=str(folder))
     try:
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+        return http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(handler, directory=str(folder)))
     except OSError as error:
         raise UserError(f"Port {port} cannot be used ({error.strerror}): name another with --port.") from error

@@ -46,8 +46,8 @@ def train(
         restart: begin anew where a run of this name exists.
 
     Raises:
-        UserError: an existing run has other settings, initial weights cannot be had, an image cannot be read, or the
-            loss is not a number.
+        UserError: an existing run has other settings, initial weights cannot be had, an image cannot be read, the
+            memory is too small, or the loss is not a number.
     """
     results = Path(params["results"])
     train_groups, valid_groups = ([group for group in column if group.samples] for column in zip(*groups, strict=True))
@@ -100,6 +100,11 @@ def train(
             shuffle=False,
             verbose=0,
         )
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            "The memory is too small for this training: try a smaller --batch-size, --variant lite, or on your own "
+            "data a smaller --input-size."
+        ) from error
     except tf.errors.OpError as error:
         damaged = find_damaged([sample for group in (*train_groups, *valid_groups) for sample in group.samples])
         if not damaged:
@@ -174,9 +179,9 @@ class Run:
         attributes = checkpoint.read_attributes(self.latest_path)
         before = attributes.get("settings", {})
         changed = [
-            f"{key} was {before.get(key)}, now {self.settings[key]}"
+            f"{key} was {before[key]}, now {self.settings[key]}"
             for key in self.settings
-            if before.get(key) != self.settings[key]
+            if key in before and before[key] != self.settings[key]  # An earlier version may not have known the setting.
         ]
         if changed:
             raise UserError(

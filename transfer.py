@@ -123,7 +123,7 @@ def unreachable(urls: Sequence[str]) -> dict[str, str]:
         try:
             # Half, as a host may have two addresses of which one is dead.
             socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS / 2).close()
-            del reasons[url]
+            reasons.pop(url, None)
         except socket.gaierror:
             reasons[url] = f"the name {address.hostname} is unknown; is there a network?"
         except TimeoutError:
@@ -132,7 +132,7 @@ def unreachable(urls: Sequence[str]) -> dict[str, str]:
             reasons[url] = error.strerror or str(error)
 
     # Threads of a pool would be waited for when the program ends.
-    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in urls]
+    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in reasons]
     deadline = time.monotonic() + CONNECT_SECONDS
     for thread in threads:
         thread.start()
@@ -151,7 +151,6 @@ class Part:
         self.path = path.with_name(path.name + ".part")
         self.info_path = path.with_name(path.name + ".part.json")
         self.info = {"url": url}
-        self.resumed = False
         with contextlib.suppress(OSError, ValueError):
             info = json.loads(self.info_path.read_text(encoding="utf-8"))
             # Another source may have the file in another state.
@@ -161,6 +160,7 @@ class Part:
             self.restart()
         self.size = self.path.stat().st_size
         self.hash = _hash(self.path)
+        self.resumed = self.size > 0  # from an earlier run, whose computer may have failed while it wrote
 
     def restart(self) -> None:
         """Forget what is there."""
@@ -251,8 +251,10 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
             check_free_space(part.path.parent, (total or 0) - part.size, f"fetching {part.path.stem}")
             part.resumed = bool(tail)
             _append(response, part, tail, suffix)
-    except requests.exceptions.SSLError:
-        raise
+    except requests.exceptions.SSLError as error:
+        if "certificate" in str(error).lower():
+            raise
+        raise TemporaryError(f"the encrypted connection broke off ({_first_line(error)})") from error
     except (requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
         raise SourceError(f"it leads to an address that is not fetched ({_first_line(error)})") from error
     except requests.exceptions.RequestException as error:

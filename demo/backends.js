@@ -69,7 +69,10 @@ const start = {
     const url = URL.createObjectURL(await fetchLibrary(libraries[needed]));
     const names = ["", "-simd", "-threaded-simd"].map((kind) => `tfjs-backend-wasm${kind}.wasm`);
     tf.wasm.setWasmPaths(Object.fromEntries(names.map((name) => [name, url])));
-    return () => [simd && "SIMD", threads && `${tf.wasm.getThreadsCount()} threads`].filter(Boolean).join(", ");
+    return () => {
+      const count = threads ? tf.wasm.getThreadsCount() : 1;
+      return [simd && "SIMD", count > 1 && `${count} threads`].filter(Boolean).join(", ");
+    };
   },
 
   async cpu(libraries) {

@@ -17,7 +17,7 @@ const SENTENCES = {
   NotAllowedError: "The camera was not allowed. Allow it beside the address of this page, or choose a picture.",
   NotFoundError: "No camera was found. Connect one, or choose a picture.",
   NotReadableError: "The camera is in use by another program. Close that, or choose a picture.",
-  insecure: "Browsers show the camera only to pages that come by https or from this computer. Choose a picture instead.",
+  insecure: "Browsers show the camera only to pages that come by https or from this computer. Choose a picture.",
   picture: "This file is no picture that this browser can read. Choose a JPEG, PNG or WebP.",
   weights: "The network's weights are missing or damaged on the server. Write the page anew with “python main.py demo”.",
   config: "The page's settings are missing. It is served by “python main.py demo”, not opened as a file.",
@@ -197,7 +197,7 @@ async function listCameras() {
   const cameras = devices.filter((device) => device.kind === "videoinput");
   const used = state.stream.getVideoTracks()[0].getSettings().deviceId;
   element.cameras.replaceChildren(
-    ...cameras.map(({ label, deviceId }, i) => new Option(label || `Camera ${i + 1}`, deviceId, false, deviceId === used)),
+    ...cameras.map(({ label, deviceId: id }, i) => new Option(label || `Camera ${i + 1}`, id, false, id === used)),
   );
 }
 
@@ -238,7 +238,7 @@ function measureRate() {
   const [first, last] = [state.finished[0], state.finished.at(-1)];
   if (last > first) {
     const rate = (1000 * (state.finished.length - 1)) / (last - first);
-    element.rate.textContent = `${rate.toFixed(rate < 10 ? 1 : 0)} frames a second`;
+    element.rate.textContent = `${rate.toFixed(rate < 10 ? 1 : 0)} a second`;
   }
 }
 
@@ -274,9 +274,11 @@ function show({ map, style, size, milliseconds, tensors }) {
   draw(map, style);
   element.map.dataset.frames = 1 + Number(element.map.dataset.frames ?? 0);
   element.map.dataset.tensors = tensors;
+  element.map.dataset.milliseconds = milliseconds;
   element.map.dataset.size = size.join("x");
   element.shape.textContent = `${size.join(" × ")} pixels`;
-  element.milliseconds.textContent = `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
+  const seconds = `${(milliseconds / 1000).toFixed(1)} s`;
+  element.milliseconds.textContent = milliseconds < 1000 ? `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms` : seconds;
 }
 
 function draw(map, style) {

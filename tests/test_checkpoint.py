@@ -1,5 +1,6 @@
 """Weights: every published format reads back as written, faults are named, and the right file is chosen."""
 
+import hashlib
 import shutil
 import zipfile
 
@@ -280,3 +281,16 @@ def test_lite_network_is_a_start_and_mixing_it_up_with_the_full_one_is_an_error(
         checkpoint.initial_weights("custom", "lite", results=tmp_path, variant="full")
     with pytest.raises(UserError, match="--context aspp"):
         checkpoint.initial_weights("custom", "lite", results=tmp_path, variant="lite", context="plain")
+
+
+# --- The lite network that comes with the program ---------------------------------------------------------------------
+
+
+def test_bundled_network_is_the_one_of_its_model_card():
+    card = (checkpoint.WEIGHTS_FOLDER / "README.md").read_text(encoding="utf-8")
+    contents = checkpoint.LITE_PATH.read_bytes()
+    assert hashlib.sha256(contents).hexdigest() in card
+    assert len(contents) <= 4_000_000
+    arrays = checkpoint.read_arrays(checkpoint.LITE_PATH)
+    assert checkpoint.describe(arrays) == checkpoint.Architecture(0.25, "aspp", batch_norm=False)
+    assert checkpoint.describe(arrays).variant == "lite"

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from conftest import write
 
+import fixations
 import main
 
 HEIGHT, WIDTH = 48, 64
@@ -57,6 +58,18 @@ def test_run_is_not_continued_with_maps_of_another_blur(photographs_with_fixatio
     assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "1", "--sigma", "3") == 0
     assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "2", "--sigma", "4") == 2
     assert "sigma was 3.0, now 4.0" in capsys.readouterr().err
+
+
+def test_evaluation_makes_missing_maps_too_and_keeps_those_of_training(photographs_with_fixations, tmp_path, capsys):
+    maps = tmp_path / "maps"
+    for i in range(10):
+        write(maps / f"{i}.png", tf.io.encode_png(np.full((HEIGHT, WIDTH, 1), i, np.uint8)))
+    flags = ("-d", "custom", "-p", str(photographs_with_fixations), "--maps", str(maps), "--results", str(tmp_path))
+    assert main.main(["evaluate", *flags, "--split", "all"]) == 0
+    assert "Made saliency maps from the fixations, with a sigma of 2 %" in capsys.readouterr().out
+    assert fixations.make_saliency(photographs_with_fixations, fixations.Blur(3.0))
+    assert main.main(["evaluate", *flags]) == 0
+    assert "Made saliency maps" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

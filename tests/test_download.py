@@ -5,7 +5,6 @@ import errno
 import hashlib
 import os
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -114,6 +113,10 @@ def test_table_for_the_readme_has_a_row_for_each_dataset(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("`")[1] for line in lines[2:]] == list(download.SOURCES)
     assert all(line.count("|") == 7 for line in lines)
+
+
+def test_readme_has_the_table():
+    assert any(download.table() in file.read_text(encoding="utf-8") for file in ROOT.glob("README*.md"))
 
 
 def test_keras_vgg16_has_the_checksum_that_keras_verifies():
@@ -264,6 +267,10 @@ def test_a_connection_that_breaks_again_and_again_gets_there_while_it_progresses
     assert len(fetch(*[little_more] * 7)) > transfer.ATTEMPTS
 
 
+def test_server_that_gives_the_rest_in_pieces_is_asked_for_each(fetch):
+    assert fetch(cut(BROKEN), loopback.short_range) == [None, RESUMED, f"bytes={BROKEN - 2000 + 50_000}-"]
+
+
 @pytest.mark.parametrize("fault", [loopback.without_range, loopback.false_range, loopback.false_bytes, status(416)])
 def test_server_that_cannot_continue_or_lies_about_it_is_asked_for_the_whole(fetch, fault):
     ranges = fetch(cut(BROKEN), fault)
@@ -385,6 +392,20 @@ def test_complete_part_of_a_killed_run_needs_no_request(server, tmp_path):
     write(tmp_path / "file.zip.part.json", f'{{"url": "{url}", "total": {len(CONTENTS)}, "validator": null}}'.encode())
     assert transfer.fetch([url], tmp_path / "file.zip") == MD5
     assert server.requests == []
+
+
+def test_part_that_was_damaged_on_the_disk_is_fetched_anew(server, tmp_path):
+    url = server.serve("/file.zip", CONTENTS)
+    write(tmp_path / "file.zip.part", bytes(len(CONTENTS)))
+    write(tmp_path / "file.zip.part.json", f'{{"url": "{url}", "total": {len(CONTENTS)}, "validator": null}}'.encode())
+    assert transfer.fetch([url], tmp_path / "file.zip", MD5) == MD5
+    assert [requested for _, requested in server.requests] == [None]
+
+
+def test_encryption_that_fails_is_not_mistaken_for_an_invalid_certificate(server, tmp_path):
+    url = server.serve("/file.zip", CONTENTS).replace("http:", "https:")
+    with pytest.raises(DownloadError, match="the encrypted connection broke off"):
+        transfer.fetch([url], tmp_path / "file.zip", MD5, certificate_is_invalid=True)
 
 
 def test_invalid_certificate_is_refused_unless_a_known_checksum_stands_in_for_it(tmp_path, capsys, server):
@@ -723,7 +744,7 @@ def test_killed_at_any_moment_it_continues_and_ends_identical(stage, tiny, serve
             time.sleep(0.01)
     else:
         assert "standing still" in [process.stdout.readline().strip() for _ in range(2)]
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     process.stdout.close()
     assert not (tmp_path / "osie").exists()
@@ -880,6 +901,6 @@ def test_prediction_without_a_network_says_why_it_uses_the_lite_network(tmp_path
     monkeypatch.setattr(checkpoint, "LITE_PATH", write(tmp_path / "lite.npz", b""))
     choice = checkpoint.choose_weights("osie", results=tmp_path)
     assert choice.path.name == "lite.npz"
-    assert "is there a network" in choice.reason and "-d osie --weights --from" in choice.reason
+    assert choice.reason.endswith("as the published one cannot be had: drive.google.com cannot be reached")
     with pytest.raises(DownloadError, match="model_osie_cpu cannot be had"):
         checkpoint.choose_weights("osie", "published", results=tmp_path)

@@ -199,7 +199,7 @@ def test_sigma_is_in_pixels_or_degrees_or_a_share_of_the_image(blur, pixels):
 
 def test_maps_have_the_stimuli_names_and_sizes_and_the_blur_of_the_fixations(dataset):
     folder = dataset(TABLE)
-    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    assert fixations.make_saliency(folder, Blur(2.0))
     assert [sample.name for sample in data.pair_files(folder)] == ["a", "b", "c/d"]
     for name, size in (("a", (HEIGHT, WIDTH)), ("b", (HEIGHT, WIDTH)), ("c/d", (HEIGHT, 2 * WIDTH))):
         expected = fixations.blur_fixations(fixations.read_fixations(folder)[name], size, 2.0)
@@ -209,7 +209,7 @@ def test_maps_have_the_stimuli_names_and_sizes_and_the_blur_of_the_fixations(dat
 
 def test_maps_are_made_from_binary_maps_too(dataset):
     folder = dataset(a=png(), b=png(), c_d=png(width=2 * WIDTH))
-    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    assert fixations.make_saliency(folder, Blur(2.0))
     assert (
         image_of(folder, "a")[47, 60] == 255
         and image_of(folder, "a")[5, 3] > 100
@@ -219,13 +219,13 @@ def test_maps_are_made_from_binary_maps_too(dataset):
 
 def test_maps_are_made_again_only_when_something_changed(dataset):
     folder = dataset(TABLE)
-    assert fixations.make_saliency(folder, Blur(2.0)) is True
+    assert fixations.make_saliency(folder, Blur(2.0))
     before = image_of(folder, "a")
-    assert fixations.make_saliency(folder, Blur(2.0)) is False
-    assert fixations.make_saliency(folder, Blur(4.0)) is True
+    assert fixations.make_saliency(folder, Blur(2.0)) is None
+    assert fixations.make_saliency(folder, Blur(4.0))
     assert np.any(image_of(folder, "a") != before)
     write(folder / "fixations.csv", TABLE.replace("60,40", "60,41").encode())
-    assert fixations.make_saliency(folder, Blur(4.0)) is True
+    assert fixations.make_saliency(folder, Blur(4.0))
     write(folder / "stimuli" / "e.png", png("RGB"))
     with pytest.raises(UserError, match=r"No fixation in .* on e"):
         fixations.make_saliency(folder, Blur(4.0))
@@ -233,10 +233,19 @@ def test_maps_are_made_again_only_when_something_changed(dataset):
     assert not list(folder.glob(".*"))
 
 
+def test_maps_are_kept_or_made_again_with_their_blur_where_none_is_asked_for(dataset):
+    folder = dataset(TABLE)
+    assert fixations.make_saliency(folder) == Blur()
+    assert fixations.make_saliency(folder, Blur(2.0)) == Blur(2.0)
+    assert fixations.make_saliency(folder) is None
+    write(folder / "fixations.csv", TABLE.replace("60,40", "60,41").encode())
+    assert fixations.make_saliency(folder) == Blur(2.0)
+
+
 def test_maps_of_the_users_own_are_never_overwritten(dataset):
     folder = dataset(TABLE)
     own = [write(folder / "saliency" / name, png()) for name in ("a.png", "b.png", "c/d.png")]
-    assert fixations.make_saliency(folder, Blur()) is False
+    assert fixations.make_saliency(folder, Blur()) is None
     with pytest.raises(UserError, match="maps of your own"):
         fixations.make_saliency(folder, Blur(4.0))
     assert all(file.read_bytes() == png() for file in own)
@@ -260,7 +269,7 @@ def test_made_maps_that_were_changed_by_hand_are_left_alone(dataset, change):
 def test_empty_saliency_folder_is_filled(dataset):
     folder = dataset(TABLE)
     (folder / "saliency").mkdir()
-    assert fixations.make_saliency(folder, Blur()) is True
+    assert fixations.make_saliency(folder, Blur())
     assert image_of(folder, "c/d").shape == (HEIGHT, 2 * WIDTH)
 
 
@@ -288,7 +297,7 @@ fixations.make_saliency(Path(sys.argv[1]), fixations.Blur())
     (leftover,) = folder.glob(".*")
     assert (leftover / "a.png").exists() and not (folder / "saliency").exists()
     os.utime(leftover, (0, 0))  # as if it had been killed long ago
-    assert fixations.make_saliency(folder, Blur()) is True
+    assert fixations.make_saliency(folder, Blur())
     assert [file.name for file in folder.glob(".*")] == []
     assert len(data.pair_files(folder)) == 3
 

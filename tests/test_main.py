@@ -65,6 +65,7 @@ def test_defaults_are_the_papers():
         (["train", "-p", "nowhere"], ["salicon-stimuli.zip", "network", "--from"]),
         (["download", "-d", "osie", "--from", "nowhere.zip"], ["nowhere.zip", "--from"]),
         (["train", "-d", "osie", "--input-size", "48", "64"], ["--input-size", "custom"]),
+        (["train", "-d", "osie", "osie"], ["osie osie", "once"]),
         (["test", "-p", "nowhere.jpg"], ["nowhere.jpg", "-p"]),
         (["test", "--weights", "nowhere.h5"], ["nowhere.h5"]),
     ],

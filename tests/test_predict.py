@@ -164,3 +164,16 @@ def test_existing_result_stays_when_writing_fails(tmp_path, photograph, run, mon
     assert run(tmp_path / "a.png") == 2
     assert old.read_bytes() == b"old"
     assert [p.name for p in old.parent.iterdir()] == ["a.jpeg"]
+
+
+def test_prediction_without_a_network_uses_the_lite_network_and_finds_the_face(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path / "weights")
+    assert main.main(["test", "--format", "npy", "--results", str(tmp_path / "results")]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "msinet_lite.npz (the lite network that comes with the program, as the published one cannot be had" in printed
+    )
+    saliency = np.load(tmp_path / "results" / "images" / "grace_hopper.npy")
+    assert saliency.shape == (600, 512)
+    face, all_of_it = saliency[100:320, 170:350], saliency
+    assert face.mean() > 3 * all_of_it.mean()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import FIXTURES, run_with_published_kernels, seeded_arrays, set_arrays
 
 import checkpoint
@@ -121,6 +122,16 @@ def test_continuing_with_other_settings_is_refused_and_restart_begins_anew(tiny_
     assert len(history(results)) == 1
 
 
+def test_setting_that_an_earlier_version_did_not_record_does_not_stop_a_run(tmp_path, monkeypatch):
+    attributes = {"settings": {"seed": 1}, "history": [{"epoch": 1}], "start": "random weights"}
+    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
+    continued = train.Run(tmp_path, "custom", {"seed": 1, "sigma": None, "valid_fraction": 0.2})
+    continued.read()
+    assert continued.history == [{"epoch": 1}]
+    with pytest.raises(UserError, match="seed was 1, now 2"):
+        train.Run(tmp_path, "custom", {"seed": 2, "sigma": None}).read()
+
+
 def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
     assert run(folder, "--epochs", "1", "--results", str(results)) == 0
@@ -131,6 +142,16 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny
     with pytest.raises(UserError, match=r"loss became nan in epoch 2, step 1; the last good checkpoint is"):
         train.train("custom", groups, params, variant="lite", init="scratch")
     assert (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes() == before
+
+
+def test_memory_that_is_too_small_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):
+    def exhaust(*arguments, **options):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(train.keras.Model, "fit", exhaust)
+    assert run(tiny_dataset(count=3), "--results", str(tmp_path / "results")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--batch-size" in error
 
 
 def test_checkpoint_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeypatch):
