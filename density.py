@@ -240,6 +240,12 @@ def fit_gold_standard(
 
 KNOTS, CENTRE_KNOTS = 20, 12
 
+# Weight of the squared steps of the centre bias, beside the likelihood of a fixation in nats.
+SMOOTHING = 1e-3
+
+# Of the free parameters, see `unpack`: beyond, numbers overflow, or a single fixation could cost without limit.
+BOUNDS = [(-6, -0.7), (-3, 3), *[(-8, 2)] * KNOTS, *[(-15, 15)] * CENTRE_KNOTS]
+
 # Fitting sees maps on a grid with this many cells along each side.
 FIT_CELLS = 96
 
@@ -334,8 +340,16 @@ def fit_density(
         and with the fitted values.
     """
     loss, start = likelihood_loss(maps, positions)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps})
-    return unpack(found.x), -loss(start)[0] / np.log(2), -float(found.fun) / np.log(2)
+
+    def smoothed_loss(parameters):
+        """A centre bias may be as steep as it must, but shall not fall where merely few fixations are."""
+        value, gradient = loss(parameters)
+        slopes = np.diff(parameters[2 + KNOTS :])
+        gradient[2 + KNOTS :] += 2 * SMOOTHING * (np.append(0, slopes) - np.append(slopes, 0))
+        return value + SMOOTHING * np.sum(slopes**2), gradient
+
+    found = minimize(smoothed_loss, start, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": steps})
+    return unpack(found.x), -loss(start)[0] / np.log(2), -loss(found.x)[0] / np.log(2)
 
 
 def likelihood_loss(maps: Iterable[np.ndarray], positions: Sequence[np.ndarray]):

@@ -535,24 +535,26 @@ def _as_json(columns: dict[str, dict[str, Estimate]]) -> dict:
 
 def draw_examples(path: Path, contender: Contender, truth: GroundTruth, rows: Sequence[dict], metric: str) -> None:
     """Draw the best, the median and the worst images: photograph with fixations, true map, and prediction."""
+    from matplotlib.figure import Figure  # Without pyplot no display is asked for.
+
     values = np.array([row[metric] for row in rows])
     order = [i for i in np.argsort(values if metric in LESS_IS_BETTER else -values) if np.isfinite(values[i])]
     if not order:
         return
     middle = max(0, len(order) // 2 - 1)
-    chosen = list(dict.fromkeys([*order[:2], *order[middle : middle + 2], *order[-2:]]))
+    parts = {"worst": order[-2:], "median": order[middle : middle + 2], "best": order[:2]}
+    words = {i: word for word, part in parts.items() for i in part}
+    chosen = sorted(words, key=order.index)
     cases = [truth.cases[i] for i in chosen]
-    from matplotlib.figure import Figure  # Without pyplot no display is asked for.
-
     figure = Figure(figsize=(9, 2.5 * len(chosen)))
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.96, 0.02, 0.12)  # Quicker than to have the layout found.
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.98, 0.02, 0.12)  # Quicker than to have the layout found.
     grid = figure.subplots(len(chosen), 3, squeeze=False)
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=True):
         axes[0].imshow(decode_image(tf.io.read_file(os.fsencode(case.sample.stimulus)), 3).numpy())
         rows_, columns = case.fixations.T
         axes[0].scatter(columns, rows_, s=7, c="yellow", edgecolors="black", linewidths=0.4)
         axes[0].set(xlim=(-0.5, case.shape[1] - 0.5), ylim=(case.shape[0] - 0.5, -0.5))
-        axes[0].set_title(f"{case.sample.name}: {metric} {values[case.index]:.2f}", fontsize=9)
+        axes[0].set_title(f"{words[case.index]}: {case.sample.name}, {metric} {values[case.index]:.2f}", fontsize=9)
         axes[1].imshow(truth.true_map(case), cmap="inferno")
         axes[2].imshow(saliency, cmap="inferno")
     for axis in grid.ravel():
@@ -570,17 +572,16 @@ def draw_distributions(path: Path, scores: dict[str, list[dict]]) -> None:
     names = list(next(iter(scores.values()))[0])
     columns = min(4, len(names))
     figure = Figure(figsize=(3.2 * columns, (1 + 0.35 * len(scores)) * -(-len(names) // columns)), layout="constrained")
-    grid = figure.subplots(-(-len(names) // columns), columns, squeeze=False, sharey=True)
+    grid = figure.subplots(-(-len(names) // columns), columns, squeeze=False)
     for axes, name in itertools.zip_longest(grid.ravel(), names):
         if name is None:
             axes.set_axis_off()
             continue
         values = [[row[name] for row in rows if np.isfinite(row[name])] for rows in scores.values()]
-        axes.boxplot(
-            values, orientation="horizontal", tick_labels=list(scores), widths=0.6, flierprops={"markersize": 2}
-        )
+        axes.boxplot(values, orientation="horizontal", widths=0.6, flierprops={"markersize": 2})
+        axes.set_yticks(range(1, len(scores) + 1), list(scores) if axes in grid[:, 0] else [""] * len(scores))
+        axes.invert_yaxis()
         axes.set_title(name + (" (less is better)" if name in LESS_IS_BETTER else ""), fontsize=10)
-    grid[0, 0].invert_yaxis()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

@@ -1,0 +1,294 @@
+"""Evaluation end to end: scores equal to the metrics by hand, intervals, baselines, and the files of a run."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write
+from scipy.ndimage import gaussian_filter
+
+import checkpoint
+import data
+import density
+import evaluate
+import main
+import metrics
+import model
+
+SHAPE = (48, 64)
+
+
+@pytest.fixture
+def dataset(tiny_dataset):
+    """Ten photographs with fixations of four observers, who agree on one spot in each, and their blurred maps."""
+    folder = tiny_dataset("custom", 10, *SHAPE)
+    random = np.random.default_rng(0)
+    lines = ["image,x,y,observer"]
+    for i in range(10):
+        spot = random.uniform(0.2, 0.8, 2) * SHAPE
+        fixations = np.clip(spot + random.normal(0, 4, (32, 2)), 0, np.subtract(SHAPE, 1)).astype(int)
+        lines += [f"{i:04d},{x},{y},{n % 4}" for n, (y, x) in enumerate(fixations)]
+        blurred = gaussian_filter(metrics.count_map(fixations, SHAPE), 3)
+        truth = np.round(blurred / blurred.max() * 255).astype(np.uint8)[..., None]
+        write(folder / "saliency" / f"{i:04d}.png", tf.io.encode_png(truth))
+    write(folder / "fixations.csv", "\n".join(lines).encode())
+    return folder
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """Write maps for the dataset's photographs: `maps("name", function of the index)` -> their folder."""
+
+    def make(name, function):
+        folder = tmp_path / name
+        folder.mkdir()
+        for i in range(10):
+            np.save(folder / f"{i:04d}.npy", function(i))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path, dataset):
+    """`evaluate` on all photographs: the exit status. `rows()` and `summary()` read what it wrote."""
+
+    def evaluate_all(*flags, split="all"):
+        fixed = ["-d", "custom", "-p", str(dataset), "--split", split, "--results", str(tmp_path), "--name", "run"]
+        return main.main(["evaluate", *fixed, *map(str, flags)])
+
+    folder = tmp_path / "evaluation" / "run"
+
+    def rows():
+        with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
+            found = list(csv.DictReader(file))
+        return {(row.pop("contender"), row.pop("image")): {k: float(v) for k, v in row.items()} for row in found}
+
+    evaluate_all.rows, evaluate_all.folder = rows, folder
+    evaluate_all.summary = lambda: json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return evaluate_all
+
+
+@pytest.fixture
+def narrow(tmp_path):
+    """A file with the weights of a narrow network."""
+    path = tmp_path / "narrow.npz"
+    np.savez(path, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
+    return path
+
+
+def noise(i):
+    return np.random.default_rng(100 + i).random(SHAPE)
+
+
+def cases_of(folder):
+    return evaluate.load_cases(folder, data.pair_files(folder))
+
+
+# --- Scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_mean(run, dataset, maps, capsys):
+    assert run("--maps", maps("noise", noise), dataset / "saliency", "--baselines") == 0
+    printed, rows, summary = capsys.readouterr().out, run.rows(), run.summary()
+    cases = cases_of(dataset)
+    own, others = cases[3].fixations, np.concatenate([c.fixations for c in cases if c.index != 3])
+    truth = data.decode_image(tf.io.read_file(str(cases[3].sample.saliency)), 1).numpy()[..., 0]
+    bias = density.fit_centre_bias([c.positions for c in cases])
+    bias = density.CentreBias(density.histogram(density.relative(others, SHAPE)), bias.bandwidth, bias.uniform)
+    expected = {
+        "AUC": metrics.auc_tuebingen(noise(3), own),
+        "sAUC": metrics.sauc_tuebingen(noise(3), own, others),
+        "NSS": metrics.nss_tuebingen(noise(3), own),
+        "CC": metrics.cc(noise(3), truth),
+        "SIM": metrics.sim_tuebingen(noise(3), truth),
+        "KLD": metrics.kld(noise(3), truth),
+        "IG": metrics.ig_tuebingen(density.default_log_density(noise(3)), bias.log_density(SHAPE), own),
+    }
+    assert rows["noise", "0003"] == pytest.approx(expected, abs=1e-9)
+
+    for contender in ("noise", "saliency", "uniform", "centre bias", "gold standard"):
+        for metric, estimate in summary["scores"][contender].items():
+            values = [rows[contender, case.sample.name][metric] for case in cases]
+            assert estimate["mean"] == pytest.approx(np.mean(values)) and estimate["images"] == 10
+            assert estimate["low"] <= estimate["mean"] + 1e-12 and estimate["mean"] <= estimate["high"] + 1e-12
+            line = next(line for line in printed.splitlines() if line.startswith(f"{metric} "))
+            assert f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]" in line
+
+    scores = {name: {m: e["mean"] for m, e in column.items()} for name, column in summary["scores"].items()}
+    assert scores["uniform"]["AUC"] == scores["uniform"]["sAUC"] == 0.5
+    assert scores["uniform"]["NSS"] == scores["uniform"]["CC"] == 0
+    assert scores["centre bias"]["IG"] == pytest.approx(0, abs=1e-9)
+    assert scores["saliency"]["CC"] == pytest.approx(1)
+    for metric in ("AUC", "sAUC", "NSS", "CC", "SIM", "IG"):
+        assert scores["gold standard"][metric] > max(scores["centre bias"][metric], scores["noise"][metric]) + 0.05
+    assert scores["gold standard"]["KLD"] < scores["centre bias"]["KLD"]
+
+    # The second folder of maps is compared with the first on the same images.
+    differences = summary["differences_from_the_first"]
+    assert list(differences) == ["saliency"]
+    assert differences["saliency"]["NSS"]["mean"] == pytest.approx(scores["saliency"]["NSS"] - scores["noise"]["NSS"])
+    assert differences["saliency"]["NSS"]["low"] > 0 > differences["saliency"]["KLD"]["high"]
+    assert {"protocol", "versions", "seed", "contenders", "centre_bias"} <= summary.keys()
+    for name in ("distributions.png", "examples_noise.png", "examples_saliency.png"):
+        assert data.decode_image(tf.io.read_file(str(run.folder / name)), 3).shape[0] > 200
+
+
+def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps):
+    half = maps("half", lambda i: metrics.resize_mit(noise(i), (24, 32)))
+    assert run("--maps", half, "--protocol", "mit") == 0
+    case = cases_of(dataset)[3]
+    fixated = metrics.fixation_map(case.fixations, SHAPE)
+    truth, saliency = metrics.blur_mit(fixated), metrics.resize_mit(metrics.resize_mit(noise(3), (24, 32)), SHAPE)
+    expected = {
+        "NSS": metrics.nss_mit(saliency, fixated),
+        "CC": metrics.cc(saliency, truth),
+        "SIM": metrics.sim_mit(saliency, truth),
+        "KLD": metrics.kld(saliency, truth),
+        "EMD": metrics.emd_mit(saliency, truth),
+        "AUC-Borji": metrics.auc_borji_mit(saliency, fixated, seed=42),
+    }
+    found = run.rows()["half", "0003"]
+    assert list(found) == list(evaluate.PROTOCOLS["mit"]) and np.isfinite(list(found.values())).all()
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow, tmp_path):
+    size = ("--input-size", "24", "32")
+    test = ["test", "-p", dataset / "stimuli", "--weights", narrow, *size, "--format", "npy", "--results", tmp_path]
+    assert main.main(list(map(str, test))) == 0
+    assert run("--weights", narrow, *size, "--maps", tmp_path / "images") == 0
+    rows, summary = run.rows(), run.summary()
+    for i in range(10):
+        assert rows["narrow", f"{i:04d}"] == pytest.approx(rows["images", f"{i:04d}"], abs=1e-4)
+    assert summary["contenders"]["narrow"]["input_size"] == [24, 32]
+    assert summary["contenders"]["narrow"]["weights"] == str(narrow)
+    # A scale apart, the predictions are the same: the paired interval is narrow, unlike that of either mean.
+    assert abs(summary["differences_from_the_first"]["images"]["NSS"]["high"]) < 1e-4
+
+
+def test_fitted_density_is_saved_gains_information_and_is_used_again(run, dataset, maps, capsys):
+    # They know where people look, but are far too flat for a density.
+    weak = maps("weak", lambda i: evaluate.read_map(dataset / "saliency" / f"{i:04d}.png") ** 0.2)
+    assert run("--maps", weak, "--valid-fraction", "0.5", split="valid") == 0
+    default = run.summary()["scores"]["weak"]["IG"]["mean"]
+    assert run("--maps", weak, "--valid-fraction", "0.5", "--fit", split="valid") == 0
+    fitted = run.rows()
+    assert np.mean([row["IG"] for row in fitted.values()]) > default
+    assert "fitted to 5 training images" in capsys.readouterr().out
+    file = run.folder / "density_weak.json"
+    assert run("--maps", weak, "--valid-fraction", "0.5", "--density", file, split="valid") == 0
+    assert run.rows() == fitted
+    assert run("--maps", weak, "--fit") == 2  # All images: nothing would be held out.
+
+
+def test_metric_maps_score_each_metric_on_its_own_map(run, dataset, maps):
+    assert run("--maps", maps("noise", noise), "--metric-maps", "--sigma", "3") == 0
+    case = cases_of(dataset)[3]
+    found, log_density = run.rows()["noise", "0003"], density.default_log_density(noise(3))
+    truth = gaussian_filter(metrics.count_map(case.fixations, SHAPE), 3)
+    own = density.similarity_map(np.exp(log_density), 3.0, 32, seed=42)
+    blurred = gaussian_filter(np.exp(log_density), 3)
+    assert found["NSS"] == pytest.approx(metrics.nss_tuebingen(np.exp(log_density), case.fixations))
+    assert found["SIM"] == pytest.approx(metrics.sim_tuebingen(own, truth))
+    assert found["CC"] == pytest.approx(metrics.cc(blurred, truth))
+    assert found["KLD"] == pytest.approx(metrics.kld(blurred, truth))
+
+
+def test_ablation_without_aspp_trains_and_is_scored(run, dataset, tmp_path):
+    flags = [
+        "--context",
+        "plain",
+        "--variant",
+        "lite",
+        "--init",
+        "scratch",
+        "--epochs",
+        "1",
+        "--input-size",
+        "24",
+        "32",
+    ]
+    train = ["train", "-d", "custom", "-p", str(dataset), "--results", str(tmp_path), *flags]
+    assert main.main(train) == 0
+    assert run("--input-size", "24", "32", split="valid") == 0
+    summary = run.summary()
+    (record,) = summary["contenders"].values()
+    assert record["context"] == "plain" and record["reason"] == "the best checkpoint of training"
+    assert summary["images"] == 2 and all(np.isfinite(e["mean"]) for e in summary["scores"]["custom"].values())
+
+
+# --- Ground truth -----------------------------------------------------------------------------------------------------
+
+
+def test_negatives_are_the_other_images_fixations_at_this_ones_size(tmp_path, tiny_dataset):
+    tiny_dataset("custom", 2, 40, 40, names=["a", "b"])
+    folder = tiny_dataset("custom", 1, 80, 20, names=["c"])
+    write(folder / "fixations.csv", b"image,x,y\na,0,0\na,39,39\na,39,39\nb,20,10\nc,19,79\n")
+    truth = evaluate.GroundTruth(cases_of(folder), "tuebingen")
+    negatives, counts = truth.other_fixations(truth.cases[2])
+    assert dict(zip(map(tuple, negatives), counts, strict=True)) == {(1, 0): 1, (79, 19): 2, (21, 10): 1}
+    negatives, counts = truth.other_fixations(truth.cases[0])
+    assert dict(zip(map(tuple, negatives), counts, strict=True)) == {(10, 20): 1, (39, 39): 1}
+
+
+def test_kernel_of_a_datasets_own_maps_is_found(dataset):
+    assert evaluate.estimate_kernel(cases_of(dataset)) == pytest.approx(3, rel=0.05)
+
+
+def test_without_fixations_only_maps_are_compared(run, dataset, maps):
+    (dataset / "fixations.csv").unlink()
+    shutil.rmtree(dataset / "fixations")
+    assert run("--maps", maps("noise", noise)) == 0
+    scores = run.summary()["scores"]["noise"]
+    assert scores["AUC"] is scores["NSS"] is scores["IG"] is None
+    assert all(scores[name]["images"] == 10 for name in ("CC", "SIM", "KLD"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "0003.npy").unlink(), "no map for 1 of 10 images: 0003"),
+        (lambda folder: np.save(folder / "0003.npy", np.zeros((5, 5))), "0003.*--protocol mit"),
+        (lambda folder: np.save(folder / "0003.npy", np.full(SHAPE, np.nan)), "0003.*not finite"),
+        (lambda folder: (folder / "0003.npy").write_bytes(b"no map"), r"0003\.npy is not a map"),
+        (lambda folder: (folder / "0003.png").write_bytes(b"a second"), "Two files for one image"),
+    ],
+)
+def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message):
+    folder = maps("noise", noise)
+    change(folder)
+    assert run("--maps", folder) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+# --- Intervals --------------------------------------------------------------------------------------------------------
+
+
+def test_interval_is_that_of_the_mean_and_nan_is_left_out():
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    known = evaluate.estimate(values, seed=1)
+    error = values.std(ddof=1) / np.sqrt(400)
+    assert known.mean == pytest.approx(values.mean())
+    assert (known.low, known.high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.03
+    )
+    assert known == evaluate.estimate(values, seed=1) != evaluate.estimate(values, seed=2)
+    with_gaps = evaluate.estimate(np.append(values, [np.nan] * 50), seed=1)
+    assert with_gaps.mean == known.mean and with_gaps.images == 400
+    assert str(evaluate.estimate(np.full(3, np.nan), seed=1)) == "–"
+
+
+def test_paired_interval_is_narrower_than_that_of_unpaired_means():
+    random = np.random.default_rng(0)
+    base = random.normal(0, 5, 200)
+    better = base + random.normal(0.3, 0.5, 200)
+    scores = {"a": [{"NSS": float(v)} for v in base], "b": [{"NSS": float(v)} for v in better]}
+    difference = evaluate.differences(scores, seed=0)["b"]["NSS"]
+    means = evaluate.estimates(scores, seed=0)
+    assert 0 < difference.low < 0.3 < difference.high < 0.6
+    assert means["a"]["NSS"].high > means["b"]["NSS"].low  # The means' own intervals would not tell.

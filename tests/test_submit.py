@@ -1,0 +1,134 @@
+"""Submissions: complete, normalised, of the images' own names and sizes, or not there at all."""
+
+import io
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write
+from PIL import Image
+from scipy.special import logsumexp
+
+import checkpoint
+import density
+import main
+import model
+import submit
+from utils import UserError
+
+SIZES = {"Action/001.jpg": (40, 60), "Action/002.jpg": (40, 60), "Random/001.jpg": (64, 48), "Random/002.jpg": (50, 50)}
+
+
+@pytest.fixture
+def stimuli(tmp_path, photograph, monkeypatch):
+    """A test set as CAT2000 is laid out, with two folders of two images."""
+    for i, (name, size) in enumerate(SIZES.items()):
+        write(tmp_path / "Stimuli" / name, tf.io.encode_jpeg(photograph(*size, seed=i)))
+    write(tmp_path / "Stimuli" / "Action" / "Output" / "001_SaliencyMap.jpg", tf.io.encode_jpeg(photograph()))
+    small = submit.Benchmark("cat2000", images=4, folders=2)
+    monkeypatch.setitem(submit.BENCHMARKS, "cat2000", small)
+    return tmp_path / "Stimuli"
+
+
+@pytest.fixture
+def run(tmp_path, stimuli):
+    """`submit` with a narrow network: the exit status."""
+    weights = tmp_path / "narrow.npz"
+    np.savez(weights, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
+
+    def submit_all(*flags, data="cat2000", path=stimuli):
+        fixed = ["--weights", weights, "--results", tmp_path, "--input-size", "24", "32"]
+        return main.main([str(a) for a in ("submit", "-d", data, "-p", path, *fixed, *flags)])
+
+    return submit_all
+
+
+def test_both_files_hold_every_image_by_its_name_and_size(run, tmp_path, stimuli):
+    assert run() == 0
+    test = ["test", "-p", stimuli / "Random" / "001.jpg", "--weights", tmp_path / "narrow.npz", "--format", "npy"]
+    assert main.main([str(a) for a in (*test, "--input-size", "24", "32", "--results", tmp_path)]) == 0
+    saliency = np.load(tmp_path / "images" / "001.npy")
+    with h5py.File(tmp_path / "submissions" / "cat2000_densities.hdf5") as file:
+        assert sorted(f"{folder}/{name}" for folder in file for name in file[folder]) == sorted(SIZES)
+        for name, size in SIZES.items():
+            values = file[name]
+            assert values.shape == size and values.dtype == np.float32 and values.compression == "gzip"
+            assert abs(logsumexp(values[()].astype(np.float64))) < 1e-6
+        expected = density.default_log_density(saliency)
+        np.testing.assert_allclose(file["Random/001.jpg"], expected, atol=1e-3)
+    with zipfile.ZipFile(tmp_path / "submissions" / "cat2000_maps.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(SIZES)
+        for name, size in SIZES.items():
+            with Image.open(io.BytesIO(archive.read(name))) as image:
+                assert (image.height, image.width) == size and image.mode == "L" and image.format == "JPEG"
+                if name == "Random/001.jpg":
+                    assert np.abs(np.asarray(image).astype(int) - np.round(saliency * 255)).max() <= 3
+
+
+def test_fitted_density_is_used(run, tmp_path):
+    fitted = density.FittedDensity(0.02, np.linspace(1, 2, 20), np.linspace(0, -9, 12), 1.0)
+    fitted.save(tmp_path / "density.json")
+    assert run("--density", tmp_path / "density.json") == 0
+    with h5py.File(tmp_path / "submissions" / "cat2000_densities.hdf5") as file:
+        values = file["Action/001.jpg"][()]
+    assert values[20, 30] > values[0, 0] + 8  # Such a strong centre bias has no default density.
+
+
+def test_incomplete_test_set_is_refused(run, stimuli, tmp_path, capsys):
+    (stimuli / "Random" / "002.jpg").unlink()
+    assert run() == 2
+    assert "Found 3 images in 2 folders" in capsys.readouterr().err
+    assert run(path=tmp_path / "nowhere") == 2
+    assert not (tmp_path / "submissions").exists()
+
+
+def test_unreadable_image_leaves_no_file(run, stimuli, tmp_path, capsys):
+    contents = (stimuli / "Random" / "002.jpg").read_bytes()
+    write(stimuli / "Random" / "002.jpg", contents[: len(contents) // 2])
+    assert run() == 2
+    assert "002.jpg" in capsys.readouterr().err
+    assert not list((tmp_path / "submissions").iterdir())
+
+
+def test_density_that_is_not_normalised_leaves_no_file(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(density, "default_log_density", lambda saliency: np.log(saliency + 1.0))
+    assert run() == 2
+    assert "instead of 1" in capsys.readouterr().err
+    assert not list((tmp_path / "submissions").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.__delitem__("a.jpg"), "holds 0 images, expected 1"),
+        (lambda file: file.create_dataset("b.jpg", data=file["a.jpg"][()]), "holds 2 images, expected 1"),
+        (lambda file: replace(file, np.full((4, 5), -np.log(20), np.float64)), "float64"),
+        (lambda file: replace(file, np.full((5, 4), -np.log(20), np.float32)), r"expected float32 \(4, 5\)"),
+        (lambda file: replace(file, np.full((4, 5), -np.log(21), np.float32)), "instead of 1"),
+        (lambda file: replace(file, np.full((4, 5), np.nan, np.float32)), "instead of 1"),
+    ],
+)
+def test_reading_back_finds_what_is_wrong(tmp_path, damage, message):
+    path = tmp_path / "densities.hdf5"
+    with h5py.File(path, "w") as file:
+        file["a.jpg"] = np.full((4, 5), -np.log(20), np.float32)
+    submit.validate_densities(path, {"a.jpg": (4, 5)})
+    with h5py.File(path, "a") as file:
+        damage(file)
+    with pytest.raises(UserError, match=message):
+        submit.validate_densities(path, {"a.jpg": (4, 5)})
+
+
+def replace(file, values):
+    del file["a.jpg"]
+    file["a.jpg"] = values
+
+
+def test_published_benchmarks_are_those_of_the_paper():
+    assert {
+        "mit300": submit.Benchmark("mit1003", 300, 0),
+        "cat2000": submit.Benchmark("cat2000", 2000, 20),
+    } == submit.BENCHMARKS
+    assert submit.map_name("i1.jpg") == "i1.jpg" and submit.map_name("a/b.c.png") == "a/b.c.jpg"
