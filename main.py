@@ -73,13 +73,7 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help=f"{', '.join(DIMS)}; several are trained on together (default: salicon)",
     )
-    phase.add_argument(
-        "-p",
-        "--path",
-        type=Path,
-        default=Path("data"),
-        help="folder of the dataset, or the folder it is in (default: data)",
-    )
+    add_dataset_path(phase)
     phase.add_argument(
         "--init",
         metavar="{vgg16,scratch,lite,PATH}",
@@ -130,55 +124,14 @@ def add_download(phase: argparse.ArgumentParser) -> None:
 
 def add_test(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_test)
-    phase.add_argument(
-        "-d",
-        "--data",
-        choices=DIMS,
-        default="salicon",
-        metavar="DATA",
-        help=f"whose weights and input size to use: {', '.join(DIMS)} (default: salicon)",
-    )
+    add_network_flags(phase)
     phase.add_argument(
         "-p", "--path", type=Path, help="photograph, or folder of photographs (default: the one that Matplotlib ships)"
     )
-    phase.add_argument(
-        "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
-    )
     phase.add_argument("--format", choices=("jpeg", "png", "npy"), default="jpeg", help="of the maps (default: jpeg)")
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
-    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    add_input_size(phase)
     add_params(phase, SHARED_PARAMS)
-
-
-def add_export(phase: argparse.ArgumentParser) -> None:
-    phase.set_defaults(handler=run_export)
-    phase.add_argument("--format", choices=EXPORTS, required=True, help="of the export")
-    add_network_flags(phase)
-    phase.add_argument(
-        "--bits",
-        type=int,
-        choices=(32, 16, 8),
-        default=32,
-        help="of a weight; tflite and tfjs have 16, tflite has 8 (default: 32)",
-    )
-    phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
-    phase.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="PATH",
-        help="photograph, or folder of photographs, that 8 bits are calibrated on",
-    )
-    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
-    add_params(phase, ("results",))
-
-
-def add_demo(phase: argparse.ArgumentParser) -> None:
-    phase.set_defaults(handler=run_demo)
-    add_network_flags(phase)
-    phase.add_argument("--port", type=port_number, default=8000, help="of this computer; 0 for any (default: 8000)")
-    phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
-    phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
-    add_params(phase, ("results",))
 
 
 def add_evaluate(phase: argparse.ArgumentParser) -> None:
@@ -186,13 +139,7 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
     )
-    phase.add_argument(
-        "-p",
-        "--path",
-        type=Path,
-        default=Path("data"),
-        help="folder of the dataset, or the folder it is in (default: data)",
-    )
+    add_dataset_path(phase)
     phase.add_argument("--split", choices=("valid", "train", "all"), default="valid", help="images (default: valid)")
     phase.add_argument(
         "--weights", nargs="+", metavar="{published,lite,PATH}", help="to predict with (default: the best there are)"
@@ -217,7 +164,7 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     choice.add_argument("--fit", action="store_true", help="fit the density to the training split, and save it")
     choice.add_argument("--density", type=Path, metavar="FILE", help="use the density that --fit saved")
     phase.add_argument("--name", help="of the run's folder in results/evaluation")
-    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    add_input_size(phase)
     phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
     add_params(phase, (*SHARED_PARAMS, "seed"))
 
@@ -230,8 +177,49 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
         "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
     )
     phase.add_argument("--density", type=Path, metavar="FILE", help="use the density that 'evaluate --fit' saved")
-    phase.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    add_input_size(phase)
     add_params(phase, SHARED_PARAMS)
+
+
+def add_export(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_export)
+    phase.add_argument("--format", choices=EXPORTS, required=True, help="of the export")
+    add_network_flags(phase)
+    phase.add_argument(
+        "--bits",
+        type=int,
+        choices=(32, 16, 8),
+        default=32,
+        help="of a weight; tflite and tfjs have 16, tflite has 8 (default: 32)",
+    )
+    phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
+    phase.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="PATH",
+        help="photograph, or folder of photographs, that 8 bits are calibrated on",
+    )
+    add_input_size(phase)
+    add_params(phase, ("results",))
+
+
+def add_demo(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_demo)
+    add_network_flags(phase)
+    phase.add_argument("--port", type=port_number, default=8000, help="of this computer; 0 for any (default: 8000)")
+    phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
+    phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    add_params(phase, ("results",))
+
+
+def add_dataset_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-p",
+        "--path",
+        type=Path,
+        default=Path("data"),
+        help="folder of the dataset, or the folder it is in (default: data)",
+    )
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
@@ -249,10 +237,14 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_input_size(parser) -> None:
+    parser.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+
+
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("one's own data (-d custom)")
-    group.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    add_input_size(group)
     group.add_argument(
         "--valid-fraction",
         type=fraction,

@@ -132,5 +132,12 @@ def false_bytes(handler, contents):
     answer(handler, contents[: len(contents) - start], 206, Content_Range=content_range(start, contents))
 
 
+def short_range(handler, contents):
+    """Continue where asked, but with less than all of the rest, as a server may."""
+    start = first_byte(handler)
+    body = contents[start : start + 50_000]
+    answer(handler, body, 206, Content_Range=f"bytes {start}-{start + len(body) - 1}/{len(contents)}")
+
+
 def redirect(url: str):
     return lambda handler, contents: answer(handler, b"", 302, Location=url)

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import os
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -266,6 +265,10 @@ def test_a_connection_that_breaks_again_and_again_gets_there_while_it_progresses
         loopback.answer(handler, contents[start:end], 206 if start else 200, **headers)
 
     assert len(fetch(*[little_more] * 7)) > transfer.ATTEMPTS
+
+
+def test_server_that_gives_the_rest_in_pieces_is_asked_for_each(fetch):
+    assert fetch(cut(BROKEN), loopback.short_range) == [None, RESUMED, f"bytes={BROKEN - 2000 + 50_000}-"]
 
 
 @pytest.mark.parametrize("fault", [loopback.without_range, loopback.false_range, loopback.false_bytes, status(416)])
@@ -741,7 +744,7 @@ def test_killed_at_any_moment_it_continues_and_ends_identical(stage, tiny, serve
             time.sleep(0.01)
     else:
         assert "standing still" in [process.stdout.readline().strip() for _ in range(2)]
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     process.stdout.close()
     assert not (tmp_path / "osie").exists()
