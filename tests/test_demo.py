@@ -4,7 +4,6 @@ No test lets the browser resolve any name: all that the page needs comes from th
 """
 
 import base64
-import functools
 import hashlib
 import http.client
 import http.server
@@ -15,6 +14,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib
 import numpy as np
@@ -78,14 +78,16 @@ def folder(node, weights, tmp_path_factory):
 
 
 @contextmanager
-def serving(folder: Path):
-    """Serve a folder as the command does; yields the address."""
-    with serve.make_server(folder, 0) as server:
+def serving(folder: Path, handler=serve.Handler):
+    """Serve a folder as the command does, or with another handler; yields the address."""
+    with serve.make_server(folder, 0, handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -515,15 +517,10 @@ def test_static_folder_works_on_any_web_server(browser, folder, network, sample)
         def log_message(self, *arguments):
             pass
 
-    handler = functools.partial(Plain, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        browser.open(f"http://127.0.0.1:{server.server_address[1]}/")
+    with serving(folder, Plain) as address:
+        browser.open(address)
         browser.wait_for_frames(1)
         assert_same_map(browser.gray_map(), expected_map(network, sample, (240, 320)))
-        server.shutdown()
-        thread.join()
 
 
 def test_folder_of_something_else_is_never_replaced(node, weights, tmp_path, capsys):
@@ -567,6 +564,36 @@ def test_without_npm_libraries_come_from_the_cdn_with_their_hashes(weights, tmp_
     assert all(row["integrity"].startswith("sha384-") for row in libraries.values())
     assert not (tmp_path / "demo" / "tensorflow").exists()
     assert "needs npm" in capsys.readouterr().out
+
+
+def test_page_computes_with_libraries_from_another_server(browser, node, weights, tmp_path, monkeypatch):
+    class Cdn(http.server.SimpleHTTPRequestHandler):
+        """Serves the installed packages, under the addresses and with the headers that a CDN has."""
+
+        requested: ClassVar = []
+
+        def translate_path(self, path):
+            self.requested.append(path)
+            return super().translate_path(path.replace("@4.22.0", ""))
+
+        def end_headers(self):
+            self.send_header("Access-Control-Allow-Origin", "*")
+            super().end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with serving(serve.DEMO_FOLDER / "node_modules", Cdn) as cdn:
+        policy = serve.HEADERS["Content-Security-Policy"].replace(f"{serve.CDN}/", cdn)
+        monkeypatch.setitem(serve.HEADERS, "Content-Security-Policy", policy)
+        monkeypatch.setattr(serve, "CDN", cdn.rstrip("/"))
+        monkeypatch.setattr(serve, "_install_libraries", lambda: False)
+        serve.write_demo(tmp_path / "demo", [checkpoint.Choice(weights, "named")], main.sample_photograph())
+        with serving(tmp_path / "demo") as address:
+            browser.open(address)
+            browser.wait_for_frames(1)
+    assert browser.text("problem") == ""
+    assert "/@tensorflow/tfjs-core@4.22.0/dist/tf-core.es2017.min.js" in Cdn.requested
 
 
 def test_hashes_are_those_of_the_pinned_packages(node):
