@@ -392,8 +392,6 @@ def run(
         UserError: a package is missing, the folder holds something else, or the export differs too much.
     """
     form = FORMATS[name]
-    if any(side % 8 for side in size):
-        raise UserError(f"--input-size is {size[0]} {size[1]}, expected numbers divisible by 8.")
     require_runtime(name)
     with quiet_stderr():  # The CUDA library complains where there is no GPU, which is no error here.
         tf.config.list_logical_devices()

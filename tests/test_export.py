@@ -272,7 +272,6 @@ def test_folder_of_something_else_is_never_replaced(run, tmp_path, capsys):
     [
         (("--format", "onnx", "--bits", "8"), ["onnx", "32", "8"]),
         (("--format", "tflite", "--bits", "8", "--calibration", "nowhere"), ["nowhere", "--calibration"]),
-        (("--format", "keras", "--input-size", "50", "64"), ["50", "divisible by 8"]),
     ],
 )
 def test_mistakes_are_one_line(run, capsys, arguments, words):
