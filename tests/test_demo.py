@@ -370,13 +370,15 @@ def test_page_stays_responsive_and_memory_constant_while_the_network_runs(live):
         )).observe({type: 'longtask'});
     """)
     live.wait_for_frames(5)
+    duration = float(live.run("return document.getElementById('map').dataset.milliseconds"))
     live.click("#sizes input[value='0']")
     live.wait_for_size(DEMO_SIZES[0])
     tensors = "return document.getElementById('map').dataset.tensors"
     before = live.run(tensors)
     live.wait_for_frames(50)
     assert live.run(tensors) == before
-    assert live.run("return window.longest") <= 200
+    # Where other programs take the processor, all takes longer; a network on the page's thread would take it all.
+    assert live.run("return window.longest") <= max(200, duration / 2)
 
 
 def test_without_a_camera_the_page_says_so(start_browser, address):
