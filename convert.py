@@ -7,10 +7,7 @@ files to the fixations of each image.
 import contextlib
 import csv
 import functools
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils import DownloadError, whole_file
+from utils import DownloadError, parallel_map, whole_file
 
 UNKNOWN_OBSERVER = -1
 
@@ -101,22 +98,6 @@ def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int
         # As published, the binary map is blurred: what was fixated twice counts once.
         saliency = gaussian_filter(fixations / 255, sigma)
         _write_png(paths[1], np.round(255 * saliency / max(saliency.max(), 1e-12)).astype(np.uint8))
-
-
-def parallel_map(function: Callable, items: Iterable) -> Iterator:
-    """Like `map`, in threads: results in order, few of them at a time. NumPy, SciPy and Pillow let threads run."""
-    workers = os.cpu_count() or 1
-    pool = ThreadPoolExecutor(workers)
-    try:
-        pending: deque = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) == 4 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 # --- Readers: one an archive format -----------------------------------------------------------------------------------

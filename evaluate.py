@@ -20,8 +20,8 @@ import metrics
 from data import Sample, decode_image, files_by_name, image_size
 from fixations import TABLE, UNKNOWN_OBSERVER, read_fixations
 from model import choose_layout
-from predict import compile_network, parallel_map, predict_maps
-from utils import UserError, name_some, versions, whole_file, write_json
+from predict import compile_network, predict_maps
+from utils import UserError, name_some, parallel_map, versions, whole_file, write_json
 
 # The metrics of each protocol in the order of the table; of those in LESS_IS_BETTER, less is.
 PROTOCOLS = {

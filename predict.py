@@ -5,9 +5,8 @@ import itertools
 import os
 import re
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,10 @@ from tqdm import tqdm
 import checkpoint
 from data import IMAGE_PADDING, crop_and_restore, decode_image, list_images, resize_and_pad
 from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
-from utils import UserError, count, versions, whole_file, write_json
+from utils import UserError, count, parallel_map, versions, whole_file, write_json
 
 # Perceptually uniform, and dark where nobody looks.
 OVERLAY_COLORS = "inferno"
-
-# Images that are decoded, or encoded, ahead of and behind the network. It bounds the memory.
-IN_FLIGHT = 8
 
 
 @dataclass
@@ -97,18 +93,6 @@ def _run_in_batches(network: Callable, rows: Iterable[tuple], batch_size: int) -
         maps = iter(network(tf.stack(images))) if images else iter(())
         for path, _, shape, error in chunk:
             yield path, None if error else next(maps), shape, error
-
-
-def parallel_map(function: Callable, items: Iterable, workers: int = 2, ahead: int = IN_FLIGHT) -> Iterator:
-    """Like `map`, in threads: results in order, at most `ahead` items between the input and the output."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) == ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def _load(path, size: tuple[int, int]):

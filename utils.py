@@ -9,7 +9,9 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # The age from which on a temporary folder is that of a killed process, not of one that is at work.
@@ -104,6 +106,33 @@ def write_json(path: Path, content: dict) -> None:
 def name_some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
     """The first of some names, and how many more there are, for a sentence."""
     return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
+
+
+def parallel_map(function: Callable, items: Iterable, workers: int | None = None, ahead: int | None = None) -> Iterator:
+    """Like `map`, in threads, which NumPy, SciPy, Pillow and TensorFlow let run side by side.
+
+    Args:
+        function: of one item.
+        items: any number of them; their number does not matter to the memory.
+        workers: threads; one a processor core by default.
+        ahead: the greatest number of items between the input and the output; four a thread by default.
+
+    Yields:
+        The results, in order.
+    """
+    workers = workers or os.cpu_count() or 1
+    ahead = ahead or 4 * workers
+    pool = ThreadPoolExecutor(workers)
+    try:
+        pending: deque = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) == ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def count(number: int, noun: str) -> str:

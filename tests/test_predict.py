@@ -14,6 +14,7 @@ import data
 import main
 import model
 import predict
+import utils
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_batches_give_the_maps_that_single_images_give(photograph, tmp_path, wei
 
 def test_images_are_read_only_a_bounded_number_ahead():
     read = []
-    results = predict.parallel_map(lambda x: x * x, (read.append(i) or i for i in range(1000)), ahead=8)
+    results = utils.parallel_map(lambda x: x * x, (read.append(i) or i for i in range(1000)), ahead=8)
     assert [next(results) for _ in range(3)] == [0, 1, 4]
     assert len(read) <= 11
     assert list(results) == [i * i for i in range(3, 1000)]
