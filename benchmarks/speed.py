@@ -1,6 +1,6 @@
 """Speed and memory of the network, of `test`, and of a training step, in one run on one machine.
 
-    python benchmarks/speed.py [--variant full|lite] [--images 24]
+    python benchmarks/speed.py [--variant full|lite] [--images 100]
 
 Every number is the median of several repetitions. Ratios within one run mean more than the milliseconds, which depend
 on the machine and on what else it does.
@@ -74,15 +74,13 @@ def print_test_speed(network, count: int) -> None:
     """The whole phase on a folder of copies of the sample photograph, beside the network alone."""
     size = (240, 320)
     images = tf.random.uniform((1, *size, 3), 0, 255, seed=1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as results:
         photograph = main.sample_photograph().read_bytes()
         for i in range(count):
             (Path(folder) / f"{i:04d}.jpg").write_bytes(photograph)
 
         def whole_phase():
-            predict.test(
-                network, Path(folder), size, Path(folder) / "results", batch_size=1, suffix=".jpeg", overlay=False
-            )
+            predict.test(network, Path(folder), size, Path(results), batch_size=1, suffix=".jpeg", overlay=False)
 
         alone = seconds(lambda: [network(images) for _ in range(count)], 3) / count
         phase = seconds(whole_phase, 3) / count
@@ -117,7 +115,7 @@ def print_startup(weights: Path) -> None:
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variant", choices=VARIANTS, default="full")
-    parser.add_argument("--images", type=int, default=24, help="photographs for the whole phase (default: 24)")
+    parser.add_argument("--images", type=int, default=100, help="photographs for the whole phase (default: 100)")
     options = parser.parse_args()
     print(f"{options.variant} network, {os.cpu_count()} processor cores, TensorFlow {tf.__version__}\n")
 
