@@ -240,14 +240,20 @@ def fit_gold_standard(
 
 KNOTS, CENTRE_KNOTS = 20, 12
 
+# Where the knots of the curve are: closer at small values, which most pixels have, and where its logarithm is steep.
+CURVE_AT = np.linspace(0, 1, KNOTS) ** 2
+
 # Weight of the squared steps of the centre bias, beside the likelihood of a fixation in nats.
 SMOOTHING = 1e-3
 
 # Of the free parameters, see `unpack`: beyond, numbers overflow, or a single fixation could cost without limit.
-BOUNDS = [(-6, -0.7), (-3, 3), *[(-8, 2)] * KNOTS, *[(-15, 15)] * CENTRE_KNOTS]
+BOUNDS = [(-6, -0.7), (-3, 3), *[(-10, 2)] * KNOTS, *[(-15, 15)] * CENTRE_KNOTS]
 
 # Fitting sees maps on a grid with this many cells along each side.
-FIT_CELLS = 96
+FIT_CELLS = 128
+
+# Fitting starts from the best of these. The least leaves a map as it is.
+BLURS = (np.exp(BOUNDS[0][0]), 0.005, 0.01, 0.02, 0.04, 0.08)
 
 
 @dataclass(frozen=True)
@@ -256,7 +262,7 @@ class FittedDensity:
 
     Attributes:
         blur: standard deviation of the Gaussian, as a share of the square root of the image's area.
-        curve: (20,) positive and rising, at equal steps of the blurred map, which was scaled to 0 to 1 before.
+        curve: (20,) positive and rising, at the values `CURVE_AT` of the blurred map, after it was scaled to 0 to 1.
         centre: (12,) logarithms of the factors at equal steps of the elliptic distance, from the centre to a corner.
         ratio: weight of the vertical in that distance, relative to the horizontal; both in shares of half the side.
     """
@@ -273,7 +279,7 @@ class FittedDensity:
         # Divided by what the blur leaves of a white image, so that it does not darken the border.
         white = [gaussian_filter1d(np.ones(side), sigma, mode="constant") for side in scaled.shape]
         blurred = gaussian_filter(scaled, sigma, mode="constant") / np.outer(*white)
-        curve = np.interp(blurred, np.linspace(0, 1, KNOTS), self.curve)
+        curve = np.interp(blurred, CURVE_AT, self.curve)
         distance = elliptic_distance(scaled.shape, self.ratio)
         return normalize(np.log(curve) + np.interp(distance, np.linspace(0, 1, CENTRE_KNOTS), self.centre))
 
@@ -328,7 +334,7 @@ def elliptic_distance(shape: tuple[int, int], ratio: float) -> np.ndarray:
 def fit_density(
     maps: Iterable[np.ndarray], positions: Sequence[np.ndarray], steps: int = 150
 ) -> tuple[FittedDensity, float, float]:
-    """Fit a density by the likelihood of fixations.
+    """Fit a density by the likelihood of fixations: starting from the default density, it can only rise.
 
     Args:
         maps: saliency maps, (H, W), of any sizes.
@@ -336,7 +342,7 @@ def fit_density(
         steps: most iterations of the optimiser, L-BFGS with TensorFlow's gradients.
 
     Returns:
-        The density, and the mean log likelihood of a fixation over that of a uniform density, in bits, with the initial
+        The density, and the mean log likelihood of a fixation over that of a uniform density, in bits, with the default
         and with the fitted values.
     """
     loss, start = likelihood_loss(maps, positions)
@@ -348,7 +354,10 @@ def fit_density(
         gradient[2 + KNOTS :] += 2 * SMOOTHING * (np.append(0, slopes) - np.append(slopes, 0))
         return value + SMOOTHING * np.sum(slopes**2), gradient
 
-    found = minimize(smoothed_loss, start, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": steps})
+    # A descent hardly leaves a blur of less than a cell, so it starts from the best one.
+    starts = [np.append(np.log(blur), start[1:]) for blur in BLURS]
+    best = min(starts, key=lambda parameters: loss(parameters)[0])
+    found = minimize(smoothed_loss, best, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": steps})
     return unpack(found.x), -loss(start)[0] / np.log(2), -loss(found.x)[0] / np.log(2)
 
 
@@ -357,31 +366,33 @@ def likelihood_loss(maps: Iterable[np.ndarray], positions: Sequence[np.ndarray])
 
     Returns:
         A function from parameters, (34,) float64, to the negative mean log likelihood of a fixation over uniform, in
-        nats, and its gradient, (34,) float64; and initial parameters. See `unpack`.
+        nats, and its gradient, (34,) float64; and the parameters of the default density. See `unpack`.
     """
     import tensorflow as tf
 
-    images, counts, scales = [], [], []
+    images, counts, scales, lowest = [], [], [], []
     for saliency, own in zip(maps, positions, strict=True):
         images.append(on_pixels(stretched(saliency) + 1e-12, (FIT_CELLS, FIT_CELLS)))
         images[-1] *= stretched(saliency).mean() * FIT_CELLS**2  # Back from a sum of 1 to the map's scale.
         cells = np.minimum((own * FIT_CELLS).astype(int), FIT_CELLS - 1)
         counts.append(np.bincount(cells[:, 0] * FIT_CELLS + cells[:, 1], minlength=FIT_CELLS**2))
+        default = as_distribution(saliency)
+        lowest.append((default.min() + FLOOR) / (np.ptp(default) or 1))  # On the scale of `stretched`.
         # The blur's standard deviation in rows and columns of the grid, for a `blur` of 1.
         scales.append(FIT_CELLS * np.sqrt(np.prod(saliency.shape)) / np.array(saliency.shape))
     images, scales = tf.constant(np.clip(images, 0, 1)), tf.constant(np.array(scales))  # (B, n, n), (B, 2)
     counts = tf.constant(np.array(counts, np.float64))  # (B, n * n)
     counts /= tf.reduce_sum(counts)
     vertical, horizontal = np.meshgrid(*[(np.arange(FIT_CELLS) + 0.5) * 2 / FIT_CELLS - 1] * 2, indexing="ij")
+    centre_at = np.linspace(0, 1, CENTRE_KNOTS)
     squares = tf.constant((np.subtract.outer(np.arange(FIT_CELLS), np.arange(FIT_CELLS)) ** 2).astype(np.float64))
 
-    def interpolate(values, position):
-        """The piecewise linear function of `values` at equal steps from 0 to 1."""
-        knots = values.shape[0]
-        position = tf.clip_by_value(position, 0.0, 1.0) * (knots - 1)
-        lower = tf.minimum(tf.cast(position, tf.int32), knots - 2)
-        share = position - tf.cast(lower, tf.float64)
-        return tf.gather(values, lower) * (1 - share) + tf.gather(values, lower + 1) * share
+    def interpolate(position, at, values):
+        """The piecewise linear function through `values` at the positions `at`, like `np.interp`."""
+        lower = tf.clip_by_value(tf.searchsorted(at, tf.reshape(position, [-1]), side="right") - 1, 0, len(at) - 2)
+        lower = tf.reshape(lower, tf.shape(position))
+        slopes = (values[1:] - values[:-1]) / np.diff(at)
+        return tf.gather(values, lower) + tf.gather(slopes, lower) * (position - tf.gather(at, lower))
 
     @tf.function(autograph=False)
     def value_and_gradient(parameters):
@@ -393,7 +404,7 @@ def likelihood_loss(maps: Iterable[np.ndarray], positions: Sequence[np.ndarray])
             kernels /= tf.reduce_sum(kernels, -1, keepdims=True)
             blurred = tf.linalg.matmul(kernels[:, 0] @ images, kernels[:, 1], transpose_b=True)  # (B, n, n)
             distance = tf.sqrt((ratio * vertical**2 + horizontal**2) / (1 + ratio))
-            logits = tf.math.log(interpolate(curve, blurred)) + interpolate(centre, distance)
+            logits = tf.math.log(interpolate(blurred, CURVE_AT, curve)) + interpolate(distance, centre_at, centre)
             logits = tf.reshape(logits, (-1, FIT_CELLS**2))
             loss = -tf.reduce_sum(counts * tf.nn.log_softmax(logits)) - np.log(FIT_CELLS**2)
         return loss, tape.gradient(loss, parameters)
@@ -402,8 +413,9 @@ def likelihood_loss(maps: Iterable[np.ndarray], positions: Sequence[np.ndarray])
         value, gradient = value_and_gradient(tf.constant(parameters, tf.float64))
         return float(value), gradient.numpy()
 
-    start = np.concatenate([np.log([0.02, 1.0]), np.full(KNOTS, np.log(1 / KNOTS)), np.zeros(CENTRE_KNOTS)])
-    return loss, start
+    curve_steps = np.append(np.median(lowest), np.diff(CURVE_AT))
+    start = np.concatenate([[np.log(BLURS[0]), 0], np.log(curve_steps), np.zeros(CENTRE_KNOTS)])
+    return loss, np.clip(start, *np.transpose(BOUNDS))
 
 
 def unpack(parameters: np.ndarray) -> FittedDensity:

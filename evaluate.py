@@ -381,7 +381,7 @@ def with_fitted_density(contender: Contender, cases: Sequence[Case], path: Path)
     fitted.save(path)
     print(
         f"Density of {contender.name}, fitted to {len(chosen)} training images: log likelihood over uniform from "
-        f"{before:.3f} to {after:.3f} bits a fixation there. It is in {path}."
+        f"{before:.3f} (default) to {after:.3f} bits a fixation there. It is in {path}."
     )
     record = {**contender.record, "density": str(path)}
     return replace(contender, log_density=fitted.log_density, record=record)

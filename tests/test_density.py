@@ -115,7 +115,7 @@ def small_grid(monkeypatch):
 @pytest.fixture
 def truth():
     """A density with a curve, a blur and a centre bias that are not the initial ones."""
-    curve = 0.05 + np.linspace(0, 1, density.KNOTS) ** 2
+    curve = 0.05 + density.CURVE_AT**2
     return density.FittedDensity(0.05, curve, -2 * np.linspace(0, 1, density.CENTRE_KNOTS) ** 2, 1.5)
 
 
@@ -143,7 +143,7 @@ def test_fit_recovers_known_parameters_and_gains_information_on_other_images(sma
     assert fitted.blur == pytest.approx(truth.blur, rel=0.35)
     assert fitted.ratio == pytest.approx(truth.ratio, rel=0.35)
     # The scale of the curve and the offset of the centre bias do not matter. Few pixels reach the ends of either.
-    curves = [np.log(d.curve[2:15]) - np.log(d.curve[8]) for d in (fitted, truth)]
+    curves = [np.log(d.curve[6:17]) - np.log(d.curve[12]) for d in (fitted, truth)]
     np.testing.assert_allclose(*curves, atol=0.35)
     centres = [d.centre[1:10] - d.centre[5] for d in (fitted, truth)]
     np.testing.assert_allclose(*centres, atol=0.35)
@@ -159,6 +159,24 @@ def test_fit_recovers_known_parameters_and_gains_information_on_other_images(sma
         gains[name] = np.mean([metrics.ig_tuebingen(log_density(m), baseline, f) for m, f in held_out])
     assert gains["default"] + 0.1 < gains["fitted"] < gains["true"] + 0.02
     assert gains["fitted"] > gains["true"] - 0.05
+
+
+@pytest.mark.parametrize("draw_from", ["default", "inverted", "uniform"])
+@pytest.mark.parametrize("shape", ["smooth", "sharp", "flat"])
+def test_fitted_likelihood_is_never_below_that_of_the_default_density(small_grid, shape, draw_from):
+    """Whatever the maps are like, and even if the default density is the true one."""
+    forms = {"smooth": lambda m: 255 * m, "sharp": lambda m: m**8, "flat": lambda m: 0.6 + 0.4 * m}
+    of = {"default": lambda m: m, "inverted": lambda m: m.max() - m, "uniform": np.ones_like}
+    maps = [forms[shape](smooth_map(seed, (24, 24))) for seed in range(6)]
+    fixations = [draw(density.default_log_density(of[draw_from](m)), 30, seed) for seed, m in enumerate(maps)]
+    fitted, before, after = density.fit_density(maps, [density.relative(f, (24, 24)) for f in fixations])
+    likelihoods = {
+        name: np.mean([log_density(m)[tuple(f.T)] for m, f in zip(maps, fixations, strict=True)])
+        for name, log_density in (("default", density.default_log_density), ("fitted", fitted.log_density))
+    }
+    assert likelihoods["fitted"] > likelihoods["default"] and after >= before
+    over_uniform = (likelihoods["default"] + np.log(24**2)) / np.log(2)
+    assert before > over_uniform - 0.01  # Where maps are black it is more, as the bounds lift them.
 
 
 def test_fitted_density_is_monotone_and_normalised_at_any_size(truth):
