@@ -299,6 +299,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".pb":
         return _read_protobuf(path)
     if path.suffix == ".npz":
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not an .npz archive")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name].astype(np.float32) for name in file.files}
     if path.suffix == ".keras":

@@ -1,7 +1,7 @@
 """Datasets: which files belong together, which train and which validate, and how they become tensors.
 
-A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/`. The files of one image have the same
-path below each of them, up to the suffix.
+A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/` or `fixations.csv`. The files of one
+image have the same path below each of them, up to the suffix.
 """
 
 import os
@@ -82,9 +82,11 @@ def find_dataset(name: str, path: Path) -> Path:
         import download
 
         return download.dataset(name, path)
+    if not path.exists():
+        raise UserError(f"No such folder: {path}. Name the dataset's folder, or the one it is in, with -p.")
     raise UserError(
-        f"No {name} dataset in {path}: expected {path / name / 'stimuli'} with the photographs, and the folders "
-        f"'saliency' and 'fixations' beside it. Put it there, or name its folder with -p."
+        f"No {name} dataset in {path}: expected the photographs in {path / 'stimuli'} or {path / name / 'stimuli'}, "
+        f"and beside them 'saliency', 'fixations' or fixations.csv."
     )
 
 
@@ -240,7 +242,7 @@ def _check_count(what: str, received: int, expected: int) -> None:
 
 
 def load_groups(
-    name: str, path: Path, size: tuple[int, int], *, valid_fraction: float = 0.2, seed: int = SPLIT_SEED
+    name: str, path: Path, size: tuple[int, int], *, valid_fraction: float = 0.2
 ) -> tuple["Group", "Group"]:
     """What trains and what validates of one dataset.
 
@@ -248,19 +250,20 @@ def load_groups(
         name: a key of `DATASETS`, or "custom" for one's own photographs.
         path: see `find_dataset`.
         size: height and width of the network's input.
-        valid_fraction, seed: of the custom split; see `split_custom`.
+        valid_fraction: of one's own photographs; see `split_custom`.
     """
     samples = pair_files(find_dataset(name, path))
     if name == "custom":
         check_files(samples)
-    parts = split_custom(samples, valid_fraction, seed) if name == "custom" else split(samples, DATASETS[name])
+    parts = split_custom(samples, valid_fraction) if name == "custom" else split(samples, DATASETS[name])
     return Group(parts[0], tuple(size)), Group(parts[1], tuple(size))
 
 
-def split_custom(samples: Sequence[Sample], valid_fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:
     """The split of one's own photographs: by the folders `train` and `val` where there are both, else at random.
 
-    At random, at least one image trains, and if `valid_fraction` is above 0, one of several validates.
+    At random, at least one image trains, and if `valid_fraction` is above 0, one of several validates. The seed is that
+    of the published splits, so that no evaluation scores images that trained because a run had another seed.
 
     Raises:
         UserError: there are images outside of the folders `train` and `val`.
@@ -273,7 +276,7 @@ def split_custom(samples: Sequence[Sample], valid_fraction: float, seed: int) ->
                 f"{name_some(outside)}. Move them into one of the two, or out of the dataset."
             )
         return given[0], given[1]
-    order = np.random.default_rng(seed).permutation(len(samples))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(samples))
     count = min(max(round(valid_fraction * len(samples)), valid_fraction > 0), len(samples) - 1)
     valid = {int(i) for i in order[:count]}
     parts: tuple[list[Sample], list[Sample]] = ([], [])

@@ -627,8 +627,20 @@ def run(
     if not samples:
         raise UserError(f"The {part} part of {folder} holds no image; choose another --split.")
     truth = GroundTruth(load_cases(folder, samples), protocol, sigma, seed)
+    if name and Path(name).name != name:
+        raise UserError(f"--name names a folder in {results / 'evaluation'}, and so holds no slash; received {name}.")
+    if protocol == "mit":
+        metrics.optimal_transport()  # Whether it is there should be known before an hour of predicting.
     models = _models(data, params, size, weights, maps)
-    target = results / "evaluation" / (name or "_".join([data, part, protocol, *(m.name for m in models)])[:120])
+    flags = {
+        "baselines": with_baselines,
+        "metric-maps": metric_maps,
+        "fit": training is not None,
+        "density": density_file is not None,
+        f"sigma-{sigma}": sigma is not None,
+    }
+    words = [data, part, protocol, *(flag for flag, given in flags.items() if given), *(m.name for m in models)]
+    target = results / "evaluation" / (name or "_".join(words)[:120])
     if density_file is not None:
         fitted, record = density.FittedDensity.load(density_file), {"density": str(density_file)}
         models = [replace(m, log_density=fitted.log_density, record={**m.record, **record}) for m in models]

@@ -524,11 +524,12 @@ def _read_calibration(path: Path, size: tuple[int, int]) -> list[np.ndarray]:
 
 TEXT = """# MSI-Net: {title}
 
-Predicts where people look in a photograph. `{file}` is the network trained for {data}; run in {runtime} on a
-photograph, its maps differ from the Keras network's by at most {difference:.1e} (maps go from 0 to 1).
+Predicts where people look in a photograph. `{file}` was exported with `-d {data}`, and `check.json` names its weights.
+Run in {runtime} on a photograph, its maps differ from the Keras network's by at most {difference:.1e} (maps go from 0
+to 1).
 
-- **Input** `input`: RGB, float32, 0 to 255, shape (batch, height, width, 3). Height and width are divisible by 8; this
-  network was trained at {height}×{width}. Nothing is subtracted: the network does that.
+- **Input** `input`: RGB, float32, 0 to 255, shape (batch, height, width, 3). Height and width are divisible by 8;
+  {height}×{width} is the size for {data}. Nothing is subtracted: the network does that.
 - **Output** `output`: float32, 0 to 1, shape (batch, height, width, 1). Every map reaches 0 and 1.
 - **Fit**: resize the photograph at its own aspect ratio until it fits into {height}×{width}, then pad it evenly with
   gray 126. **Back**: enlarge the map at its own aspect ratio until it covers the photograph, then crop the centre.

@@ -25,6 +25,7 @@ PARAM_HELP = {
     "results": "folder that receives everything a run produces",
 }
 PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
+VALID_FRACTION = 0.2  # of one's own photographs
 SHARED_PARAMS = ("device", "results", "batch_size")
 
 
@@ -140,15 +141,20 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
         "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
     )
     add_dataset_path(phase)
-    phase.add_argument("--split", choices=("valid", "train", "all"), default="valid", help="images (default: valid)")
     phase.add_argument(
-        "--weights", nargs="+", metavar="{published,lite,PATH}", help="to predict with (default: the best there are)"
+        "--split", choices=("valid", "train", "all"), default="valid", help="which images to score (default: valid)"
+    )
+    phase.add_argument(
+        "--weights", nargs="+", metavar="{published,lite,PATH}", help="networks to score (default: the best there are)"
     )
     phase.add_argument(
         "--maps", type=Path, nargs="+", default=[], metavar="DIR", help="score existing maps of the images' names"
     )
     phase.add_argument(
-        "--protocol", choices=("tuebingen", "mit"), default="tuebingen", help="definitions (default: tuebingen)"
+        "--protocol",
+        choices=("tuebingen", "mit"),
+        default="tuebingen",
+        help="whose definitions of the metrics (default: tuebingen)",
     )
     phase.add_argument(
         "--sigma",
@@ -165,7 +171,12 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     choice.add_argument("--density", type=Path, metavar="FILE", help="use the density that --fit saved")
     phase.add_argument("--name", help="of the run's folder in results/evaluation")
     add_input_size(phase)
-    phase.add_argument("--valid-fraction", type=fraction, default=0.2, help="of one's own images (default: 0.2)")
+    phase.add_argument(
+        "--valid-fraction",
+        type=fraction,
+        default=VALID_FRACTION,
+        help=f"share of one's own images that validates, as in training (default: {VALID_FRACTION})",
+    )
     add_params(phase, (*SHARED_PARAMS, "seed"))
 
 
@@ -238,7 +249,9 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_input_size(parser) -> None:
-    parser.add_argument("--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="of the network")
+    parser.add_argument(
+        "--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="height and width of the network's input"
+    )
 
 
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
@@ -248,8 +261,7 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--valid-fraction",
         type=fraction,
-        default=0.2,
-        help="share of the images that validate, where the folders train and val do not say (default: 0.2)",
+        help=f"share of the images that validates, where folders train and val do not say (default: {VALID_FRACTION})",
     )
     group.add_argument(
         "--sigma",
@@ -296,13 +308,15 @@ def run_train(options: argparse.Namespace) -> None:
     if len(set(options.data)) < len(options.data):
         raise UserError(f"Received -d {' '.join(options.data)}, expected each dataset once.")
     if "custom" in options.data:
+        if options.valid_fraction is None:
+            options.valid_fraction = VALID_FRACTION
         blur = fixations.Blur(options.sigma, options.pixels_per_degree)
         prepare_custom(data.find_dataset("custom", options.path), blur)
         # They decide what is learnt, and so belong to the run's settings.
         params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
     else:
-        for flag in ("input_size", "sigma", "pixels_per_degree"):
-            if getattr(options, flag):
+        for flag in ("input_size", "valid_fraction", "sigma", "pixels_per_degree"):
+            if getattr(options, flag) is not None:
                 raise UserError(
                     f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
                     f"network's input size for them is in config.DIMS."
@@ -313,7 +327,6 @@ def run_train(options: argparse.Namespace) -> None:
             options.path,
             options.input_size if name == "custom" and options.input_size else DIMS[name],
             valid_fraction=options.valid_fraction,
-            seed=params["seed"],
         )
         for name in options.data
     ]
@@ -363,8 +376,6 @@ def run_download(options: argparse.Namespace) -> int:
 def run_test(options: argparse.Namespace) -> int:
     params = params_of(options)
     path = options.path or sample_photograph()
-    if not path.exists():
-        raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
     with quiet_stderr():
         import predict
     return predict.run(
@@ -427,9 +438,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
-        train, valid = data.load_groups(
-            options.data, folder, size, valid_fraction=options.valid_fraction, seed=params["seed"]
-        )
+        train, valid = data.load_groups(options.data, folder, size, valid_fraction=options.valid_fraction)
         samples = (train if options.split == "train" else valid).samples
     with quiet_stderr():
         import evaluate

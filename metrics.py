@@ -217,7 +217,7 @@ def optimal_transport():
         import ot
     except ImportError as error:
         raise UserError(
-            "The earth mover's distance needs the library POT, which is not installed: 'pip install pot'."
+            "The earth mover's distance needs the library POT, which is not installed: 'python -m pip install pot'."
         ) from error
     return ot
 

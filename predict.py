@@ -16,7 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import checkpoint
-from data import IMAGE_PADDING, crop_and_restore, decode_image, list_images, resize_and_pad
+from data import IMAGE_PADDING, IMAGE_SUFFIXES, crop_and_restore, decode_image, list_images, resize_and_pad
 from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
 from utils import UserError, count, parallel_map, versions, whole_file, write_json
 
@@ -125,7 +125,7 @@ def find_images(path: Path) -> list[Path]:
         raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
     images = list_images(path)
     if not images:
-        raise UserError(f"No image below {path}: expected files ending in .jpg, .png, .bmp, .gif or .webp.")
+        raise UserError(f"No image below {path}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     return images
 
 
@@ -220,6 +220,7 @@ def run(
         The exit status: 1 when an image failed, else 0.
     """
     results = Path(params["results"])
+    find_images(path)  # Weights may be a long download, which nothing below is worth.
     layout, device = choose_layout(params["device"])
     choice = checkpoint.choose_weights(data, weights=weights, results=results)
     print(f"Weights: {choice.path} ({choice.reason}).")

@@ -77,8 +77,8 @@ def train(
     first = len(run.history)
     if first >= params["epochs"]:
         print(
-            f"This run is finished: {first} epochs are done, best validation loss {run.best():.4f}. "
-            f"Train on with --epochs {first + params['epochs']}, or begin anew with --restart."
+            f"This run is finished: {utils.count(first, 'epoch')} of {params['epochs']}, best validation loss "
+            f"{run.best():.4f}. Train on with --epochs {first + params['epochs']}, or begin anew with --restart."
         )
         return
 

@@ -61,10 +61,11 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "-d", "custom", "-p", "nowhere"], ["nowhere", "stimuli"]),
+        (["train", "-d", "custom", "-p", "nowhere"], ["No such folder: nowhere", "-p"]),
         (["train", "-p", "nowhere"], ["salicon-stimuli.zip", "network", "--from"]),
         (["download", "-d", "osie", "--from", "nowhere.zip"], ["nowhere.zip", "--from"]),
         (["train", "-d", "osie", "--input-size", "48", "64"], ["--input-size", "custom"]),
+        (["train", "-d", "osie", "--valid-fraction", "0.1"], ["--valid-fraction", "custom"]),
         (["train", "-d", "osie", "osie"], ["osie osie", "once"]),
         (["test", "-p", "nowhere.jpg"], ["nowhere.jpg", "-p"]),
         (["test", "--weights", "nowhere.h5"], ["nowhere.h5"]),

@@ -110,7 +110,7 @@ def test_finished_run_says_so_and_names_the_flag(tiny_dataset, tmp_path, capsys)
     assert run(folder, "--epochs", "1", "--results", results) == 0
     assert run(folder, "--epochs", "1", "--results", results) == 0
     output = capsys.readouterr().out
-    assert "This run is finished: 1 epochs" in output and "--epochs" in output
+    assert "This run is finished: 1 epoch of 1" in output and "--epochs" in output
 
 
 def test_continuing_with_other_settings_is_refused_and_restart_begins_anew(tiny_dataset, tmp_path, capsys):
