@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS
@@ -50,13 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
     phases = parser.add_subparsers(title="phases", required=True, metavar="PHASE")
-    add_train(phases.add_parser("train", help="train on a dataset, or continue an interrupted run"))
-    add_download(phases.add_parser("download", help="fetch datasets or published weights"))
-    add_test(phases.add_parser("test", help="predict the saliency maps of photographs"))
-    add_evaluate(phases.add_parser("evaluate", help="score predictions against fixations"))
-    add_submit(phases.add_parser("submit", help="write the files that a benchmark takes"))
-    add_export(phases.add_parser("export", help="write the network for another runtime, and prove it there"))
-    add_demo(phases.add_parser("demo", help="show the network in the browser, on pictures and the webcam"))
+    for add_flags, name, text in (
+        (add_train, "train", "train on a dataset, or continue an interrupted run"),
+        (add_download, "download", "fetch datasets or published weights"),
+        (add_test, "test", "predict the saliency maps of photographs"),
+        (add_evaluate, "evaluate", "score predictions against fixations"),
+        (add_submit, "submit", "write the files that a benchmark takes"),
+        (add_export, "export", "write the network for another runtime, and prove it there"),
+        (add_demo, "demo", "show the network in the browser, on pictures and the webcam"),
+    ):
+        add_flags(phases.add_parser(name, help=text, description=f"{text.capitalize()}."))
     return parser.parse_args(arguments)
 
 
@@ -486,47 +490,29 @@ def sample_photograph() -> Path:
 # --- Types of flags ---------------------------------------------------------------------------------------------------
 
 
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 1")
-    return value
+def number(kind: type, holds: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """The type of a flag: a number of a kind for which a condition holds."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"received {text}, expected {expected}")
+        return value
+
+    return convert
 
 
-def network_side(text: str) -> int:
-    value = positive_int(text)
-    if value % 8:
-        raise argparse.ArgumentTypeError(f"received {text}, expected a multiple of 8, as the network works in eighths")
-    return value
-
-
-def natural_int(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"received {text}, expected a whole number of at least 0")
-    return value
-
-
-def port_number(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"received {text}, expected a whole number from 0 to 65535")
-    return value
-
-
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"received {text}, expected a number above 0")
-    return value
-
-
-def fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"received {text}, expected a number from 0 to below 1")
-    return value
-
+positive_int = number(int, lambda value: value >= 1, "a whole number of at least 1")
+natural_int = number(int, lambda value: value >= 0, "a whole number of at least 0")
+network_side = number(
+    int, lambda value: value >= 8 and value % 8 == 0, "a multiple of 8, as the network works in eighths"
+)
+port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
+positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 PARAM_TYPES = {
     "epochs": positive_int,
