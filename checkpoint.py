@@ -295,7 +295,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if _is_checkpoint(path):
         return _read_checkpoint(path)
     if path.is_dir():
-        return _read_protobuf(path / "saved_model.pb")
+        # An export holds the SavedModel in a folder of its own.
+        inner = path / "saved_model"
+        return _read_protobuf((inner if inner.is_dir() else path) / "saved_model.pb")
     if path.suffix == ".pb":
         return _read_protobuf(path)
     if path.suffix == ".npz":

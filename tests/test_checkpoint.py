@@ -81,9 +81,11 @@ def test_frozen_graph_reads_back(tmp_path, arrays, layout):
 
 @pytest.mark.parametrize("prefix", ["", "msi_net/inner"])
 def test_saved_model_reads_back_as_a_folder_and_as_a_bare_file(tmp_path, arrays, prefix):
-    write_saved_model(tmp_path / "model", arrays, prefix)
-    assert_equal(checkpoint.read_arrays(tmp_path / "model"), arrays)
-    shutil.move(tmp_path / "model" / "saved_model.pb", tmp_path / "saved_model.pb")
+    folder = tmp_path / "export" / "saved_model"
+    write_saved_model(folder, arrays, prefix)
+    assert_equal(checkpoint.read_arrays(folder), arrays)
+    assert_equal(checkpoint.read_arrays(folder.parent), arrays)
+    shutil.move(folder / "saved_model.pb", tmp_path / "saved_model.pb")
     assert_equal(checkpoint.read_arrays(tmp_path / "saved_model.pb"), arrays)
 
 
