@@ -197,8 +197,13 @@ READERS: dict[str, Reader] = {
 
 def _each_file(raw: Path, read: Callable[[Path], Fixations]) -> dict[str, Callable[[], Fixations]]:
     """A reader's result where every image has its own file."""
-    files = sorted(file for file in raw.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return {file.relative_to(raw).with_suffix("").as_posix(): functools.partial(read, file) for file in files}
+    return {name: functools.partial(read, file) for name, file in by_name(raw).items()}
+
+
+def by_name(folder: Path) -> dict[str, Path]:
+    """The visible files below a folder by their path without suffix."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
 def _load_mat(path: Path, *names: str) -> dict:

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 from filelock import FileLock, Timeout
 
 from archives import extract
-from convert import READERS, convert
+from convert import READERS, by_name, convert
 from transfer import GOOGLE_DRIVE, NoSpaceError, fetch, file_md5, unreachable
 from utils import DownloadError, whole_file
 
@@ -387,7 +387,7 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
 
 def incomplete(folder: Path, images: int) -> str:
     """What a dataset's folder lacks or has too much, in words; empty for a complete one."""
-    names = {kind: set(_by_name(folder / kind)) for kind in ("stimuli", "fixations", "saliency")}
+    names = {kind: set(by_name(folder / kind)) for kind in ("stimuli", "fixations", "saliency")}
     if len(names["stimuli"]) != images:
         return f"{len(names['stimuli'])} photographs, expected {images}"
     for kind in ("fixations", "saliency"):
@@ -477,7 +477,7 @@ def _make(name: str, row: Source, files: Sequence[Fetched], workshop: Path) -> P
     try:
         for archive, file in zip(row.archives, files, strict=True):
             extract(file.path, build, archive.members, archive.member_md5)
-        stimuli = _by_name(build / "stimuli")
+        stimuli = by_name(build / "stimuli")
         if len(stimuli) != row.images:
             raise DownloadError(f"The archive holds {len(stimuli)} photographs, expected {row.images}.")
         for note in convert(stimuli, build, build / "raw", READERS[name], row.sigma):
@@ -539,12 +539,6 @@ def _by_hand(archives: Sequence[Archive], command: str, one_is_enough: bool = Fa
 def _weights_command(key: str) -> str:
     data = key.split("_")[1] if key.startswith("model_") else "salicon"
     return f"python main.py download -d {data} --weights --from FOLDER"
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    """The visible files below a folder by their path without suffix."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
 @contextlib.contextmanager

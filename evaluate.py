@@ -20,7 +20,7 @@ import metrics
 from data import Sample, decode_image, files_by_name, image_size
 from fixations import TABLE, UNKNOWN_OBSERVER, read_fixations
 from model import choose_layout
-from predict import compile_network, predict_maps
+from predict import load_network, predict_maps
 from utils import UserError, name_some, parallel_map, versions, whole_file, write_json
 
 # The metrics of each protocol in the order of the table; of those in LESS_IS_BETTER, less is.
@@ -190,9 +190,7 @@ def network_contender(
     name: str, path: Path, reason: str, size: tuple[int, int], layout: str, batch_size: int
 ) -> Contender:
     """A network with the weights in a file."""
-    arrays = checkpoint.read_arrays(path)
-    found = checkpoint.describe(arrays)
-    network = compile_network(checkpoint.fold_batch_norm(arrays), layout, found.context)
+    network, found = load_network(path, layout)
 
     def maps(cases: Sequence[Case]) -> Iterator[np.ndarray]:
         for prediction in predict_maps(network, [case.sample.stimulus for case in cases], size, batch_size):
@@ -626,11 +624,11 @@ def run(
     results, seed = Path(params["results"]), params["seed"]
     if not samples:
         raise UserError(f"The {part} part of {folder} holds no image; choose another --split.")
-    truth = GroundTruth(load_cases(folder, samples), protocol, sigma, seed)
     if name and Path(name).name != name:
         raise UserError(f"--name names a folder in {results / 'evaluation'}, and so holds no slash; received {name}.")
     if protocol == "mit":
         metrics.optimal_transport()  # Whether it is there should be known before an hour of predicting.
+    truth = GroundTruth(load_cases(folder, samples), protocol, sigma, seed)
     models = _models(data, params, size, weights, maps)
     flags = {
         "baselines": with_baselines,

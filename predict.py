@@ -49,6 +49,13 @@ def compile_network(arrays: dict[str, np.ndarray], layout: str = CHANNELS_LAST, 
     return tf.function(lambda images: msi_net(images, conv, layout, context), signature, autograph=False)
 
 
+def load_network(path: Path, layout: str) -> tuple[Callable, checkpoint.Architecture]:
+    """The compiled network with the weights in a file, and what it is; see `compile_network`."""
+    arrays = checkpoint.read_arrays(path)
+    found = checkpoint.describe(arrays)
+    return compile_network(checkpoint.fold_batch_norm(arrays), layout, found.context), found
+
+
 def predict_maps(
     network: Callable, paths: Iterable[Path], size: tuple[int, int], batch_size: int = 1
 ) -> Iterator[Prediction]:
@@ -176,13 +183,22 @@ def blend(photograph: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 
 def test(
-    network: Callable, path: Path, size: tuple[int, int], results: Path, *, batch_size: int, suffix: str, overlay: bool
+    network: Callable,
+    images: Sequence[Path],
+    root: Path,
+    size: tuple[int, int],
+    results: Path,
+    *,
+    batch_size: int,
+    suffix: str,
+    overlay: bool,
 ) -> tuple[int, list[str]]:
-    """Predict an image or a folder of images into `results/images/`, and overlays into `results/overlays/`.
+    """Predict images into `results/images/`, and overlays into `results/overlays/`.
 
     Args:
         network: see `compile_network`.
-        path: a file or a folder.
+        images: see `find_images`.
+        root: the folder that they are in, or the only one of them.
         size, batch_size: see `predict_maps`.
         results: the folder of results.
         suffix: see `encode_map`.
@@ -191,9 +207,8 @@ def test(
     Returns:
         The number of maps written, and a sentence for each image that failed.
     """
-    images = find_images(path)
-    targets = output_paths(images, path, results / "images", suffix)
-    overlays = output_paths(images, path, results / "overlays", ".jpeg") if overlay else {}
+    targets = output_paths(images, root, results / "images", suffix)
+    overlays = output_paths(images, root, results / "overlays", ".jpeg") if overlay else {}
 
     def write(prediction: Prediction) -> str:
         if prediction.error:
@@ -220,15 +235,14 @@ def run(
         The exit status: 1 when an image failed, else 0.
     """
     results = Path(params["results"])
-    find_images(path)  # Weights may be a long download, which nothing below is worth.
+    images = find_images(path)  # First, as weights may be a long download, which nothing below is worth.
     layout, device = choose_layout(params["device"])
     choice = checkpoint.choose_weights(data, weights=weights, results=results)
     print(f"Weights: {choice.path} ({choice.reason}).")
     print(f"Device: {device}.")
-    arrays = checkpoint.fold_batch_norm(checkpoint.read_arrays(choice.path))
-    network = compile_network(arrays, layout, checkpoint.describe(arrays).context)
+    network, _ = load_network(choice.path, layout)
     written, failures = test(
-        network, path, size, results, batch_size=params["batch_size"], suffix=suffix, overlay=overlay
+        network, images, path, size, results, batch_size=params["batch_size"], suffix=suffix, overlay=overlay
     )
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)

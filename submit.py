@@ -16,7 +16,7 @@ import density
 from config import DIMS
 from data import decode_image, image_size, list_images
 from model import choose_layout
-from predict import compile_network, encode_map, predict_maps
+from predict import encode_map, load_network, predict_maps
 from utils import UserError, versions, whole_file, write_json
 
 # How far the sum of a written density may be from 1, as a logarithm. The benchmark accepts 1e-3.
@@ -184,8 +184,7 @@ def run(
     layout, device = choose_layout(params["device"])
     choice = checkpoint.choose_weights(benchmark.dataset, weights=weights, results=results)
     print(f"Weights: {choice.path} ({choice.reason}).\nDevice: {device}.")
-    arrays = checkpoint.read_arrays(choice.path)
-    network = compile_network(checkpoint.fold_batch_norm(arrays), layout, checkpoint.describe(arrays).context)
+    network, _ = load_network(choice.path, layout)
     files = write_submission(
         network,
         images,

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 # This script's own name would hide the program's module.
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
 
-from utils import quiet_stderr  # noqa: E402
+from utils import parallel_map, quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
@@ -29,7 +29,6 @@ with quiet_stderr():
     import density
     import evaluate
     from data import Sample
-    from predict import parallel_map
 
 SHAPE, FIXATIONS = (600, 800), 100
 

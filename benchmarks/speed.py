@@ -80,7 +80,17 @@ def print_test_speed(network, count: int) -> None:
             (Path(folder) / f"{i:04d}.jpg").write_bytes(photograph)
 
         def whole_phase():
-            predict.test(network, Path(folder), size, Path(results), batch_size=1, suffix=".jpeg", overlay=False)
+            root = Path(folder)
+            predict.test(
+                network,
+                predict.find_images(root),
+                root,
+                size,
+                Path(results),
+                batch_size=1,
+                suffix=".jpeg",
+                overlay=False,
+            )
 
         alone = seconds(lambda: [network(images) for _ in range(count)], 3) / count
         phase = seconds(whole_phase, 3) / count
