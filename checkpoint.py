@@ -7,6 +7,7 @@ that a file contains.
 """
 
 import functools
+import hashlib
 import io
 import json
 import math
@@ -241,6 +242,22 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from error
     _check(arrays, path)
     return arrays
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 in hexadecimal of a file of weights; of a folder or a checkpoint, of all its files in their order."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+    elif _is_checkpoint(path):
+        prefix = path.with_suffix("") if path.suffix == ".index" else path
+        files = sorted(path.parent.glob(f"{prefix.name}.*"))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as contents:
+            while chunk := contents.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def describe(arrays: Mapping[str, np.ndarray]) -> Architecture:

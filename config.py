@@ -1,5 +1,8 @@
 """Every default of the program, in one place. Each value can be overridden by a flag of `main.py`."""
 
+# Of the program; every record and checkpoint says which version made it. CHANGELOG.md says what changed.
+VERSION = "1.1.0"
+
 PARAMS = {
     # The training set-up of the paper (section 3.3).
     "epochs": 10,  # passes over the training set; the total, also when a run is continued

@@ -1,10 +1,9 @@
-"""Datasets: which files belong together, which train and which validate, and how they become tensors.
+"""Datasets: which files belong together, and which of them train and which validate.
 
 A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/` or `fixations.csv`. The files of one
 image have the same path below each of them, up to the suffix.
 """
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +19,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 MAP_SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 MAP_FORMATS = ("JPEG", "PNG")
-
-# What fills the rest of the network's input around an image, and around its saliency map.
-IMAGE_PADDING, MAP_PADDING = 126, 0
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,7 @@ def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int,
             with Image.open(file, formats=formats) as image:
                 return image.height, image.width
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: {_unreadable(file, error)}. Expected {' or '.join(formats)}.") from error
+        raise UserError(f"{file}: {why_unreadable(file, error)}. Expected {' or '.join(formats)}.") from error
 
 
 def check_files(samples: Sequence[Sample]) -> None:
@@ -217,7 +213,7 @@ def check_files(samples: Sequence[Sample]) -> None:
         raise UserError(f"{name_some(complaints, '; ')}.")
 
 
-def _unreadable(file: Path, error: Exception) -> str:
+def why_unreadable(file: Path, error: Exception) -> str:
     if not file.exists():
         return "no such file"
     if file.stat().st_size == 0:
@@ -285,71 +281,7 @@ def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list
     return parts
 
 
-# --- Geometry: an image into the network's input, and a map back out --------------------------------------------------
-#
-# Both ways resize with the kernels of TensorFlow 1 (area, bicubic; corners aligned), which `tf.image.resize` of
-# TensorFlow 2 no longer has. Pinned by test_data.py::test_resize_and_pad_equals_the_published_preprocessing.
-
-
-def resize_and_pad(image, size: tuple[int, int], padding: int):
-    """Fit an image into the network's input: resize it at its own aspect ratio, then pad it around.
-
-    Args:
-        image: (H, W, C), any number type, 0 to 255.
-        size: height and width of the network's input; integers or scalar tensors.
-        padding: value of the border.
-
-    Returns:
-        float32, (size[0], size[1], C), 0 to 255. An odd row or column of border goes below or to the right.
-    """
-    import tensorflow as tf
-
-    size = tf.convert_to_tensor(size, tf.int32)
-    shape = tf.shape(image)[:2]
-    ratio = tf.reduce_min(size / shape)
-    # The published program fails where a very long and narrow image would shrink to no pixel at all.
-    resized = _resize(image, tf.maximum(tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32), 1))
-    border = size - tf.shape(resized)[:2]
-    before, after = border // 2, border - border // 2
-    return tf.pad(resized, [(before[0], after[0]), (before[1], after[1]), (0, 0)], constant_values=padding)
-
-
-def crop_and_restore(saliency, size: tuple[int, int]):
-    """The inverse of `resize_and_pad`: the network's output at the size of the image that went in.
-
-    Args:
-        saliency: (h, w, 1) float32, 0 to 1, the border included.
-        size: height and width of the image; integers or scalar tensors.
-
-    Returns:
-        float32, (size[0], size[1], 1), 0 to 255, not rounded.
-    """
-    import tensorflow as tf
-
-    size = tf.convert_to_tensor(size, tf.int32)
-    shape = tf.shape(saliency)[:2]
-    ratio = tf.reduce_max(size / shape)
-    resized = _resize(saliency * 255, tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32))
-    start = (tf.shape(resized)[:2] - size) // 2
-    return resized[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
-
-
-def _resize(image, size):
-    """Area interpolation when either side shrinks, else bicubic; (H, W, C) -> float32 (size[0], size[1], C)."""
-    import tensorflow as tf
-
-    def area():
-        return tf.raw_ops.ResizeArea(images=images, size=size, align_corners=True)
-
-    def bicubic():
-        return tf.raw_ops.ResizeBicubic(images=images, size=size, align_corners=True, half_pixel_centers=False)
-
-    images = tf.cast(image, tf.float32)[None]
-    resized = tf.cond(tf.reduce_any(size < tf.shape(image)[:2]), area, bicubic)[0]
-    return tf.clip_by_value(resized, 0.0, 255.0)
-
-
-# --- Batches for training ---------------------------------------------------------------------------------------------
+# --- What a training step sees ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -404,117 +336,3 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """A network input size times a factor, each side rounded to a multiple of 8."""
     height, width = (max(8, round(side * scale / 8) * 8) for side in size)
     return height, width
-
-
-def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
-    """Read, decode, augment, resize and pad the batches of a plan, in parallel and ahead of their use.
-
-    Args:
-        plan: batches in order, of one epoch or of many.
-        augmentation: options of `augment`, or None for images as they are.
-
-    Returns:
-        A `tf.data.Dataset` of pairs: images (B, H, W, 3) and saliency maps (B, H, W, 1), float32, 0 to 255.
-    """
-    import tensorflow as tf
-
-    def rows():
-        for batch in plan:
-            # As bytes, because a file's name need not be valid text.
-            stimuli = [os.fsencode(sample.stimulus) for sample in batch.samples]
-            yield stimuli, [os.fsencode(sample.saliency) for sample in batch.samples], batch.size, batch.seed
-
-    def load(stimuli, saliency, size, seed):
-        def load_one(row):
-            stimulus, saliency, index = row
-            image = decode_image(tf.io.read_file(stimulus), 3)
-            truth = decode_image(tf.io.read_file(saliency), 1)
-            if augmentation:
-                image, truth = augment(image, truth, tf.stack([seed, index]), **augmentation)
-            return resize_and_pad(image, size, IMAGE_PADDING), resize_and_pad(truth, size, MAP_PADDING)
-
-        images, truths = tf.map_fn(
-            load_one, (stimuli, saliency, tf.range(tf.size(stimuli))), fn_output_signature=(tf.float32, tf.float32)
-        )
-        return tf.ensure_shape(images, (None, None, None, 3)), tf.ensure_shape(truths, (None, None, None, 1))
-
-    signature = (
-        tf.TensorSpec((None,), tf.string),
-        tf.TensorSpec((None,), tf.string),
-        tf.TensorSpec((2,), tf.int32),
-        tf.TensorSpec((), tf.int32),
-    )
-    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
-    return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def decode_image(contents, channels: int):
-    """Decode an image file's contents.
-
-    Pixels stay as stored: an EXIF orientation is not applied, as in the benchmarks. Transparency is dropped, 16-bit
-    values keep their upper 8 bits, palettes are looked up, and of an animation the first frame counts.
-
-    Args:
-        contents: scalar string tensor, a JPEG, PNG, BMP, GIF or WebP file.
-        channels: 3 for RGB or 1 for grayscale.
-
-    Returns:
-        uint8, (H, W, channels).
-    """
-    import tensorflow as tf
-
-    image = tf.io.decode_image(contents, channels, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, channels))
-
-
-def find_damaged(samples: Sequence[Sample]) -> list[str]:
-    """Decode every stimulus and saliency map to find those that cannot be; a sentence for each."""
-    import tensorflow as tf
-
-    complaints = []
-    for file, channels in [pair for s in samples for pair in ((s.stimulus, 3), (s.saliency, 1))]:
-        try:
-            decode_image(tf.io.read_file(os.fsencode(file)), channels)
-        except (tf.errors.OpError, ValueError) as error:
-            complaints.append(f"{file}: {_unreadable(file, error)}")
-    return complaints
-
-
-def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, crop: float = 0.0):
-    """Vary an image at random; what moves pixels moves those of its saliency map alike.
-
-    Args:
-        image: (H, W, 3) uint8.
-        truth: its saliency map, (H, W, 1) uint8.
-        seed: (2,) integers that decide everything.
-        mirror: swap left and right in half of the cases.
-        color: greatest relative change of brightness, contrast and saturation.
-        crop: greatest share of each side that is cut away.
-
-    Returns:
-        The image as float32, 0 to 255, and the map, both of one new size.
-    """
-    import tensorflow as tf
-
-    # One independent stream for each decision.
-    seeds = tf.unstack(tf.random.split(tf.cast(seed, tf.int32), 6), num=6)
-    image = tf.cast(image, tf.float32)
-    if crop:
-        shape = tf.shape(image)[:2]
-        side = tf.random.stateless_uniform((), seeds[0], 1.0 - crop, 1.0)
-        size = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * side, tf.int32), 1)
-        position = tf.random.stateless_uniform((2,), seeds[1])
-        top, left = tf.unstack(tf.cast(position * tf.cast(shape - size + 1, tf.float32), tf.int32))
-        image = image[top : top + size[0], left : left + size[1]]
-        truth = truth[top : top + size[0], left : left + size[1]]
-    if mirror and tf.random.stateless_uniform((), seeds[2]) < 0.5:
-        image, truth = image[:, ::-1], truth[:, ::-1]
-    if color:
-        brightness, contrast, saturation = (
-            tf.random.stateless_uniform((), s, 1.0 - color, 1.0 + color) for s in seeds[3:]
-        )
-        image = tf.image.adjust_contrast(image * brightness, contrast)
-        gray = tf.image.rgb_to_grayscale(image)
-        image = tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)
-    return image, truth

@@ -11,9 +11,9 @@ from urllib.parse import quote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from archives import extract
-from convert import READERS, by_name, convert
-from transfer import GOOGLE_DRIVE, NoSpaceError, fetch, file_md5, unreachable
+from acquisition.archives import extract
+from acquisition.convert import READERS, by_name, convert
+from acquisition.transfer import GOOGLE_DRIVE, NoSpaceError, fetch, file_md5, unreachable
 from utils import DownloadError, whole_file
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS
+from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS, VERSION
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
+    parser.add_argument("--version", action="version", version=f"MSI-Net {VERSION}")
     phases = parser.add_subparsers(title="phases", required=True, metavar="PHASE")
     for add_flags, name, text in (
         (add_train, "train", "train on a dataset, or continue an interrupted run"),
@@ -306,7 +307,7 @@ def params_of(options: argparse.Namespace) -> dict:
 
 def run_train(options: argparse.Namespace) -> None:
     import data
-    import fixations
+    from scoring import fixations
 
     params = params_of(options)
     if len(set(options.data)) < len(options.data):
@@ -335,7 +336,7 @@ def run_train(options: argparse.Namespace) -> None:
         for name in options.data
     ]
     with quiet_stderr():
-        import train
+        from phases import train
     train.train(
         "+".join(options.data),
         groups,
@@ -349,7 +350,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 def prepare_custom(folder: Path, blur=None) -> None:
     """Make the saliency maps of one's own data, where there are only fixations; see `fixations.make_saliency`."""
-    import fixations
+    from scoring import fixations
 
     if made := fixations.make_saliency(folder, blur):
         print(f"Made saliency maps from the fixations, with a sigma of {made}: {folder / 'saliency'}.")
@@ -381,11 +382,11 @@ def run_test(options: argparse.Namespace) -> int:
     params = params_of(options)
     path = options.path or sample_photograph()
     with quiet_stderr():
-        import predict
-    return predict.run(
+        from phases import test
+    return test.run(
         path,
         data=options.data,
-        size=tuple(options.input_size or DIMS[options.data]),
+        size=options.input_size,
         weights=options.weights,
         params=params,
         suffix=f".{options.format}",
@@ -398,11 +399,11 @@ def run_export(options: argparse.Namespace) -> None:
         offered = " or ".join(str(bits) for bits in EXPORTS[options.format])
         raise UserError(f"--format {options.format} has {offered} bits a weight, not {options.bits}.")
     with quiet_stderr():
-        import export
+        from phases import export
     export.run(
         options.format,
         data=options.data,
-        size=tuple(options.input_size or DIMS[options.data]),
+        size=options.input_size,
         weights=options.weights,
         results=Path(params_of(options)["results"]),
         bits=options.bits,
@@ -414,8 +415,8 @@ def run_export(options: argparse.Namespace) -> None:
 
 def run_demo(options: argparse.Namespace) -> None:
     with quiet_stderr():
-        import serve
-    serve.run(
+        from phases import demo
+    demo.run(
         data=options.data,
         weights=options.weights,
         results=Path(params_of(options)["results"]),
@@ -430,7 +431,6 @@ def run_evaluate(options: argparse.Namespace) -> None:
     import data
 
     params = params_of(options)
-    size = tuple(options.input_size or DIMS[options.data])
     if options.protocol == "mit" and (options.metric_maps or options.fit or options.density or options.sigma):
         raise UserError("--metric-maps, --fit, --density and --sigma belong to --protocol tuebingen.")
     if options.fit and options.split != "valid":
@@ -442,17 +442,17 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
-        train, valid = data.load_groups(options.data, folder, size, valid_fraction=options.valid_fraction)
+        train, valid = data.load_groups(options.data, folder, DIMS[options.data], valid_fraction=options.valid_fraction)
         samples = (train if options.split == "train" else valid).samples
     with quiet_stderr():
-        import evaluate
+        from phases import evaluate
     evaluate.run(
         options.data,
         folder,
         samples,
         params,
         part=options.split,
-        size=size,
+        size=options.input_size,
         weights=options.weights,
         maps=options.maps,
         protocol=options.protocol,
@@ -469,13 +469,13 @@ def run_submit(options: argparse.Namespace) -> None:
     if not options.path.is_dir():
         raise UserError(f"No such folder: {options.path}. Name the one of the test photographs with -p.")
     with quiet_stderr():
-        import submit
+        from phases import submit
     submit.run(
         options.data,
         options.path,
         params_of(options),
         weights=options.weights,
-        size=tuple(options.input_size) if options.input_size else None,
+        size=options.input_size,
         density_file=options.density,
     )
 

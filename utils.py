@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from config import VERSION
+
 # The age from which on a temporary folder is that of a killed process, not of one that is at work.
 LEFTOVER_SECONDS = 24 * 60 * 60
 
@@ -101,6 +103,11 @@ def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_record(path: Path, content: dict) -> None:
+    """Write what someone needs to judge or repeat a run: what it did, and the versions that its numbers depend on."""
+    write_json(path, {**content, "version": VERSION, "versions": versions(), "platform": platform.platform()})
 
 
 def name_some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:

@@ -28,9 +28,9 @@ with quiet_stderr():
 
     import checkpoint
     import main
-    import serve
     from config import DEMO_SIZES, VARIANTS
     from model import build_model
+    from phases import demo as serve
 
 BACKENDS = ("wasm", "webgl", "webgpu", "cpu")
 CHROMIUM_FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader")

@@ -26,9 +26,9 @@ with quiet_stderr():
     import numpy as np
     from scipy.ndimage import gaussian_filter
 
-    import density
-    import evaluate
     from data import Sample
+    from phases import evaluate
+    from scoring import density
 
 SHAPE, FIXATIONS = (600, 800), 100
 

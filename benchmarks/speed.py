@@ -28,10 +28,10 @@ with quiet_stderr():
 
 import checkpoint  # noqa: E402
 import main  # noqa: E402
-import predict  # noqa: E402
-import train  # noqa: E402
+import msinet  # noqa: E402
 from config import PARAMS, VARIANTS  # noqa: E402
 from model import build_model  # noqa: E402
+from phases import test, train  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
 
@@ -81,11 +81,10 @@ def print_test_speed(network, count: int) -> None:
 
         def whole_phase():
             root = Path(folder)
-            predict.test(
+            test.test(
                 network,
-                predict.find_images(root),
+                test.find_images(root),
                 root,
-                size,
                 Path(results),
                 batch_size=1,
                 suffix=".jpeg",
@@ -131,7 +130,7 @@ def run() -> None:
 
     model = build_model(width=VARIANTS[options.variant]["width"], seed=1)
     arrays = checkpoint.arrays_of(model)
-    network = predict.compile_network(arrays)
+    network = msinet.from_arrays(arrays, (240, 320))
     print_network_speed(model, network)
     print_test_speed(network, options.images)
     print_training_speed(options.variant)

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from conftest import write
 
-import fixations
 import main
+from scoring import fixations
 
 HEIGHT, WIDTH = 48, 64
 

@@ -23,13 +23,13 @@ import tensorflow as tf
 from conftest import write
 
 import checkpoint
-import data
-import export
+import images
 import main
 import model
-import predict
-import serve
+import msinet
 from config import DEMO_SIZES
+from phases import demo as serve
+from phases import export
 from utils import UserError
 
 NO_WEBGL = ("--disable-gpu", "--disable-software-rasterizer")
@@ -60,13 +60,13 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(weights):
-    return predict.compile_network(checkpoint.read_arrays(weights))
+    return msinet.load(weights, input_size=(240, 320))
 
 
 @pytest.fixture(scope="module")
 def sample():
     """The sample photograph, uint8 (600, 512, 3)."""
-    return data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()
+    return images.decode_image(tf.io.read_file(str(main.sample_photograph())), 3).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ class Page:
             if (self.downloads / name).exists():
                 break
             time.sleep(0.05)
-        return data.decode_image(tf.io.read_file(str(self.downloads / name)), 3).numpy().astype(int)
+        return images.decode_image(tf.io.read_file(str(self.downloads / name)), 3).numpy().astype(int)
 
     def pixels(self, source: str, size: str) -> np.ndarray:
         """What an element shows, uint8 (H, W, 3); `size` is its size as a JavaScript expression."""
@@ -212,7 +212,7 @@ class Page:
             canvas.getContext('2d').drawImage(source, 0, 0);
             return canvas.toDataURL();
         """)
-        return data.decode_image(tf.constant(base64.b64decode(url.partition(",")[2])), 3).numpy()
+        return images.decode_image(tf.constant(base64.b64decode(url.partition(",")[2])), 3).numpy()
 
     def gray_map(self) -> np.ndarray:
         """The map on the page, int (H, W), 0 to 255."""
@@ -223,8 +223,8 @@ class Page:
 
 def expected_map(network, image: np.ndarray, size) -> np.ndarray:
     """What `test` predicts for an image, rounded, int (H, W)."""
-    padded = data.resize_and_pad(image, size, data.IMAGE_PADDING)[None]
-    return np.round(data.crop_and_restore(network(padded)[0], image.shape[:2]).numpy()[..., 0]).astype(int)
+    padded = images.resize_and_pad(image, size, images.IMAGE_PADDING)[None]
+    return np.round(images.crop_and_restore(network(padded)[0], image.shape[:2]).numpy()[..., 0]).astype(int)
 
 
 def assert_same_map(received: np.ndarray, expected: np.ndarray):
@@ -246,7 +246,7 @@ def test_uploaded_pictures_map_equals_that_of_test(page, weights, photograph, tm
     source = write(tmp_path / "in" / "my picture.png", tf.io.encode_png(photograph(150, 333, seed=5)))
     fixed = ("--weights", str(weights), "--results", str(tmp_path), "--format", "png")
     assert main.main(["test", "-p", str(source), *fixed]) == 0
-    expected = data.decode_image(tf.io.read_file(str(tmp_path / "images" / "my picture.png")), 1).numpy()[..., 0]
+    expected = images.decode_image(tf.io.read_file(str(tmp_path / "images" / "my picture.png")), 1).numpy()[..., 0]
     page.upload(source)
     assert_same_map(page.gray_map(), expected.astype(int))
 
@@ -269,7 +269,7 @@ def test_map_and_overlay_are_saved_at_the_pictures_own_size(page, network, photo
     overlay = page.save("#save-overlay", "holiday_overlay.png")
     page.click("input[value=gray]")
     assert_same_map(page.save("#save-map", "holiday_map.png")[..., 0], expected)
-    assert np.mean(np.abs(overlay - predict.blend(image, expected.astype(np.float32))) <= 4) >= 0.99
+    assert np.mean(np.abs(overlay - images.blend(image, expected.astype(np.float32))) <= 4) >= 0.99
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
@@ -329,7 +329,7 @@ def test_live_map_is_that_of_the_cameras_frame(live, network, sample):
     live.click("#sizes input[value='4']")
     live.wait_for_size((240, 320))
     received = live.gray_map()
-    padded = data.resize_and_pad(frame, (240, 320), data.IMAGE_PADDING)[None]
+    padded = images.resize_and_pad(frame, (240, 320), images.IMAGE_PADDING)[None]
     assert_same_map(received, np.round(255 * network(padded).numpy()[0, ..., 0]).astype(int))
 
 
@@ -484,8 +484,8 @@ def test_geometry_equals_that_of_test(node, tmp_path):
         subprocess.run(command, cwd=export.DEMO_FOLDER, check=True)
         padded = np.fromfile(tmp_path / "padded", np.float32).reshape(*size, 3)
         restored = np.fromfile(tmp_path / "restored", np.float32).reshape(height, width, 1)
-        np.testing.assert_allclose(padded, data.resize_and_pad(image[..., :3], size, data.IMAGE_PADDING), atol=1e-3)
-        np.testing.assert_allclose(restored, data.crop_and_restore(saliency, (height, width)), atol=1e-3)
+        np.testing.assert_allclose(padded, images.resize_and_pad(image[..., :3], size, images.IMAGE_PADDING), atol=1e-3)
+        np.testing.assert_allclose(restored, images.crop_and_restore(saliency, (height, width)), atol=1e-3)
 
 
 def test_server_names_types_isolates_the_page_and_serves_only_the_folder(address, folder):
@@ -544,9 +544,10 @@ def test_best_network_is_a_choice_beside_the_lite_one(node, weights, tmp_path, m
     monkeypatch.setattr(
         checkpoint, "choose_weights", lambda data, weights=None, results=None: choices[0 if weights == "lite" else 1]
     )
-    assert serve.choose_networks("salicon", None, tmp_path) == choices
-    assert serve.choose_networks("salicon", str(narrow), tmp_path) == choices[1:]
-    serve.write_demo(tmp_path / "demo", choices, main.sample_photograph())
+    networks = serve.choose_networks("salicon", None, tmp_path)
+    assert [network.weights for network in networks] == choices
+    assert [network.weights for network in serve.choose_networks("salicon", str(narrow), tmp_path)] == choices[1:]
+    serve.write_demo(tmp_path / "demo", networks, main.sample_photograph())
     config = json.loads((tmp_path / "demo" / "config.json").read_text(encoding="utf-8"))
     assert [network["url"] for network in config["networks"]] == ["network0/model.json", "network1/model.json"]
     assert (
@@ -560,7 +561,7 @@ def test_without_npm_libraries_come_from_the_cdn_with_their_hashes(weights, tmp_
         raise UserError("TensorFlow.js needs npm.")
 
     monkeypatch.setattr(serve, "install_node_packages", no_npm)
-    serve.write_demo(tmp_path / "demo", [checkpoint.Choice(weights, "named")], main.sample_photograph())
+    serve.write_demo(tmp_path / "demo", [msinet.load(weights)], main.sample_photograph())
     libraries = json.loads((tmp_path / "demo" / "config.json").read_text(encoding="utf-8"))["libraries"]
     assert libraries["tf-core"]["url"] == f"{serve.CDN}/@tensorflow/tfjs-core@4.22.0/dist/tf-core.es2017.min.js"
     assert all(row["integrity"].startswith("sha384-") for row in libraries.values())
@@ -590,7 +591,7 @@ def test_page_computes_with_libraries_from_another_server(browser, node, weights
         monkeypatch.setitem(serve.HEADERS, "Content-Security-Policy", policy)
         monkeypatch.setattr(serve, "CDN", cdn.rstrip("/"))
         monkeypatch.setattr(serve, "_install_libraries", lambda: False)
-        serve.write_demo(tmp_path / "demo", [checkpoint.Choice(weights, "named")], main.sample_photograph())
+        serve.write_demo(tmp_path / "demo", [msinet.load(weights)], main.sample_photograph())
         with serving(tmp_path / "demo") as address:
             browser.open(address)
             browser.wait_for_frames(1)

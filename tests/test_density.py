@@ -6,8 +6,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import approx_fprime
 from scipy.special import logsumexp
 
-import density
-import metrics
+from scoring import density, metrics
 from utils import UserError
 
 

@@ -27,12 +27,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tiny_archives import COUNT, HEIGHT, WIDTH, zip_of
 
-import archives
-import convert
 import data
 import download
+import images
 import main
-import transfer
+from acquisition import archives, convert, transfer
 from config import DIMS
 from utils import DownloadError
 
@@ -150,9 +149,9 @@ def test_dataset_goes_from_its_archives_to_a_training_step(name, tiny, tmp_path,
     tiny(name)
     train, valid = data.load_groups(name, tmp_path, DIMS[name])
     assert len(train.samples) + len(valid.samples) == COUNT
-    images, truths = next(iter(data.load_batches([data.Batch(train.samples, train.size)])))
-    assert images.shape == (len(train.samples), 48, 64, 3) and truths.numpy().max() > 0
-    assert np.isfinite(lite_network.train_on_batch(images, truths))
+    stimuli, truths = next(iter(images.load_batches([data.Batch(train.samples, train.size)])))
+    assert stimuli.shape == (len(train.samples), 48, 64, 3) and truths.numpy().max() > 0
+    assert np.isfinite(lite_network.train_on_batch(stimuli, truths))
 
 
 @pytest.mark.parametrize("name", tiny_archives.MAKERS)
@@ -696,7 +695,8 @@ DRIVER = """
 import sys, time
 from dataclasses import replace
 from pathlib import Path
-import archives, convert, download, utils
+import download, utils
+from acquisition import archives, convert
 folder, url, stage = sys.argv[1:]
 row = download.SOURCES["osie"]
 archive = replace(row.archives[0], urls=(url,), member_md5={})

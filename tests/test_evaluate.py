@@ -13,11 +13,11 @@ from scipy.ndimage import gaussian_filter
 
 import checkpoint
 import data
-import density
-import evaluate
+import images
 import main
-import metrics
 import model
+from phases import evaluate
+from scoring import density, metrics
 
 SHAPE = (48, 64)
 
@@ -97,7 +97,7 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
     printed, rows, summary = capsys.readouterr().out, run.rows(), run.summary()
     cases = cases_of(dataset)
     own, others = cases[3].fixations, np.concatenate([c.fixations for c in cases if c.index != 3])
-    truth = data.decode_image(tf.io.read_file(str(cases[3].sample.saliency)), 1).numpy()[..., 0]
+    truth = images.decode_image(tf.io.read_file(str(cases[3].sample.saliency)), 1).numpy()[..., 0]
     bias = density.fit_centre_bias([c.positions for c in cases])
     bias = density.CentreBias(density.histogram(density.relative(others, SHAPE)), bias.bandwidth, bias.uniform)
     expected = {
@@ -135,7 +135,7 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
     assert differences["saliency"]["NSS"]["low"] > 0 > differences["saliency"]["KLD"]["high"]
     assert {"protocol", "versions", "seed", "contenders", "centre_bias"} <= summary.keys()
     for name in ("distributions.png", "examples_noise.png", "examples_saliency.png"):
-        assert data.decode_image(tf.io.read_file(str(run.folder / name)), 3).shape[0] > 200
+        assert images.decode_image(tf.io.read_file(str(run.folder / name)), 3).shape[0] > 200
 
 
 def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps):

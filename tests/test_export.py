@@ -14,12 +14,12 @@ import tensorflow as tf
 from conftest import write
 
 import checkpoint
-import data
-import export
+import images
 import main
 import model
-import predict
+import msinet
 from config import DEMO_SIZES, EXPORTS
+from phases import export
 
 ROOT = Path(__file__).parents[1]
 EVERY = [(name, bits) for name, offered in EXPORTS.items() for bits in offered]
@@ -79,7 +79,7 @@ def test_export_agrees_with_the_network_in_its_own_runtime(exported, weights, ph
     assert record["format"] == name and record["bits"] == bits and record["variant"] == "width 0.125"
     # The record is not taken on trust; nor is the size or the number of images that it was made with.
     images = np.stack([photograph(80, 104, seed) for seed in range(3)]).astype(np.float32)
-    expected = predict.compile_network(checkpoint.read_arrays(weights))(images).numpy()
+    expected = msinet.from_arrays(checkpoint.read_arrays(weights), (72, 96))(images).numpy()
     maps = export.FORMATS[name].predict(folder, images)
     assert maps.shape == (3, 80, 104, 1)
     assert np.abs(maps - expected).max() <= export.BOUNDS[bits]
@@ -93,18 +93,18 @@ def test_example_in_the_text_works_as_it_stands(exported, weights, photograph, t
     image = photograph(150, 200, seed=4)
     if language == "js":
         maps = run_javascript(example, working, image)
-        padded = data.resize_and_pad(image, (72, 96), data.IMAGE_PADDING)[None]
-        expected = predict.compile_network(checkpoint.read_arrays(weights))(padded).numpy()[0, ..., 0]
+        padded = images.resize_and_pad(image, (72, 96), images.IMAGE_PADDING)[None]
+        expected = msinet.from_arrays(checkpoint.read_arrays(weights), (72, 96))(padded).numpy()[0, ..., 0]
         # The example resizes bilinearly, the program by area.
         assert maps.shape == expected.shape and np.corrcoef(maps.ravel(), expected.ravel())[0, 1] > 0.98
         return
     write(working / "photograph.jpg", tf.io.encode_jpeg(image, quality=98))
     monkeypatch.chdir(working)
     exec(example, {})
-    saved = data.decode_image(tf.io.read_file(str(working / "saliency.png")), 1).numpy()
-    network = predict.compile_network(checkpoint.read_arrays(weights))
-    padded = data.resize_and_pad(image, (72, 96), data.IMAGE_PADDING)[None]
-    expected = data.crop_and_restore(network(padded)[0], (150, 200)).numpy()
+    saved = images.decode_image(tf.io.read_file(str(working / "saliency.png")), 1).numpy()
+    network = msinet.from_arrays(checkpoint.read_arrays(weights), (72, 96))
+    padded = images.resize_and_pad(image, (72, 96), images.IMAGE_PADDING)[None]
+    expected = images.crop_and_restore(network(padded)[0], (150, 200)).numpy()
     assert saved.shape == expected.shape
     # Pillow's resizing is not TensorFlow's.
     assert np.corrcoef(saved.ravel(), expected.ravel())[0, 1] > 0.98
@@ -142,18 +142,18 @@ def run_javascript(example: str, folder: Path, image: np.ndarray) -> np.ndarray:
 def test_tensorflow_js_agrees_at_the_demos_sizes(tmp_path, width, sizes, bits, bound):
     skip_without_runtime("tfjs")
     export.install_node_packages()
-    network = export.Network(seeded_network(width))
+    network = msinet.from_arrays(seeded_network(width), (240, 320))
     export.write_tfjs(network, tmp_path, bits)
-    keras_model = network.keras_model()
-    photograph = data.decode_image(tf.io.read_file(str(main.sample_photograph())), 3)
-    batches = [data.resize_and_pad(photograph, size, data.IMAGE_PADDING).numpy()[None] for size in sizes]
+    keras_model = export.keras_model(network)
+    photograph = images.decode_image(tf.io.read_file(str(main.sample_photograph())), 3)
+    batches = [images.resize_and_pad(photograph, size, images.IMAGE_PADDING).numpy()[None] for size in sizes]
     maps, _ = export.run_in_node(tmp_path, batches)
-    for images, received in zip(batches, maps, strict=True):
-        assert np.abs(received - keras_model(images).numpy()).max() <= bound, images.shape
+    for fitted, received in zip(batches, maps, strict=True):
+        assert np.abs(received - keras_model(fitted).numpy()).max() <= bound, fitted.shape
 
 
 def test_tensorflow_js_gets_fused_convolutions_with_flat_biases(weights, tmp_path):
-    export.write_tfjs(export.Network(checkpoint.read_arrays(weights)), tmp_path, 32)
+    export.write_tfjs(msinet.from_arrays(checkpoint.read_arrays(weights), (72, 96)), tmp_path, 32)
     description = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     operations = [node["op"] for node in description["modelTopology"]["node"]]
     assert operations.count("_FusedConv2D") == 23
@@ -164,7 +164,7 @@ def test_tensorflow_js_gets_fused_convolutions_with_flat_biases(weights, tmp_pat
 
 
 def test_shards_have_at_most_4_mebibytes_and_all_the_bytes(tmp_path):
-    export.write_tfjs(export.Network(seeded_network(0.25)), tmp_path, 32)
+    export.write_tfjs(msinet.from_arrays(seeded_network(0.25), (240, 320)), tmp_path, 32)
     description = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     sizes = [(tmp_path / path).stat().st_size for path in description["weightsManifest"][0]["paths"]]
     assert len(sizes) == 2 and max(sizes) == 4 * 2**20
@@ -182,7 +182,7 @@ network = keras.models.load_model({str(folder / "msinet.keras")!r})
 np.save("maps.npy", network.predict_on_batch(np.load("images.npy")))
 """
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
-    expected = predict.compile_network(checkpoint.read_arrays(weights))(images).numpy()
+    expected = msinet.from_arrays(checkpoint.read_arrays(weights), (72, 96))(images).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "maps.npy"), expected, atol=1e-4)
 
 

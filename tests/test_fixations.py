@@ -15,8 +15,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import data
-import fixations
-from fixations import Blur
+from scoring import fixations
+from scoring.fixations import Blur
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -278,7 +278,7 @@ def test_killed_in_the_midst_no_map_is_taken_for_complete(dataset):
     script = """
 import os, signal, sys
 from pathlib import Path
-import fixations
+from scoring import fixations
 
 blur_fixations, done = fixations.blur_fixations, []
 

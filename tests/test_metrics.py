@@ -9,7 +9,7 @@ from conftest import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import metrics
+from scoring import metrics
 from utils import UserError
 
 CASES = range(5)

@@ -12,10 +12,10 @@ from PIL import Image
 from scipy.special import logsumexp
 
 import checkpoint
-import density
 import main
 import model
-import submit
+from phases import submit
+from scoring import density
 from utils import UserError
 
 SIZES = {"Action/001.jpg": (40, 60), "Action/002.jpg": (40, 60), "Random/001.jpg": (64, 48), "Random/002.jpg": (50, 50)}

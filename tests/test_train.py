@@ -19,8 +19,8 @@ import checkpoint
 import data
 import main
 import model
-import train
 from config import PARAMS
+from phases import train
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -8,14 +8,14 @@ import webbrowser
 from pathlib import Path
 
 import matplotlib
-import tensorflow as tf
 
 import checkpoint
+import msinet
 from config import DEMO_SIZES
-from data import IMAGE_PADDING
-from export import DEMO_FOLDER, check_replaceable, install_node_packages, read_network, write_tfjs
-from predict import OVERLAY_COLORS
-from utils import UserError, quiet_stderr, whole_folder
+from images import IMAGE_PADDING, OVERLAY_COLORS
+from msinet import Network
+from phases.export import DEMO_FOLDER, check_replaceable, install_node_packages, write_tfjs
+from utils import UserError, whole_folder
 
 PAGE_FILES = ("index.html", "page.css", "page.js", "worker.js", "backends.js", "geometry.js", "icon.svg")
 
@@ -72,12 +72,10 @@ def run(
     Raises:
         UserError: there are no weights, the folder holds something else, or the port is taken.
     """
-    with quiet_stderr():  # The CUDA library complains where there is no GPU, which is no error here.
-        tf.config.list_logical_devices()
-    choices = choose_networks(data, weights, results)
+    networks = choose_networks(data, weights, results)
     folder = static or results / "demo"
     check_replaceable(folder, CONFIG_FILE)
-    write_demo(folder, choices, photograph)
+    write_demo(folder, networks, photograph)
     if static:
         print(f"The demo is in {folder}: any web server or static hosting serves it as it is.")
         return
@@ -92,18 +90,18 @@ def run(
             print()
 
 
-def choose_networks(data: str, weights: str | None, results: Path) -> list[checkpoint.Choice]:
+def choose_networks(data: str, weights: str | None, results: Path) -> list[Network]:
     """The networks that the page offers: the one that `--weights` names, else the lite one and the best there is."""
-    best = checkpoint.choose_weights(data, weights=weights, results=results)
-    if weights or best.path == checkpoint.LITE_PATH or not checkpoint.LITE_PATH.exists():
+    best = msinet.load(weights, data=data, results=results, device="cpu")
+    if weights or best.weights.path == checkpoint.LITE_PATH or not checkpoint.LITE_PATH.exists():
         return [best]
-    return [checkpoint.choose_weights(data, weights="lite", results=results), best]
+    return [msinet.load("lite", data=data, results=results, device="cpu"), best]
 
 
 # --- The folder -------------------------------------------------------------------------------------------------------
 
 
-def write_demo(folder: Path, choices: list[checkpoint.Choice], photograph: Path) -> None:
+def write_demo(folder: Path, networks: list[Network], photograph: Path) -> None:
     """Write all that the page needs as files, whole or not at all."""
     libraries = json.loads((DEMO_FOLDER / "libraries.json").read_text(encoding="utf-8"))
     installed = _install_libraries()
@@ -111,12 +109,12 @@ def write_demo(folder: Path, choices: list[checkpoint.Choice], photograph: Path)
         for name in PAGE_FILES:
             shutil.copyfile(DEMO_FOLDER / name, temporary / name)
         shutil.copyfile(photograph, temporary / "example.jpg")
-        networks = [write_network(temporary, f"network{i}", choice) for i, choice in enumerate(choices)]
+        rows = [write_network(temporary, f"network{i}", network) for i, network in enumerate(networks)]
         config = {
             "sizes": DEMO_SIZES,
             "padding": IMAGE_PADDING,
             "colors": matplotlib.colormaps[OVERLAY_COLORS](range(256), bytes=True)[:, :3].tolist(),
-            "networks": networks,
+            "networks": rows,
             "libraries": {
                 name: {"url": place_library(temporary, row, installed), "integrity": row["integrity"]}
                 for name, row in libraries.items()
@@ -125,15 +123,15 @@ def write_demo(folder: Path, choices: list[checkpoint.Choice], photograph: Path)
         (temporary / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
 
 
-def write_network(folder: Path, name: str, choice: checkpoint.Choice) -> dict:
+def write_network(folder: Path, name: str, network: Network) -> dict:
     """Export a network into a sub-folder; returns its row in the page's list."""
-    network = read_network(choice.path)
-    print(f"Network: {network.variant}, {choice.path} ({choice.reason}).", flush=True)
+    variant, weights = network.architecture.variant, network.weights
+    print(f"Network: {variant}, {weights.path} ({weights.reason}).", flush=True)
     target = folder / name
     target.mkdir()
     write_tfjs(network, target, BITS)
     size = sum(file.stat().st_size for file in target.iterdir())
-    return {"name": f"{network.variant}: {choice.path.name}", "url": f"{name}/model.json", "bytes": size}
+    return {"name": f"{variant}: {weights.path.name}", "url": f"{name}/model.json", "bytes": size}
 
 
 def place_library(folder: Path, library: dict, installed: bool) -> str:

@@ -11,10 +11,12 @@ from conftest import write
 
 import checkpoint
 import data
+import images
 import main
 import model
-import predict
+import msinet
 import utils
+from phases import test
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def run(tmp_path, weights):
 
 
 def decoded(path) -> np.ndarray:
-    return data.decode_image(tf.io.read_file(str(path)), 1).numpy()[..., 0]
+    return images.decode_image(tf.io.read_file(str(path)), 1).numpy()[..., 0]
 
 
 def test_map_is_the_networks_output_taken_back_to_the_images_size(photograph, tmp_path, weights, run):
@@ -47,8 +49,8 @@ def test_map_is_the_networks_output_taken_back_to_the_images_size(photograph, tm
     write(tmp_path / "in" / "a.png", tf.io.encode_png(image))
     assert run(tmp_path / "in", "--format", "png") == 0
     arrays = checkpoint.read_arrays(weights)
-    padded = data.resize_and_pad(image, (48, 64), data.IMAGE_PADDING)[None]
-    expected = data.crop_and_restore(model.msi_net(padded, model.tensor_convolutions(arrays))[0], (61, 83))
+    padded = images.resize_and_pad(image, (48, 64), images.IMAGE_PADDING)[None]
+    expected = images.crop_and_restore(model.msi_net(padded, model.tensor_convolutions(arrays))[0], (61, 83))
     written = decoded(tmp_path / "results" / "images" / "a.png")
     assert written.shape == (61, 83)
     assert np.mean(written == np.round(expected)[..., 0]) >= 0.999
@@ -122,10 +124,10 @@ def test_damaged_images_are_named_and_the_rest_go_on(photograph, tmp_path, run, 
 
 def test_batches_give_the_maps_that_single_images_give(photograph, tmp_path, weights):
     paths = [write(tmp_path / f"{i}.png", tf.io.encode_png(photograph(40 + i, 60, seed=i))) for i in range(5)]
-    network = predict.compile_network(checkpoint.read_arrays(weights))
-    singles, batched = (list(predict.predict_maps(network, paths, (48, 64), size)) for size in (1, 3))
+    network = msinet.load(weights, input_size=(48, 64))
+    singles, batched = (list(network.predictions(paths, size)) for size in (1, 3))
     for path, single, together in zip(paths, singles, batched, strict=True):
-        assert single.path == together.path == path
+        assert single.photograph == together.photograph == path
         np.testing.assert_allclose(single.saliency, together.saliency, atol=0.01)
 
 
@@ -139,8 +141,8 @@ def test_images_are_read_only_a_bounded_number_ahead():
 
 def test_overlay_is_the_mean_of_photograph_and_colours(photograph):
     image = photograph()
-    dark = predict.blend(image, np.zeros((48, 64), np.float32))
-    bright = predict.blend(image, np.full((48, 64), 255, np.float32))
+    dark = images.blend(image, np.zeros((48, 64), np.float32))
+    bright = images.blend(image, np.full((48, 64), 255, np.float32))
     assert np.abs(dark.astype(int) - image // 2).max() <= 3
     assert bright.mean() > dark.mean() + 50
 
@@ -161,7 +163,7 @@ def test_existing_result_stays_when_writing_fails(tmp_path, photograph, run, mon
     def full_disk(self, contents):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(predict.Path, "write_bytes", full_disk)
+    monkeypatch.setattr(test.Path, "write_bytes", full_disk)
     assert run(tmp_path / "a.png") == 2
     assert old.read_bytes() == b"old"
     assert [p.name for p in old.parent.iterdir()] == ["a.jpeg"]

@@ -14,14 +14,13 @@ from scipy.ndimage import gaussian_filter
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-import checkpoint
-import density
-import metrics
-from data import Sample, decode_image, files_by_name, image_size
-from fixations import TABLE, UNKNOWN_OBSERVER, read_fixations
-from model import choose_layout
-from predict import load_network, predict_maps
-from utils import UserError, name_some, parallel_map, versions, whole_file, write_json
+import msinet
+from data import Sample, files_by_name, image_size
+from images import decode_image
+from msinet import Network
+from scoring import density, metrics
+from scoring.fixations import TABLE, UNKNOWN_OBSERVER, read_fixations
+from utils import UserError, name_some, parallel_map, whole_file, write_record
 
 # The metrics of each protocol in the order of the table; of those in LESS_IS_BETTER, less is.
 PROTOCOLS = {
@@ -186,26 +185,18 @@ def estimate_kernel(cases: Sequence[Case], count: int = 8) -> float:
 # --- Who predicts -----------------------------------------------------------------------------------------------------
 
 
-def network_contender(
-    name: str, path: Path, reason: str, size: tuple[int, int], layout: str, batch_size: int
-) -> Contender:
-    """A network with the weights in a file."""
-    network, found = load_network(path, layout)
+def network_contender(name: str, network: Network, batch_size: int) -> Contender:
+    """A network that predicts."""
 
     def maps(cases: Sequence[Case]) -> Iterator[np.ndarray]:
-        for prediction in predict_maps(network, [case.sample.stimulus for case in cases], size, batch_size):
+        for prediction in network.predictions([case.sample.stimulus for case in cases], batch_size):
             if prediction.error:
-                raise UserError(f"{prediction.path}: {prediction.error}. Replace it, or take it out of the dataset.")
+                raise UserError(
+                    f"{prediction.photograph}: {prediction.error}. Replace it, or take it out of the dataset."
+                )
             yield prediction.saliency
 
-    record = {
-        "weights": str(path),
-        "reason": reason,
-        "variant": found.variant,
-        "context": found.context,
-        "input_size": list(size),
-    }
-    return Contender(name, maps, record=record)
+    return Contender(name, maps, record=network.record())
 
 
 def folder_contender(name: str, folder: Path) -> Contender:
@@ -677,9 +668,8 @@ def run(
         "contenders": records,
         "scores": _as_json(columns),
         "differences_from_the_first": _as_json(compared),
-        "versions": versions(),
     }
-    write_json(target / "summary.json", summary)
+    write_record(target / "summary.json", summary)
     draw_distributions(target / "distributions.png", scores)
     metric = "NSS" if columns[models[0].name]["NSS"].images else "CC"
     for model in models:
@@ -699,13 +689,13 @@ def _models(
         return next(candidate for candidate in candidates if candidate not in taken)
 
     if weights or not maps:
-        layout, device = choose_layout(params["device"])
-        print(f"Device: {device}.")
         for wanted in weights or [None]:
-            choice = checkpoint.choose_weights(data, weights=wanted, results=Path(params["results"]))
-            print(f"Weights: {choice.path} ({choice.reason}).")
-            name = free_name(choice.path.name.split(".")[0])
-            models.append(network_contender(name, choice.path, choice.reason, size, layout, params["batch_size"]))
+            network = msinet.load(
+                wanted, data=data, results=params["results"], input_size=size, device=params["device"]
+            )
+            print(network.summary())
+            name = free_name(network.weights.path.name.split(".")[0])
+            models.append(network_contender(name, network, params["batch_size"]))
     for folder in maps:
         models.append(folder_contender(free_name(folder.resolve().name), folder))
     return models

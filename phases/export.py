@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,14 @@ import tensorflow as tf
 from google.protobuf.json_format import MessageToDict
 
 import checkpoint
-from data import IMAGE_PADDING, decode_image, list_images, resize_and_pad
+import msinet
+from data import list_images
+from images import IMAGE_PADDING, decode_image, resize_and_pad
 from model import DilatedConv2D, LegacyUpsampling, build_model, msi_net, tensor_convolutions
-from utils import UserError, quiet_stderr, versions, whole_folder, write_json
+from msinet import Network
+from utils import UserError, quiet_stderr, whole_folder, write_record
 
-DEMO_FOLDER = Path(__file__).parent / "demo"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 
 # Greatest difference from the Keras network that an export may show, by the bits of its weights. Maps go from 0 to 1.
 BOUNDS = {32: 1e-4, 16: 2e-3, 8: 0.15}
@@ -39,32 +42,22 @@ MOST_CALIBRATION_IMAGES = 100
 CHECK_FILE = "check.json"
 
 
-@dataclass(frozen=True)
-class Network:
-    """What is exported: arrays by published name, batch normalisation folded in, and the context module."""
+def named_graph(network: Network) -> Callable:
+    """The network as a compiled function with the input "input" and the output "output", of any batch and size."""
+    conv = tensor_convolutions(network.arrays)
+    signature = [tf.TensorSpec((None, None, None, 3), tf.float32, name="input")]
+    return tf.function(
+        lambda images: {"output": msi_net(images, conv, context=network.architecture.context)},
+        signature,
+        autograph=False,
+    )
 
-    arrays: Mapping[str, np.ndarray]
-    context: str = "aspp"
 
-    @property
-    def variant(self) -> str:
-        return checkpoint.describe(self.arrays).variant
-
-    def graph(self) -> Callable:
-        """A compiled function with the input "input" and the output "output", of any batch and size."""
-        conv = tensor_convolutions(self.arrays)
-        signature = [tf.TensorSpec((None, None, None, 3), tf.float32, name="input")]
-        return tf.function(
-            lambda images: {"output": msi_net(images, conv, context=self.context)},
-            signature,
-            autograph=False,
-        )
-
-    def keras_model(self) -> keras.Model:
-        """The network as Keras layers: what every export is compared with."""
-        model = build_model(context=self.context, width=checkpoint.describe(self.arrays).width)
-        checkpoint.assign(model, self.arrays)
-        return model
+def keras_model(network: Network) -> keras.Model:
+    """The network as Keras layers: what every export is compared with."""
+    model = build_model(context=network.architecture.context, width=network.architecture.width)
+    checkpoint.assign(model, network.arrays)
+    return model
 
 
 @dataclass(frozen=True)
@@ -90,11 +83,11 @@ class Format:
 
 
 def write_keras(network: Network, folder: Path, bits: int, calibration=()) -> None:
-    portable_model(network.keras_model()).save(folder / "msinet.keras")
+    portable_model(keras_model(network)).save(folder / "msinet.keras")
 
 
 def write_weights(network: Network, folder: Path, bits: int, calibration=()) -> None:
-    network.keras_model().save_weights(folder / "msinet.weights.h5")
+    keras_model(network).save_weights(folder / "msinet.weights.h5")
 
 
 def portable_model(model: keras.Model) -> keras.Model:
@@ -139,7 +132,7 @@ def predict_weights(folder: Path, images: np.ndarray) -> np.ndarray:
 
 def write_savedmodel(network: Network, folder: Path, bits: int, calibration=()) -> None:
     module = tf.Module()
-    module.predict = network.graph()
+    module.predict = named_graph(network)
     tf.saved_model.save(module, str(folder / "saved_model"), signatures=module.predict.get_concrete_function())
 
 
@@ -155,7 +148,7 @@ def write_onnx(network: Network, folder: Path, bits: int, calibration=()) -> Non
     import onnx
     import tf2onnx
 
-    graph = network.graph()
+    graph = named_graph(network)
     model, _ = tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=17)
     for node in model.graph.node:
         if node.op_type == "Conv":
@@ -225,7 +218,7 @@ def write_tfjs(network: Network, folder: Path, bits: int, calibration=()) -> Non
 
     Source of the format: the declarations in `@tensorflow/tfjs-core/dist/io/types.d.ts`.
     """
-    function = network.graph().get_concrete_function()
+    function = named_graph(network).get_concrete_function()
     graph = fuse(function.graph.as_graph_def())
     weights, contents = [], []
     for node in graph.node:
@@ -368,7 +361,7 @@ def run(
     name: str,
     *,
     data: str,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     weights: str | None,
     results: Path,
     bits: int,
@@ -393,34 +386,28 @@ def run(
     """
     form = FORMATS[name]
     require_runtime(name)
-    with quiet_stderr():  # The CUDA library complains where there is no GPU, which is no error here.
-        tf.config.list_logical_devices()
-    choice = checkpoint.choose_weights(data, weights=weights, results=results)
-    network = read_network(choice.path)
-    print(f"Weights: {choice.path} ({choice.reason}).")
-    output = output or results / "exports" / f"{data}_{network.variant.replace(' ', '')}_{name}_{bits}"
+    network = msinet.load(weights, data=data, results=results, input_size=size, device="cpu")
+    size, variant = network.input_size, network.architecture.variant
+    print(f"Weights: {network.weights.path} ({network.weights.reason}).")
+    output = output or results / "exports" / f"{data}_{variant.replace(' ', '')}_{name}_{bits}"
     check_replaceable(output, CHECK_FILE)
     with whole_folder(output) as folder:
         form.write(network, folder, bits, _read_calibration(calibration or photograph, size) if bits == 8 else ())
         difference, shapes = check(name, network, folder, _read_image(photograph, size), BOUNDS[bits])
-        (folder / "MODEL.md").write_text(describe_export(name, network, data, size, bits, difference), encoding="utf-8")
+        (folder / "MODEL.md").write_text(describe_export(name, network, data, bits, difference), encoding="utf-8")
         record = {
             "format": name,
             "runtime": form.runtime,
             "bits": bits,
             "data": data,
-            "input_size": size,
-            "weights": str(choice.path),
-            "reason": choice.reason,
-            "variant": network.variant,
-            "context": network.context,
+            **network.record(),
             "photograph": photograph.name,
             "checked_on": shapes,
             "max_difference": difference,
             "bound": BOUNDS[bits],
-            "versions": {**versions(), **runtime_versions(name)},
+            "runtime_versions": runtime_versions(name),
         }
-        write_json(folder / CHECK_FILE, record)
+        write_record(folder / CHECK_FILE, record)
     print(
         f"Greatest difference from the Keras network, run in {form.runtime}: {difference:.1e} (at most {BOUNDS[bits]})."
     )
@@ -440,7 +427,7 @@ def check(name: str, network: Network, folder: Path, image: np.ndarray, bound: f
     batches = [image, np.concatenate([small, small[:, :, ::-1]])]
     difference = 0.0
     with tf.device("CPU"):  # GPUs round products to fewer bits than the bound allows.
-        model = network.keras_model()
+        model = keras_model(network)
         for images in batches:
             maps = FORMATS[name].predict(folder, images)
             difference = max(difference, float(np.abs(maps - model(images).numpy()).max()))
@@ -451,19 +438,6 @@ def check(name: str, network: Network, folder: Path, image: np.ndarray, bound: f
             f"report this with the versions of the packages in requirements-export.txt."
         )
     return difference, [list(images.shape) for images in batches]
-
-
-def read_network(path: Path) -> Network:
-    """The network in a file of weights.
-
-    Raises:
-        UserError: the file holds none, or an encoder alone.
-    """
-    arrays = checkpoint.fold_batch_norm(checkpoint.read_arrays(path))
-    context = checkpoint.describe(arrays).context
-    if context is None:
-        raise UserError(f"{path} holds an encoder alone, expected a whole network: name another with --weights.")
-    return Network(arrays, context)
 
 
 def runtime_versions(name: str) -> dict[str, str]:
@@ -602,15 +576,16 @@ export const predict = (photograph) => tf.tidy(() => {{
 """
 
 
-def describe_export(name: str, network: Network, data: str, size: tuple[int, int], bits: int, difference: float) -> str:
+def describe_export(name: str, network: Network, data: str, bits: int, difference: float) -> str:
     """The text of `MODEL.md`, with an example to run."""
+    size = network.input_size
     form = FORMATS[name]
     numbers = {"height": size[0], "width": size[1]}
     if name == "tfjs":
         example, needs, language = JAVASCRIPT_EXAMPLE.format(**numbers), "the npm package @tensorflow/tfjs 4.22", "js"
     else:
         imports, predict, packages = PYTHON_EXAMPLES[name]
-        arguments = f'context="{network.context}", width={checkpoint.describe(network.arrays).width:g}'
+        arguments = f'context="{network.architecture.context}", width={network.architecture.width:g}'
         predict = predict.format(arguments=arguments)
         example = PYTHON_EXAMPLE.format(imports=imports, predict=predict, **numbers)
         needs, language = f"numpy, pillow and {packages}", "python"

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp
 
-from metrics import as_distribution
+from scoring.metrics import as_distribution
 from utils import UserError, write_json
 
 # Keeps the density of a map's black pixels above zero.

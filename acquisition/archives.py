@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from transfer import CHUNK, check_free_space
+from acquisition.transfer import CHUNK, check_free_space
 from utils import DownloadError, whole_file
 
 # Photographs and maps hardly shrink in an archive, MATLAB's files and binary maps do. Beyond both bounds it is a bomb.

@@ -11,13 +11,12 @@ import tensorflow as tf
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-import checkpoint
-import density
-from config import DIMS
-from data import decode_image, image_size, list_images
-from model import choose_layout
-from predict import encode_map, load_network, predict_maps
-from utils import UserError, versions, whole_file, write_json
+import msinet
+from data import image_size, list_images
+from images import decode_image, encode_map
+from msinet import Network
+from scoring import density
+from utils import UserError, whole_file, write_record
 
 # How far the sum of a written density may be from 1, as a logarithm. The benchmark accepts 1e-3.
 TOLERANCE = 1e-6
@@ -60,23 +59,23 @@ def find_stimuli(benchmark: Benchmark, path: Path) -> list[Path]:
 
 
 def write_submission(
-    network: Callable,
+    network: Network,
     images: Sequence[Path],
     root: Path,
     folder: Path,
     name: str,
     *,
-    size: tuple[int, int],
     batch_size: int = 1,
     log_density: Callable[[np.ndarray], np.ndarray] = density.default_log_density,
 ) -> tuple[Path, Path]:
     """Predict all images and write both files; they appear only when complete and read back.
 
     Args:
-        network, size, batch_size: see `predict.predict_maps`.
+        network: what predicts.
         images: photographs below `root`.
         root: the folder that the benchmark's names are relative to.
         folder, name: where the files go, and how they begin.
+        batch_size: images that go through the network together.
         log_density: from a saliency map, (H, W), to its log density.
 
     Returns:
@@ -90,19 +89,20 @@ def write_submission(
     names = {image: image.relative_to(root).as_posix() for image in images}
     sizes = {names[image]: image_size(image) for image in images}
     predictions = tqdm(
-        predict_maps(network, images, size, batch_size), total=len(images), unit="image", leave=False, disable=None
+        network.predictions(images, batch_size), total=len(images), unit="image", leave=False, disable=None
     )
     with whole_file(densities) as densities_part, whole_file(maps) as maps_part:
         with h5py.File(densities_part, "w") as file, zipfile.ZipFile(maps_part, "w") as archive:
             for prediction in predictions:
                 if prediction.error:
                     raise UserError(
-                        f"{prediction.path}: {prediction.error}. Replace it: the test set must be complete."
+                        f"{prediction.photograph}: {prediction.error}. Replace it: the test set must be complete."
                     )
+                name_of_image = names[prediction.photograph]
                 values = log_density(prediction.saliency).astype(np.float32)
-                _check_density(names[prediction.path], values)
-                file.create_dataset(names[prediction.path], data=values, compression="gzip")
-                archive.writestr(map_name(names[prediction.path]), encode_map(prediction.saliency, ".jpeg"))
+                _check_density(name_of_image, values)
+                file.create_dataset(name_of_image, data=values, compression="gzip")
+                archive.writestr(map_name(name_of_image), encode_map(prediction.saliency, ".jpeg"))
         validate_densities(densities_part, sizes)
         validate_maps(maps_part, sizes)
     return densities, maps
@@ -178,20 +178,16 @@ def run(
         density_file: a fitted density, see `density.FittedDensity`.
     """
     benchmark, results = BENCHMARKS[data], Path(params["results"])
-    size = size or DIMS[benchmark.dataset]
     images = find_stimuli(benchmark, path)
     fitted = density.FittedDensity.load(density_file) if density_file else None
-    layout, device = choose_layout(params["device"])
-    choice = checkpoint.choose_weights(benchmark.dataset, weights=weights, results=results)
-    print(f"Weights: {choice.path} ({choice.reason}).\nDevice: {device}.")
-    network, _ = load_network(choice.path, layout)
+    network = msinet.load(weights, data=benchmark.dataset, results=results, input_size=size, device=params["device"])
+    print(network.summary())
     files = write_submission(
         network,
         images,
         path,
         results / "submissions",
         data,
-        size=size,
         batch_size=params["batch_size"],
         log_density=fitted.log_density if fitted else density.default_log_density,
     )
@@ -199,13 +195,10 @@ def run(
         "data": data,
         "path": str(path),
         "images": len(images),
-        "weights": str(choice.path),
-        "reason": choice.reason,
-        "input_size": list(size),
+        **network.record(),
         "density": str(density_file) if density_file else "default",
-        "versions": versions(),
     }
-    write_json(results / "submissions" / f"{data}.json", record)
+    write_record(results / "submissions" / f"{data}.json", record)
     print(f"Log densities of {len(images)} images for the MIT/Tübingen benchmark: {files[0]}")
     print(f"Maps for the original MIT benchmark: {files[1]}")
     if fitted is None:

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from tqdm import tqdm
 import checkpoint
 import utils
 from config import VARIANTS
-from data import Group, find_damaged, load_batches, training_plan, validation_plan
+from data import Group, training_plan, validation_plan
+from images import find_damaged, load_batches
 from loss import kld
 from model import build_model, choose_layout
 from utils import UserError, whole_file
@@ -212,12 +212,10 @@ class Run:
             "parameters": dict(params),
             "initial_weights": self.start,
             "device": device,
-            "versions": utils.versions(),
-            "platform": platform.platform(),
             "epochs_done": len(self.history),
             "seconds": round(sum(row["seconds"] for row in self.history), 1),
         }
-        utils.write_json(self.history_path.with_suffix(".json"), record)
+        utils.write_record(self.history_path.with_suffix(".json"), record)
 
     def _write_history(self) -> None:
         with whole_file(self.history_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -1,0 +1,287 @@
+"""MSI-Net from Python: a trained network as an object, from photographs to saliency maps.
+
+import msinet
+
+network = msinet.load("lite")
+saliency = network.predict("photograph.jpg")
+"""
+
+import functools
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+import checkpoint
+from checkpoint import Architecture, Choice
+from config import DIMS
+from images import IMAGE_PADDING, crop_and_restore, decode_image, resize_and_pad
+from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
+from utils import UserError, parallel_map
+
+# A photograph: an array, an image of Pillow, or the path of an image file.
+Photograph = np.ndarray | Image.Image | Path | str
+
+# In place of a file, for weights that came from none.
+UNNAMED = Choice(Path("arrays"), "given as arrays")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The saliency map of one photograph, float32 (H, W), 0 to 255, or a few words on what kept it from being made."""
+
+    photograph: Photograph
+    saliency: np.ndarray | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Network:
+    """A trained network, ready to predict; `load` makes one.
+
+    Attributes:
+        arrays: the weights, float32 by published name, batch normalisation folded in.
+        architecture: width and context module.
+        input_size: height and width that photographs are fitted into, divisible by 8.
+        layout: what the convolutions compute in, "channels_last" or "channels_first".
+        device: the same in words, and why.
+        weights: the file that the arrays came from, and why it is this one.
+        sha256: of that file, or of the files of a folder or checkpoint, in hexadecimal.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    architecture: Architecture
+    input_size: tuple[int, int]
+    layout: str
+    device: str
+    weights: Choice
+    sha256: str
+
+    def __repr__(self) -> str:
+        height, width = self.input_size
+        return (
+            f"<MSI-Net {self.architecture.variant}, context {self.architecture.context}, input {height}×{width}, "
+            f"{self.layout}, weights {self.weights.path} ({self.weights.reason}), SHA-256 {self.sha256[:12]}…>"
+        )
+
+    def summary(self) -> str:
+        """What a phase prints before it predicts."""
+        return f"Weights: {self.weights.path} ({self.weights.reason}).\nDevice: {self.device}."
+
+    def __call__(self, images) -> tf.Tensor:
+        """The network itself, as the paper's figure draws it.
+
+        Args:
+            images: RGB, float32, (B, h, w, 3), 0 to 255, already fitted: h and w divisible by 8.
+
+        Returns:
+            Saliency maps, float32, (B, h, w, 1), 0 to 1.
+        """
+        return self.graph(images)
+
+    @functools.cached_property
+    def graph(self) -> tf.types.experimental.PolymorphicFunction:
+        """The network as one compiled graph with its weights as constants; see `__call__`."""
+        conv = tensor_convolutions(self.arrays, self.layout)
+        signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
+        context = self.architecture.context
+        return tf.function(lambda images: msi_net(images, conv, self.layout, context), signature, autograph=False)
+
+    def predict(self, photograph: Photograph) -> np.ndarray:
+        """The saliency map of one photograph.
+
+        Args:
+            photograph: RGB as uint8, (H, W, 3), 0 to 255; or grayscale, (H, W) or (H, W, 1); or with a fourth channel
+                for transparency, which is dropped; or an image of Pillow; or the path of an image file.
+
+        Returns:
+            float32, (H, W), 0 to 1: how likely each pixel is to be looked at, relative to this photograph's others.
+
+        Raises:
+            UserError: an array of another type or shape, or a file that cannot be read.
+        """
+        return next(self.predict_many([photograph]))
+
+    def predict_many(self, photographs: Iterable[Photograph], batch_size: int = 1) -> Iterator[np.ndarray]:
+        """The saliency maps of any number of photographs, in order and in constant memory.
+
+        Args:
+            photographs: see `predict`; of any sizes, mixed as you like.
+            batch_size: photographs that go through the network together.
+
+        Yields:
+            For each, what `predict` returns.
+
+        Raises:
+            UserError: at a photograph that cannot be read; it says which.
+        """
+        for i, prediction in enumerate(self.predictions(photographs, batch_size)):
+            if prediction.error:
+                name = prediction.photograph if isinstance(prediction.photograph, Path | str) else f"photograph {i}"
+                raise UserError(f"{name}: {prediction.error}.")
+            yield prediction.saliency / np.float32(255)
+
+    def predictions(self, photographs: Iterable[Photograph], batch_size: int = 1) -> Iterator[Prediction]:
+        """Like `predict_many`, but a photograph that cannot be read does not stop the others.
+
+        Photographs are read, and maps are brought to their sizes, in the background.
+
+        Yields:
+            A `Prediction` for each photograph, in order.
+        """
+        loaded = parallel_map(self._load, photographs)
+        return parallel_map(self._restore, self._in_batches(loaded, batch_size))
+
+    def record(self) -> dict:
+        """What a run's record says of the network that made it."""
+        return {
+            "weights": str(self.weights.path),
+            "reason": self.weights.reason,
+            "sha256": self.sha256,
+            "variant": self.architecture.variant,
+            "context": self.architecture.context,
+            "input_size": list(self.input_size),
+            "device": self.device,
+        }
+
+    def _load(self, photograph: Photograph) -> tuple:
+        """Photograph -> (photograph, fitted image or None, height and width, what is wrong with it)."""
+        try:
+            pixels = as_pixels(photograph)
+            return photograph, _fit(pixels, self.input_size), pixels.shape[:2], ""
+        except UserError as error:
+            return photograph, None, None, str(error)
+
+    def _in_batches(self, rows: Iterable[tuple], batch_size: int) -> Iterator[tuple]:
+        """Replace each row's image by its map; rows with an error pass through in their place."""
+        rows = iter(rows)
+        while chunk := list(itertools.islice(rows, batch_size)):
+            images = [image for _, image, _, error in chunk if not error]
+            maps = iter(self(tf.stack(images))) if images else iter(())
+            for photograph, _, shape, error in chunk:
+                yield photograph, None if error else next(maps), shape, error
+
+    def _restore(self, row: tuple) -> Prediction:
+        photograph, saliency, shape, error = row
+        return Prediction(photograph, None if error else _restore(saliency, shape).numpy()[..., 0], error)
+
+
+def load(
+    weights: str | Path | None = None,
+    *,
+    data: str = "salicon",
+    results: str | Path = "results",
+    input_size: tuple[int, int] | None = None,
+    device: str = "auto",
+) -> Network:
+    """Load a trained network.
+
+    Args:
+        weights: "lite" (it comes with the program), "published" (downloaded when missing), the path of a file in any
+            known format, or None for the best there is; see `checkpoint.choose_weights`.
+        data: the dataset whose network and input size to use, a key of `config.DIMS`.
+        results: the folder with the checkpoints of your own training runs.
+        input_size: height and width that photographs are fitted into, divisible by 8.
+        device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
+
+    Raises:
+        UserError: the weights cannot be had, are damaged, or are not those of a whole network.
+    """
+    if data not in DIMS:
+        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(DIMS)}.")
+    layout, device = choose_layout(device)
+    choice = checkpoint.choose_weights(data, weights=weights and str(weights), results=Path(results))
+    arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
+    return from_arrays(arrays, input_size or DIMS[data], layout=layout, device=device, weights=choice, sha256=sha256)
+
+
+def from_arrays(
+    arrays: Mapping[str, np.ndarray],
+    input_size: tuple[int, int],
+    *,
+    layout: str = CHANNELS_LAST,
+    device: str = "cpu (channels-last)",
+    weights: Choice = UNNAMED,
+    sha256: str = "",
+) -> Network:
+    """The network of weights that are at hand.
+
+    Args:
+        arrays: by published name, as `checkpoint.read_arrays` gives them.
+        input_size, layout, device, weights, sha256: see `Network`.
+
+    Raises:
+        UserError: the arrays are those of an encoder alone, or a side of the input is not divisible by 8.
+    """
+    folded = checkpoint.fold_batch_norm(arrays)
+    architecture = checkpoint.describe(folded)
+    if architecture.context is None:
+        raise UserError(
+            f"{weights.path} holds an encoder alone, expected a whole network: name another with --weights."
+        )
+    height, width = (int(side) for side in input_size)
+    if min(height, width) < 8 or height % 8 or width % 8:
+        raise UserError(f"Received an input size of {height}×{width}, expected multiples of 8.")
+    return Network(folded, architecture, (height, width), layout, device, weights, sha256)
+
+
+# --- Photographs ------------------------------------------------------------------------------------------------------
+
+
+def as_pixels(photograph: Photograph) -> np.ndarray | tf.Tensor:
+    """RGB pixels of a photograph, uint8 (H, W, 3); see `Network.predict`.
+
+    Raises:
+        UserError: it says in a few words what is wrong.
+    """
+    if isinstance(photograph, Path | str):
+        return _read(Path(photograph))
+    if isinstance(photograph, Image.Image):
+        photograph = photograph.convert("RGB")
+    pixels = np.asarray(photograph)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise UserError(
+            f"received an array of {pixels.dtype} {pixels.shape}, expected uint8, 0 to 255, of shape (height, width, "
+            f"3), or (height, width) for grayscale"
+        )
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
+
+
+def _read(path: Path) -> tf.Tensor:
+    try:
+        return _decode(tf.constant(os.fsencode(path)))
+    except tf.errors.OpError as error:
+        raise UserError(_reason(path, error)) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "no such file"
+    if path.stat().st_size == 0:
+        return "the file is empty"
+    first_line = str(getattr(error, "message", error)).splitlines()[0]
+    reason = re.sub(r"\{\{function_node .*?\}\} | \[Op:.*", "", first_line)
+    return f"not an image that can be read, or damaged ({reason[:120]})"
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+def _decode(path):
+    return decode_image(tf.io.read_file(path), 3)
+
+
+@tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((2,), tf.int32)])
+def _fit(pixels, size):
+    return resize_and_pad(pixels, size, IMAGE_PADDING)
+
+
+@tf.function(input_signature=[tf.TensorSpec((None, None, 1), tf.float32), tf.TensorSpec((2,), tf.int32)])
+def _restore(saliency, shape):
+    return crop_and_restore(saliency, shape)
