@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import utils
+from acquisition.datasets import CUSTOM, DATASETS, Dataset
 from utils import UserError, name_some
 
 # What TensorFlow decodes: to three channels all of these, to one channel only those of maps.
@@ -20,33 +22,6 @@ MAP_SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 MAP_FORMATS = ("JPEG", "PNG")
 
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What the published program knows of a dataset.
-
-    Attributes:
-        train, valid: numbers of images that train and that validate.
-        split: "given" (the archive has folders `train` and `val`), "shuffled", or "per category" (the same shuffled
-            positions in each of the folders that the stimuli are in).
-        categories: number of those folders.
-    """
-
-    train: int
-    valid: int
-    split: str = "shuffled"
-    categories: int = 1
-
-
-DATASETS = {
-    "salicon": DatasetSpec(10_000, 5_000, "given"),
-    "mit1003": DatasetSpec(803, 200),
-    "cat2000": DatasetSpec(1_600, 400, "per category", categories=20),
-    "dutomron": DatasetSpec(4_168, 1_000),
-    "pascals": DatasetSpec(650, 200),
-    "osie": DatasetSpec(500, 200),
-    "fiwi": DatasetSpec(99, 50),
-}
 
 # The split must be the published one whatever seed a run uses.
 SPLIT_SEED = 42
@@ -122,12 +97,12 @@ def pair_files(folder: Path) -> list[Sample]:
     return [Sample(name, stimuli[name], saliency[name], fixations[name] if fixations else None) for name in stimuli]
 
 
-def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Sample], row: Dataset) -> tuple[list[Sample], list[Sample]]:
     """The published split of a dataset.
 
     Args:
         samples: all of it, in the order of `files_by_name`.
-        spec: its row of `DATASETS`.
+        row: its row of `DATASETS`.
 
     Returns:
         The samples that train and those that validate.
@@ -135,26 +110,26 @@ def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], l
     Raises:
         UserError: their number is not the one that the split is made for.
     """
-    if spec.split == "given":
+    if row.split == "given":
         parts = [[s for s in samples if s.name.startswith(part)] for part in ("train/", "val/")]
-        _check_count("images in the folder train", len(parts[0]), spec.train)
-        _check_count("images in the folder val", len(parts[1]), spec.valid)
+        _check_count("images in the folder train", len(parts[0]), row.train)
+        _check_count("images in the folder val", len(parts[1]), row.valid)
         return parts[0], parts[1]
-    _check_count("images", len(samples), spec.train + spec.valid)
+    _check_count("images", len(samples), row.train + row.valid)
     groups = [list(samples)]
-    if spec.split == "per category":
+    if row.split == "per category":
         folders = sorted({s.name.rpartition("/")[0] for s in samples})
-        _check_count("category folders", len(folders), spec.categories)
+        _check_count("category folders", len(folders), row.categories)
         groups = [[s for s in samples if s.name.rpartition("/")[0] == folder] for folder in folders]
-    train, valid = split_indices(spec)
+    train, valid = split_indices(row)
     for group in groups:
         _check_count("images in each category", len(group), len(train) + len(valid))
     return [group[i] for group in groups for i in train], [group[i] for group in groups for i in valid]
 
 
-def split_indices(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
+def split_indices(row: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Positions in the name-sorted list (of each category) that train and that validate, as published."""
-    train, valid = spec.train // spec.categories, spec.valid // spec.categories
+    train, valid = row.train // row.categories, row.valid // row.categories
     order = np.arange(train + valid)
     np.random.RandomState(SPLIT_SEED).shuffle(order)
     return order[:train], order[train:]
@@ -168,13 +143,7 @@ def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
     Raises:
         UserError: two files share a name.
     """
-    files: dict[str, Path] = {}
-    for file in list_images(folder, suffixes):
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise UserError(f"Two files for one image: {files[name]} and {file}. Keep one of them.")
-        files[name] = file
-    return files
+    return utils.files_by_name(folder, list_images(folder, suffixes))
 
 
 def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int, int]:
@@ -184,6 +153,8 @@ def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int,
         UserError: the file cannot be read as one of `formats`.
     """
     try:
+        if not file.is_file():  # A pipe would be waited for.
+            raise ValueError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Nothing is decompressed here.
             with Image.open(file, formats=formats) as image:
@@ -214,8 +185,11 @@ def check_files(samples: Sequence[Sample]) -> None:
 
 
 def why_unreadable(file: Path, error: Exception) -> str:
+    """Why a file could not be read as an image, in a few words; `error` is what the attempt raised."""
     if not file.exists():
         return "no such file"
+    if not file.is_file():
+        return "no regular file"
     if file.stat().st_size == 0:
         return "the file is empty"
     if isinstance(error, PermissionError):
@@ -249,9 +223,9 @@ def load_groups(
         valid_fraction: of one's own photographs; see `split_custom`.
     """
     samples = pair_files(find_dataset(name, path))
-    if name == "custom":
+    if name == CUSTOM:
         check_files(samples)
-    parts = split_custom(samples, valid_fraction) if name == "custom" else split(samples, DATASETS[name])
+    parts = split_custom(samples, valid_fraction) if name == CUSTOM else split(samples, DATASETS[name])
     return Group(parts[0], tuple(size)), Group(parts[1], tuple(size))
 
 

@@ -19,8 +19,8 @@ import tensorflow as tf
 from PIL import Image
 
 import checkpoint
+from acquisition import datasets
 from checkpoint import Architecture, Choice
-from config import DIMS
 from images import IMAGE_PADDING, crop_and_restore, decode_image, resize_and_pad
 from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
 from utils import UserError, parallel_map
@@ -185,7 +185,7 @@ def load(
     Args:
         weights: "lite" (it comes with the program), "published" (downloaded when missing), the path of a file in any
             known format, or None for the best there is; see `checkpoint.choose_weights`.
-        data: the dataset whose network and input size to use, a key of `config.DIMS`.
+        data: the dataset whose network and input size to use, one of `datasets.names()`.
         results: the folder with the checkpoints of your own training runs.
         input_size: height and width that photographs are fitted into, divisible by 8.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
@@ -193,12 +193,14 @@ def load(
     Raises:
         UserError: the weights cannot be had, are damaged, or are not those of a whole network.
     """
-    if data not in DIMS:
-        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(DIMS)}.")
+    if data not in datasets.names():
+        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
     layout, device = choose_layout(device)
     choice = checkpoint.choose_weights(data, weights=weights and str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
-    return from_arrays(arrays, input_size or DIMS[data], layout=layout, device=device, weights=choice, sha256=sha256)
+    return from_arrays(
+        arrays, input_size or datasets.input_size(data), layout=layout, device=device, weights=choice, sha256=sha256
+    )
 
 
 def from_arrays(

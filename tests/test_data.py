@@ -9,7 +9,8 @@ from conftest import write
 from PIL import Image
 
 import data
-from data import DATASETS, Group, Sample
+from acquisition.datasets import DATASETS
+from data import Group, Sample
 from utils import UserError
 
 # First positions that `numpy.random.RandomState(42).shuffle(arange(n))` gives, written down once.
