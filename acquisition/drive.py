@@ -43,18 +43,21 @@ class _Form(HTMLParser):
         self.action: str | None = None
         self.fields: list[tuple[str, str]] = []
         self.complaint = ""
-        self._complains = False
+        self._is_inside = self._complains = False
 
     def handle_starttag(self, tag, attributes):
         values = {name: value or "" for name, value in attributes}
-        if tag == "form" and values.get("id") == "download-form":
-            self.action = values.get("action", "")
-        if tag == "input" and values.get("type") == "hidden" and "name" in values:
+        if tag == "form":
+            self._is_inside = values.get("id") == "download-form"
+            if self._is_inside:
+                self.action = values.get("action", "")
+        if self._is_inside and tag == "input" and values.get("type") == "hidden" and "name" in values:
             self.fields.append((values["name"], values.get("value", "")))
         self._complains = tag == "title" or "uc-error" in values.get("class", "")
 
     def handle_endtag(self, tag):
         self._complains = False
+        self._is_inside = self._is_inside and tag != "form"
 
     def handle_data(self, text):
         if self._complains:

@@ -1,5 +1,6 @@
 """Datasets: pairing, splits, geometry and batches."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -188,6 +189,13 @@ def test_huge_photographs_are_measured_without_decoding_them(tmp_path):
     chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     file = write(tmp_path / "huge.png", b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + b"\0" * 16)
     assert data.image_size(file) == (10_000, 15_000)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_pipe_in_place_of_an_image_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UserError, match="no regular file"):
+        data.image_size(tmp_path / "pipe.jpg")
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------------

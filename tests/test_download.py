@@ -3,6 +3,7 @@
 import csv
 import errno
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -27,13 +28,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tiny_archives import COUNT, HEIGHT, WIDTH, zip_of
 
+import config
 import data
 import download
 import images
 import main
-from acquisition import archives, build, convert, datasets, drive, transfer
+from acquisition import archives, build, convert, datasets, drive, readers, transfer
 from acquisition.datasets import DATASETS
-from utils import DownloadError
+from utils import DownloadError, NoSpaceError
 
 ROOT = Path(__file__).parents[1]
 CONTENTS = b"PK" + np.random.default_rng(0).bytes(300_000)
@@ -121,6 +123,60 @@ def test_only_a_known_checksum_stands_in_for_a_certificate():
     rows = [archive for source in DATASETS.values() for archive in source.archives]
     assert [a.file for a in rows if a.certificate_is_invalid] == ["salObj.zip"]
     assert all(archive.md5 for archive in rows if archive.certificate_is_invalid)
+
+
+def test_another_dataset_is_one_row_and_a_reader(server, tmp_path, monkeypatch, capsys):
+    members = {f"office/photos/{i}.png": tiny_archives.encode(tiny_archives.photograph(i), "PNG") for i in range(COUNT)}
+    gaze = {str(i): np.concatenate(tiny_archives.fixations(i)).tolist() for i in range(COUNT)}
+    members["office/gaze.json"] = json.dumps(gaze).encode()
+
+    def read(raw):
+        gaze = json.loads((raw / "gaze.json").read_text(encoding="utf-8"))
+        return {
+            name: lambda points=points: readers.Fixations(np.insert(points, 2, 0, axis=1))
+            for name, points in gaze.items()
+        }
+
+    row = datasets.Dataset(
+        title="People at work",
+        archives=(
+            datasets.Archive(
+                "office.zip",
+                (server.serve("/office.zip", zip_of(members)),),
+                ((r"photos/(\d+)\.png", r"stimuli/\1.png"), (r"gaze\.json", "raw/gaze.json")),
+            ),
+        ),
+        input_size=(48, 64),
+        train=3,
+        valid=1,
+        reader=read,
+        observers="1",
+        terms="none",
+        citation="Nobody: At Work. 2000.",
+        sigma=4,
+    )
+    monkeypatch.setitem(DATASETS, "office", row)
+    monkeypatch.setattr(server, "requests", [])
+    flags = ("-d", "office", "-p", str(tmp_path / "data"))
+    results = ("--results", str(tmp_path / "results"))
+
+    assert main.main(["download", *flags]) == 0
+    start = ("--init", "scratch", "--variant", "lite", "--epochs", "1", "--batch-size", "3")
+    assert main.main(["train", *flags, *results, *start]) == 0
+    assert main.main(["evaluate", *flags, *results]) == 0
+    assert [path for path, _ in server.requests] == ["/office.zip"]
+    (summary,) = (tmp_path / "results").rglob("summary.json")
+    assert "NSS" in summary.read_text(encoding="utf-8")
+    assert main.main(["download", "--list"]) == 0
+    assert "| `office` (People at work) | 4 | 1 |" in capsys.readouterr().out
+    assert main.main(["download", "-d", "office", "--weights", "-p", str(tmp_path)]) == 2
+    assert "no network was published" in capsys.readouterr().err
+
+
+def test_size_of_the_networks_input_is_the_published_one_unless_config_says_another(monkeypatch):
+    assert datasets.input_size("osie") == (240, 320)
+    monkeypatch.setitem(config.DIMS, "osie", (48, 64))
+    assert datasets.input_size("osie") == (48, 64)
 
 
 # --- Seven formats ----------------------------------------------------------------------------------------------------
@@ -293,6 +349,7 @@ def test_trouble_that_passes_is_waited_for(fetch, fault):
         (lambda handler, contents: loopback.answer(handler, b"not a zip"), "something else"),
         (redirect("file:///etc/passwd"), "not fetched"),
         (redirect("ftp://127.0.0.1/file.zip"), "not fetched"),
+        (redirect("http://[bad"), "not fetched"),
     ],
 )
 def test_trouble_that_stays_is_named_at_once(server, tmp_path, fault, words):
@@ -314,6 +371,63 @@ def test_trouble_without_end_is_given_up_after_some_attempts(server, tmp_path, m
     with pytest.raises(DownloadError, match=words):
         transfer.fetch([url], tmp_path / "file.zip")
     assert transfer.ATTEMPTS <= len(server.requests) <= transfer.ATTEMPTS + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(loopback.drip, "less than 32,768 bytes within"), (loopback.drip_headers, "no complete answer")],
+)
+def test_server_that_gives_a_byte_a_second_is_given_up(server, tmp_path, monkeypatch, fault, words):
+    monkeypatch.setattr(transfer, "SLOWEST_SECONDS", 0.1)
+    url = server.serve("/file.zip", CONTENTS, *[fault] * 20)
+    with pytest.raises(DownloadError, match=words):
+        transfer.fetch([url], tmp_path / "file.zip")
+    assert len(server.requests) == transfer.ATTEMPTS
+
+
+def test_server_that_gives_a_byte_a_connection_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "OVERLAP", 1)
+
+    def one_more(handler, contents):
+        start = loopback.first_byte(handler) or 0
+        headers = {"Content_Length": str(len(contents) - start), "ETag": '"x"'}
+        headers |= {"Content_Range": loopback.content_range(start, contents)}
+        loopback.answer(handler, contents[start : start + 3], 206 if start else 200, **headers)
+
+    url = server.serve("/file.zip", CONTENTS, *[one_more] * 100)
+    with pytest.raises(DownloadError, match="without progress"):
+        transfer.fetch([url], tmp_path / "file.zip")
+    assert len(server.requests) == transfer.ATTEMPTS
+
+
+def test_body_without_end_leaves_the_reserve_of_the_disk_free(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "BETWEEN_LOOKS", 1_000_000)
+    part, usage, room = tmp_path / "file.zip.part", shutil.disk_usage(tmp_path), transfer.RESERVE + 3_000_000
+    sizes = []
+
+    def shrinking(path):
+        sizes.append(part.stat().st_size)
+        return usage._replace(free=room - sizes[-1])
+
+    monkeypatch.setattr(shutil, "disk_usage", shrinking)
+    url = server.serve("/file.zip", CONTENTS, loopback.without_end)
+    with pytest.raises(NoSpaceError, match="of which 100 must stay so"):
+        transfer.fetch([url], tmp_path / "file.zip")
+    assert 2_900_000 < max(sizes) < 4_100_000
+    assert part.stat().st_size < 100_000, "what has no end is of no use to the next run"
+
+
+def test_body_that_exceeds_the_size_it_was_to_have_is_cut_off(server, tmp_path, monkeypatch):
+    def longer(handler, contents):
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 0-{len(CONTENTS) - 1}/{len(CONTENTS)}")
+        handler.end_headers()
+        handler.wfile.write(contents)
+        loopback.pour(handler)
+
+    url = server.serve("/file.zip", CONTENTS, *[longer] * 20)
+    with pytest.raises(DownloadError, match="of 300,002"):
+        transfer.fetch([url], tmp_path / "file.zip")
 
 
 def test_length_that_the_server_never_delivers_is_an_error(server, tmp_path):
@@ -353,6 +467,16 @@ def test_name_look_up_that_hangs_does_not_hang_the_program(tmp_path, monkeypatch
     with pytest.raises(DownloadError, match="no answer within"):
         transfer.fetch(["http://somewhere.example/file.zip"], tmp_path / "file.zip")
     hang.set()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[bad", "http://", "http:///a.zip", "https://a..b/", f"http://{'a' * 64}.com/", "http://x:99999/"]
+)
+def test_what_is_no_address_is_named(url, tmp_path, capsys):
+    assert main.main(["download", "-d", "osie", "-p", str(tmp_path), "--from", url]) == 2
+    assert f"error: {url} is no address" in capsys.readouterr().err
+    with pytest.raises(DownloadError, match="is no address"):
+        transfer.fetch([url], tmp_path / "file.zip")
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/a.zip", "file:///etc/passwd", "/etc/passwd"])
@@ -474,6 +598,15 @@ def test_google_drives_quota_page_in_place_of_the_file_says_quota(server, drive_
     server.serve("/file?confirm=t", b"", page("<!DOCTYPE html><title>Google Drive - Quota exceeded</title>"))
     with pytest.raises(DownloadError, match=r"Quota exceeded.*download quota"):
         transfer.fetch([drive_url + "key"], tmp_path / "file.zip")
+
+
+def test_google_drives_form_is_filled_in_as_it_stands(server):
+    page = """<!DOCTYPE html><title>Google Drive - Virus scan warning</title><form id="search"><input type="hidden"
+    name="q" value="x"></form><form id="download-form" action="/download?a=1&amp;b=2"><input type="submit" name="s">
+    <input type="hidden" name="id" value="1&amp;2"><input type="hidden" name="uuid" value="3-4"></form>"""
+    address, _ = drive.confirmed_address("https://example.com/uc?id=x", page)
+    assert address == "https://example.com/download?a=1&b=2&id=1%262&uuid=3-4"
+    assert drive.confirmed_address("https://example.com/", "<title>Not\n found</title>no form") == (None, "Not found")
 
 
 # --- Faults of archives -----------------------------------------------------------------------------------------------
@@ -791,6 +924,37 @@ def test_archives_from_a_folder_or_a_mirror(kind, tiny, server, tmp_path, monkey
     assert main.main(["download", "-d", "salicon", "-p", str(tmp_path / "data"), "--from", flag]) == 0
     assert not build.incomplete(tmp_path / "data" / "salicon", COUNT)
     assert len(list(source.iterdir())) == 3, "what the user has fetched stays"
+
+
+def test_error_is_a_short_line_and_a_list(server, tiny, tmp_path, monkeypatch, capsys):
+    tiny("salicon")
+    row = DATASETS["salicon"]
+    dead = tuple(replace(archive, urls=(server.url + "/a", server.url + "/b")) for archive in row.archives)
+    monkeypatch.setitem(DATASETS, "salicon", replace(row, archives=dead))
+    assert main.main(["download", "-p", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: salicon-stimuli.zip cannot be fetched.",
+        f"  {server.url}/a: the server answers 404 Not Found",
+        f"  {server.url}/b: the server answers 404 Not Found",
+        "  By hand: save in one folder",
+        f"    {server.url}/a as salicon-stimuli.zip",
+        f"    {server.url}/a as salicon-fixations.zip",
+        f"    {server.url}/a as salicon-maps.zip",
+        f"  and run: python main.py download -d salicon -p {tmp_path} --from FOLDER",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_pipes_are_neither_waited_for_nor_counted(tiny, tmp_path):
+    archive = DATASETS["osie"].archives[0].file
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / archive)
+    for source in (tmp_path / "in", tmp_path / "in" / archive):
+        fails("osie", tmp_path, "is no regular file", source=str(source))
+    tiny("osie")
+    folder = download.dataset("osie", tmp_path)
+    os.mkfifo(folder / "stimuli" / "pipe.jpg")
+    assert build.incomplete(folder, COUNT) == ""
 
 
 @pytest.mark.parametrize("kind", ["file", "address"])
