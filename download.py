@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from acquisition.build import find_weights, incomplete, install_weights, make_dataset
 from acquisition.datasets import DATASETS, weight_files
+from acquisition.hosts import unreachable
 from acquisition.obtain import by_hand, obtain
-from acquisition.transfer import unreachable
 from acquisition.workshop import locked, plain_errors
 from utils import DownloadError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from acquisition.datasets import Archive
-from acquisition.transfer import check_address, fetch, file_md5
+from acquisition.hosts import check_address
+from acquisition.transfer import fetch, file_md5
 from utils import DownloadError, whole_file
 
 

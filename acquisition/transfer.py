@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import re
-import socket
 import sys
 import threading
 import time
@@ -22,9 +21,9 @@ import urllib3
 from tqdm import tqdm
 
 from acquisition import drive
+from acquisition.hosts import CONNECT_SECONDS, check_address, unreachable
 from utils import DownloadError, NoSpaceError, check_space, write_json
 
-CONNECT_SECONDS = 4  # until a host must have answered; what has no network is told within 5 seconds
 READ_SECONDS = 30  # without a byte
 ATTEMPTS = 5  # in a row without progress, at each source
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubles with each further one
@@ -88,60 +87,6 @@ def fetch(urls: Sequence[str], path: Path, md5: str | None = None, *, certificat
 def file_md5(path: Path) -> str:
     """The MD5 of a file in hexadecimal."""
     return _hash(path).hexdigest()
-
-
-def check_address(url: str) -> None:
-    """Raise for what is no address of a file on the internet.
-
-    Raises:
-        DownloadError: it says what was received.
-    """
-    try:
-        address = urlsplit(url)
-        if address.scheme not in ("http", "https"):
-            raise DownloadError(f"{url} is refused: only http and https addresses are fetched.")
-        # What a host's name or its port may not be shows when they are asked for.
-        good = bool(address.hostname and address.hostname.encode("idna")) and address.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise DownloadError(f"{url} is no address, expected one such as https://example.com/file.zip.")
-
-
-# --- Is there a network? ----------------------------------------------------------------------------------------------
-
-
-def unreachable(urls: Sequence[str]) -> dict[str, str]:
-    """The addresses whose hosts do not accept a connection, with the reason.
-
-    All are tried at once, and looking up a name counts too, as it has no time limit of its own: the answer comes
-    within `CONNECT_SECONDS`.
-    """
-    reasons = dict.fromkeys(urls, f"no answer within {CONNECT_SECONDS:g} s")
-
-    def connect(url: str) -> None:
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-        address = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
-        port = address.port or {"https": 443}.get(address.scheme, 80)
-        try:
-            # Half, as a host may have two addresses of which one is dead.
-            socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS / 2).close()
-            reasons.pop(url, None)
-        except socket.gaierror:
-            reasons[url] = f"the name {address.hostname} is unknown; is there a network?"
-        except TimeoutError:
-            pass
-        except (OSError, ValueError) as error:
-            reasons[url] = getattr(error, "strerror", None) or str(error)
-
-    # Threads of a pool would be waited for when the program ends.
-    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in reasons]
-    deadline = time.monotonic() + CONNECT_SECONDS
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return dict(reasons)
 
 
 # --- One source -------------------------------------------------------------------------------------------------------

@@ -194,8 +194,12 @@ def test_huge_photographs_are_measured_without_decoding_them(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
 def test_pipe_in_place_of_an_image_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
+    # Something is in it, so that who reads it all the same fails and does not hang.
+    descriptor = os.open(tmp_path / "pipe.jpg", os.O_RDWR)
+    os.write(descriptor, bytes(10_000))
     with pytest.raises(UserError, match="no regular file"):
         data.image_size(tmp_path / "pipe.jpg")
+    os.close(descriptor)
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ import data
 import download
 import images
 import main
-from acquisition import archives, build, convert, datasets, drive, readers, transfer
+from acquisition import archives, build, convert, datasets, drive, hosts, readers, transfer
 from acquisition.datasets import DATASETS
 from utils import DownloadError, NoSpaceError
 
@@ -461,7 +461,7 @@ def test_next_source_is_used_after_one_that_fails(server, tmp_path):
 
 
 def test_name_look_up_that_hangs_does_not_hang_the_program(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(hosts, "CONNECT_SECONDS", 0.2)
     hang = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: hang.wait(60) and [])
     with pytest.raises(DownloadError, match="no answer within"):
