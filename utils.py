@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from config import VERSION
 
@@ -187,30 +189,29 @@ def check_space(folder: Path, size: int, purpose: str = "", reserve: int = 0) ->
 # --- Listing files ----------------------------------------------------------------------------------------------------
 
 
-def list_files(folder: Path, suffixes: Sequence[str] | None = None) -> list[Path]:
-    """Every regular file below a folder, in the order of their paths; hidden files and folders are passed over.
+def list_files(folder: Path, suffixes: Sequence[str] = ("",)) -> list[Path]:
+    """Every file below a folder, in the order of their paths; hidden files and folders are passed over.
+
+    What is no regular file, such as a pipe, is listed too, so that who was to read it can say so.
 
     Args:
         folder: one that is missing has no files.
-        suffixes: those that count, in lower case; None for all.
+        suffixes: those that count, in lower case; all by default.
 
     Raises:
         UserError: a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise UserError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
+        raise UserError(
+            f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
+        )
 
-    files = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
+    found, endings = [], tuple(suffixes)
+    for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            file = Path(parent, name)
-            # What is no regular file, such as a pipe or a device, may never end.
-            if not name.startswith(".") and (suffixes is None or file.suffix.lower() in suffixes) and file.is_file():
-                files.append(file)
-    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+        found += [Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(endings)]
+    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
 
 
 def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
@@ -247,7 +248,14 @@ def name_some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str
     return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
-def parallel_map(function: Callable, items: Iterable, workers: int | None = None, ahead: int | None = None) -> Iterator:
+def parallel_map(
+    function: Callable,
+    items: Iterable,
+    workers: int | None = None,
+    ahead: int | None = None,
+    weight: Callable[[Any], float] | None = None,
+    most: float = math.inf,
+) -> Iterator:
     """Like `map`, in threads, which NumPy, SciPy, Pillow and TensorFlow let run side by side.
 
     Args:
@@ -255,23 +263,37 @@ def parallel_map(function: Callable, items: Iterable, workers: int | None = None
         items: any number of them; their number does not matter to the memory.
         workers: threads; one a processor core by default.
         ahead: the greatest number of items between the input and the output; four a thread by default.
+        weight: of an item, such as its pixels, where items differ much in the memory that they take.
+        most: the greatest sum of weights between the input and the output. An item that is heavier goes alone.
 
     Yields:
         The results, in order.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     ahead = ahead or 4 * workers
     pool = ThreadPoolExecutor(workers)
+    pending: deque = deque()  # of futures with their weights
+    load = 0.0
     try:
-        pending: deque = deque()
         for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) == ahead:
-                yield pending.popleft().result()
+            heavy = weight(item) if weight else 0.0
+            while pending and (len(pending) >= ahead or load + heavy > most):
+                future, gone = pending.popleft()
+                load -= gone
+                yield future.result()
+            pending.append((pool.submit(function, item), heavy))
+            load += heavy
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """The processor cores that this process may use, which containers and batch systems make fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def count(number: int, noun: str) -> str:
@@ -304,6 +326,29 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     axes.legend()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+@contextlib.contextmanager
+def only_python_on_stderr() -> Iterator[None]:
+    """Keep native libraries from writing to the terminal, such as the JPEG library's remarks on damaged files.
+
+    What Python prints there is still seen. Where something else already receives it, nothing is changed.
+    """
+    try:
+        attached = sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        attached = False
+    if not attached:
+        yield
+        return
+    before = sys.stderr
+    with os.fdopen(os.dup(2), "w", encoding=before.encoding, errors=before.errors, buffering=1) as terminal:
+        sys.stderr = terminal
+        try:
+            with quiet_stderr():
+                yield
+        finally:
+            sys.stderr = before
 
 
 @contextlib.contextmanager

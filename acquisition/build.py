@@ -82,4 +82,5 @@ def find_weights(folder: Path, archives: Sequence[Archive]) -> Path | None:
 
 
 def _names(folder: Path) -> dict[str, Path]:
-    return files_by_name(folder, list_files(folder))
+    # A pipe or a device is no photograph.
+    return files_by_name(folder, [file for file in list_files(folder) if file.is_file()])

@@ -197,7 +197,7 @@ def test_pipe_in_place_of_an_image_is_not_waited_for(tmp_path):
     # Something is in it, so that who reads it all the same fails and does not hang.
     descriptor = os.open(tmp_path / "pipe.jpg", os.O_RDWR)
     os.write(descriptor, bytes(10_000))
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         data.image_size(tmp_path / "pipe.jpg")
     os.close(descriptor)
 

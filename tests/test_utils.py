@@ -203,22 +203,15 @@ def test_leftovers_of_another_computer_stay_for_a_day_and_other_hidden_files_for
 # --- Listing files ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
-def test_only_regular_files_are_listed(tmp_path):
-    write(tmp_path / "b" / "1.jpg", b"")
-    write(tmp_path / "b.jpg", b"")
-    write(tmp_path / ".hidden" / "2.jpg", b"")
-    write(tmp_path / "b" / "._1.jpg", b"")
+def test_files_are_listed_by_their_paths_without_folders_and_hidden_ones(tmp_path):
+    for name in ("b/1.jpg", "b.JPG", "a.png", ".hidden/2.jpg", "b/._1.jpg"):
+        write(tmp_path / name, b"")
     (tmp_path / "folder.jpg").mkdir()
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "device.jpg").symlink_to("/dev/zero")
-    (tmp_path / "link.JPG").symlink_to(tmp_path / "b.jpg")
     found = list_files(tmp_path, [".jpg"])
-    assert [file.relative_to(tmp_path).as_posix() for file in found] == ["b.jpg", "b/1.jpg", "link.JPG"]
-    assert list_files(tmp_path / "nowhere") == []
+    assert [file.relative_to(tmp_path).as_posix() for file in found] == ["b.JPG", "b/1.jpg"]
+    assert len(list_files(tmp_path)) == 3 and list_files(tmp_path / "nowhere") == []
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such permissions")
 def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     write(tmp_path / "closed" / "1.jpg", b"")
     scan = os.scandir
@@ -229,5 +222,5 @@ def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"closed cannot be read: Permission denied"):
+    with pytest.raises(UserError, match=r"closed cannot be read \(Permission denied\)"):
         list_files(tmp_path)
