@@ -204,8 +204,8 @@ def vgg16_weights() -> Choice:
     try:
         path = download.weights("vgg16_hybrid", WEIGHTS_FOLDER)
     except DownloadError as error:
-        details = [*error.details, "Or start from random weights with --init scratch."]
-        raise DownloadError(error.message, details, error.brief) from error
+        message = f"{error.message} Or start from random weights with --init scratch."
+        raise DownloadError(message, error.details, error.brief) from error
     if path.name == "vgg16_hybrid.ckpt":
         return Choice(path, "the published VGG16 weights")
     return Choice(path, "Keras' ImageNet VGG16")
