@@ -177,7 +177,7 @@ def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
     return files
 
 
-def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int, int]:
+def image_size(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS) -> tuple[int, int]:
     """Height and width of an image as stored, from the file's header alone.
 
     Raises:
@@ -252,7 +252,8 @@ def load_groups(
     if name == "custom":
         check_files(samples)
     parts = split_custom(samples, valid_fraction) if name == "custom" else split(samples, DATASETS[name])
-    return Group(parts[0], tuple(size)), Group(parts[1], tuple(size))
+    height, width = size
+    return Group(parts[0], (height, width)), Group(parts[1], (height, width))
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:

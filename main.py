@@ -1,9 +1,10 @@
 """MSI-Net: predicts where people look in photographs. Run `python main.py --help`."""
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS, VERSION
@@ -363,6 +364,7 @@ def run_download(options: argparse.Namespace) -> int:
         print(download.table())
         return 0
     names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    tasks: list[tuple[Callable, str, Path]]
     tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
     if options.weights:
         keys = [f"model_{name}_cpu" for name in names] + (["vgg16_hybrid"] if "salicon" in names else [])
@@ -439,6 +441,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.data == "custom":
         prepare_custom(folder)
     train = None
+    samples: Sequence[data.Sample]
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
@@ -460,7 +463,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         with_baselines=options.baselines,
         metric_maps=options.metric_maps,
         density_file=options.density,
-        training=train.samples if options.fit else None,
+        training=train.samples if train and options.fit else None,
         name=options.name,
     )
 
@@ -528,5 +531,6 @@ PARAM_TYPES = {
 
 if __name__ == "__main__":
     # The name of a file that the terminal cannot show must not stop a run.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -91,6 +91,7 @@ class Network:
         conv = tensor_convolutions(self.arrays, self.layout)
         signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
         context = self.architecture.context
+        assert context  # `from_arrays` refuses an encoder alone.
         return tf.function(lambda images: msi_net(images, conv, self.layout, context), signature, autograph=False)
 
     def predict(self, photograph: Photograph) -> np.ndarray:
@@ -122,7 +123,7 @@ class Network:
             UserError: at a photograph that cannot be read; it says which.
         """
         for i, prediction in enumerate(self.predictions(photographs, batch_size)):
-            if prediction.error:
+            if prediction.saliency is None:
                 name = prediction.photograph if isinstance(prediction.photograph, Path | str) else f"photograph {i}"
                 raise UserError(f"{name}: {prediction.error}.")
             yield prediction.saliency / np.float32(255)
@@ -196,7 +197,7 @@ def load(
     if data not in DIMS:
         raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(DIMS)}.")
     layout, device = choose_layout(device)
-    choice = checkpoint.choose_weights(data, weights=weights and str(weights), results=Path(results))
+    choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
     return from_arrays(arrays, input_size or DIMS[data], layout=layout, device=device, weights=choice, sha256=sha256)
 

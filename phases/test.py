@@ -74,9 +74,9 @@ def test(
     targets = output_paths(images, root, results / "images", suffix)
     overlays = output_paths(images, root, results / "overlays", ".jpeg") if overlay else {}
 
-    def write(prediction: Prediction) -> str:
-        path = prediction.photograph
-        if prediction.error:
+    def write(row: tuple[Path, Prediction]) -> str:
+        path, prediction = row
+        if prediction.saliency is None:
             return f"{path}: {prediction.error}"
         _write_bytes(targets[path], encode_map(prediction.saliency, suffix))
         if overlay:
@@ -85,7 +85,7 @@ def test(
             _write_bytes(overlays[path], tf.io.encode_jpeg(blended, quality=95).numpy())
         return ""
 
-    outcomes = parallel_map(write, network.predictions(images, batch_size))
+    outcomes = parallel_map(write, zip(images, network.predictions(images, batch_size), strict=True))
     bar = tqdm(outcomes, total=len(images), unit="image", leave=False, disable=None if len(images) > 1 else True)
     failures = [outcome for outcome in bar if outcome]
     return len(images) - len(failures), failures
