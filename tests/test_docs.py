@@ -9,6 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import data
 import main
 import msinet
 
@@ -107,3 +108,16 @@ def test_photographs_way_through_the_code_has_the_shapes_that_the_chapter_says()
     complaints = []
     results = doctest.DocTestRunner().run(example, out=complaints.append)
     assert results.attempted > 20 and not results.failed, "".join(complaints)
+
+
+def test_example_of_ones_own_data_can_be_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (script,) = re.findall(
+        r"^python - <<'EOF'\n(.*?)^EOF$", "\n".join(code_blocks(ROOT / "docs" / "training.md", "bash")), re.M | re.S
+    )
+    exec(script, {})
+    main.prepare_custom(Path("my_photos"))
+    train, valid = data.load_groups("custom", Path("my_photos"), (240, 320), valid_fraction=main.VALID_FRACTION)
+    assert len(train.samples) + len(valid.samples) == 10 and valid.samples
+    maps = [matplotlib.image.imread(sample.saliency) for sample in train.samples]
+    assert all(saliency.shape == (320, 320) and saliency.max() == 1 and saliency.min() == 0 for saliency in maps)
