@@ -99,6 +99,6 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 print(error, flush=True)
         data = key.removeprefix("model_").rpartition("_")[0] if key.startswith("model_") else "salicon"
         hint = by_hand(archives, f"python main.py download -d {data} --weights --from FOLDER", one_is_enough=True)
-        hosts = dict.fromkeys(urlsplit(url).hostname for archive in archives for url in archive.urls)
+        hosts = dict.fromkeys(urlsplit(url).hostname or url for archive in archives for url in archive.urls)
         brief = f"{' and '.join(hosts)} cannot be reached" if len(dead) == len(urls) else briefs[0]
         raise DownloadError(f"The weights {key} cannot be had.", [*failures, *hint], brief)

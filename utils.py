@@ -189,7 +189,7 @@ def check_space(folder: Path, size: int, purpose: str = "", reserve: int = 0) ->
 # --- Listing files ----------------------------------------------------------------------------------------------------
 
 
-def list_files(folder: Path, suffixes: Sequence[str] = ("",)) -> list[Path]:
+def list_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
     """Every file below a folder, in the order of their paths; hidden files and folders are passed over.
 
     What is no regular file, such as a pipe, is listed too, so that who was to read it can say so.
@@ -207,10 +207,10 @@ def list_files(folder: Path, suffixes: Sequence[str] = ("",)) -> list[Path]:
             f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
         )
 
-    found, endings = [], tuple(suffixes)
+    found = []
     for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(endings)]
+        found += [Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(suffixes)]
     return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
 
 
@@ -322,7 +322,7 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     for key, label in (("loss", "training"), ("val_loss", "validation")):
         axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
     axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.legend()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)

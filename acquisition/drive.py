@@ -38,7 +38,7 @@ def quota_message(url: str, said: str) -> str:
 class _Form(HTMLParser):
     """Where the page's form leads, its hidden fields, and the page's complaint, if it has one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.action: str | None = None
         self.fields: list[tuple[str, str]] = []

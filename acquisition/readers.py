@@ -146,4 +146,7 @@ def _lit_pixels(image) -> Fixations:
 
 
 def _size(resolution) -> tuple[int, int] | None:
-    return None if resolution is None else tuple(int(side) for side in np.ravel(resolution))
+    if resolution is None:
+        return None
+    height, width = np.ravel(resolution)
+    return int(height), int(width)

@@ -207,7 +207,7 @@ def test_files_are_listed_by_their_paths_without_folders_and_hidden_ones(tmp_pat
     for name in ("b/1.jpg", "b.JPG", "a.png", ".hidden/2.jpg", "b/._1.jpg"):
         write(tmp_path / name, b"")
     (tmp_path / "folder.jpg").mkdir()
-    found = list_files(tmp_path, [".jpg"])
+    found = list_files(tmp_path, (".jpg",))
     assert [file.relative_to(tmp_path).as_posix() for file in found] == ["b.JPG", "b/1.jpg"]
     assert len(list_files(tmp_path)) == 3 and list_files(tmp_path / "nowhere") == []
 
