@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "config": "",
     "utils": "config",
     "acquisition": "acquisition utils config",
-    "acquisition.datasets": "config",
+    "acquisition.datasets": "acquisition.readers config",
     "download": "acquisition utils config",
     "loss": "",
     "model": "utils",
