@@ -11,8 +11,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf

@@ -6,6 +6,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -130,7 +131,7 @@ def run(
     path: Path,
     *,
     data: str,
-    size: tuple[int, int] | str | None,
+    size: tuple[int, int] | Literal["auto"] | None,
     weights: str | None,
     params: dict,
     suffix: str,
