@@ -71,7 +71,7 @@ def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
     Raises:
         UserError: a folder below it cannot be read.
     """
-    return utils.list_files(folder, suffixes)
+    return utils.list_files(folder, tuple(suffixes))
 
 
 def pair_files(folder: Path) -> list[Sample]:
