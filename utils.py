@@ -26,7 +26,7 @@ LEFTOVER_SECONDS = 24 * 60 * 60
 
 # Temporary files are called after whom they belong to: the computer, the process there, and a number of their own.
 OWNED = re.compile(
-    r"\.(?:(?P<target>.+)\.)?(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}(?P<suffixes>\..*)?", re.DOTALL
+    r"\.(?:(?P<target>.+)\.)?(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}(?P<suffixes>.*)", re.DOTALL
 )
 PART, FORMER = ".part", ".former"  # a folder that is being written, and the one whose place it is about to take
 

@@ -118,9 +118,11 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_file_may_have_the_longest_name_that_the_system_allows(tmp_path):
-    path = tmp_path / ("x" * 251 + ".jpg")
+@pytest.mark.parametrize("name", ["x" * 251 + ".jpg", "x" + ".y" * 125 + ".jpg"])
+def test_file_may_have_the_longest_name_that_the_system_allows(tmp_path, name):
+    path = tmp_path / name
     with whole_file(path) as temporary:
+        assert utils.OWNED.fullmatch(temporary.name) and temporary.name.endswith(".jpg")
         temporary.write_bytes(b"new")
     assert path.read_bytes() == b"new"
 
