@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 import checkpoint
-from checkpoint import Architecture, Choice
+from checkpoint import Architecture, Choice, Knowledge
 from config import DIMS
 from images import IMAGE_PADDING, crop_and_restore, decode_image, resize_and_pad
 from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
@@ -53,6 +53,7 @@ class Network:
         device: the same in words, and why.
         weights: the file that the arrays came from, and why it is this one.
         sha256: of that file, or of the files of a folder or checkpoint, in hexadecimal.
+        knowledge: what that file says of how the weights were trained; None where it does not say.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -62,17 +63,20 @@ class Network:
     device: str
     weights: Choice
     sha256: str
+    knowledge: Knowledge | None = None
 
     def __repr__(self) -> str:
         height, width = self.input_size
         return (
             f"<MSI-Net {self.architecture.variant}, context {self.architecture.context}, input {height}×{width}, "
-            f"{self.layout}, weights {self.weights.path} ({self.weights.reason}), SHA-256 {self.sha256[:12]}…>"
+            f"{self.layout}, weights {self.weights.path} ({self.weights.reason}), SHA-256 {self.sha256[:12]}…, "
+            f"training: {self.knowledge or 'not known'}>"
         )
 
     def summary(self) -> str:
         """What a phase prints before it predicts."""
-        return f"Weights: {self.weights.path} ({self.weights.reason}).\nDevice: {self.device}."
+        knowledge = self.knowledge or "the file does not say how it was trained"
+        return f"Weights: {self.weights.path} ({self.weights.reason}); {knowledge}.\nDevice: {self.device}."
 
     def __call__(self, images) -> tf.Tensor:
         """The network itself, as the paper's figure draws it.
@@ -147,6 +151,7 @@ class Network:
             "variant": self.architecture.variant,
             "context": self.architecture.context,
             "input_size": list(self.input_size),
+            "knowledge": self.knowledge and self.knowledge.record(),
             "device": self.device,
         }
 
@@ -187,7 +192,8 @@ def load(
             known format, or None for the best there is; see `checkpoint.choose_weights`.
         data: the dataset whose network and input size to use, a key of `config.DIMS`.
         results: the folder with the checkpoints of your own training runs.
-        input_size: height and width that photographs are fitted into, divisible by 8.
+        input_size: height and width that photographs are fitted into, divisible by 8; by default those that the
+            weights were trained with, or where the file does not say, those of `config.DIMS`.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
 
     Raises:
@@ -198,7 +204,11 @@ def load(
     layout, device = choose_layout(device)
     choice = checkpoint.choose_weights(data, weights=weights and str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
-    return from_arrays(arrays, input_size or DIMS[data], layout=layout, device=device, weights=choice, sha256=sha256)
+    knowledge = checkpoint.read_knowledge(choice.path)
+    input_size = input_size or (knowledge.size_for(data) if knowledge else DIMS[data])
+    return from_arrays(
+        arrays, input_size, layout=layout, device=device, weights=choice, sha256=sha256, knowledge=knowledge
+    )
 
 
 def from_arrays(
@@ -209,12 +219,13 @@ def from_arrays(
     device: str = "cpu (channels-last)",
     weights: Choice = UNNAMED,
     sha256: str = "",
+    knowledge: Knowledge | None = None,
 ) -> Network:
     """The network of weights that are at hand.
 
     Args:
         arrays: by published name, as `checkpoint.read_arrays` gives them.
-        input_size, layout, device, weights, sha256: see `Network`.
+        input_size, layout, device, weights, sha256, knowledge: see `Network`.
 
     Raises:
         UserError: the arrays are those of an encoder alone, or a side of the input is not divisible by 8.
@@ -228,7 +239,7 @@ def from_arrays(
     height, width = (int(side) for side in input_size)
     if min(height, width) < 8 or height % 8 or width % 8:
         raise UserError(f"Received an input size of {height}×{width}, expected multiples of 8.")
-    return Network(folded, architecture, (height, width), layout, device, weights, sha256)
+    return Network(folded, architecture, (height, width), layout, device, weights, sha256, knowledge)
 
 
 # --- Photographs ------------------------------------------------------------------------------------------------------
