@@ -361,17 +361,17 @@ def check_stored(content: h5py.File) -> None:
         ValueError: it names the first that is not.
     """
 
-    def visit(name: str, link) -> None:
-        item = content[name] if isinstance(link, h5py.HardLink) else None
-        if item is None:
+    links: dict[str, object] = {}
+    content.visititems_links(lambda name, link: links.update({name: link}))
+    for name, link in links.items():
+        if not isinstance(link, h5py.HardLink):
             raise ValueError(f"{_printable(name)} is a link to elsewhere")
+        item = content[name]
         if isinstance(item, h5py.Dataset):
             properties = item.id.get_create_plist()
             in_one_piece = properties.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
             if not in_one_piece or properties.get_external_count() or item.id.get_storage_size() < item.nbytes:
-                raise ValueError(f"{_printable(name)} is not stored plainly and in full: {item.shape} {item.dtype}")
-
-    content.visititems_links(visit)
+                raise ValueError(f"{_printable(name)}, {item.dtype} {item.shape}, is not stored in full, in one piece")
 
 
 def _in_hdf5(content: h5py.File) -> Iterator[tuple[str, Announced]]:
