@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -408,8 +409,9 @@ def read_attributes(path: Path) -> dict:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], knowledge: Knowledge | None = None) -> None:
     """Write arrays as a compressed `.npz` of float16, half the size of float32. `read_arrays` restores float32."""
+    halves: dict[str, Any] = {name: values.astype(np.float16) for name, values in arrays.items()}
     with whole_file(path) as temporary:
-        np.savez_compressed(temporary, **{name: values.astype(np.float16) for name, values in arrays.items()})
+        np.savez_compressed(temporary, **halves)
         if knowledge:
             write_knowledge(temporary, knowledge)
 
