@@ -394,8 +394,12 @@ def _in_imagenet(content: h5py.File) -> Iterator[tuple[str, Announced]]:
             name = "conv{0}/conv{0}_{1}".format(*block.groups())
             array = _in_dataset(dataset)
             if dataset.ndim == 4 and name == "conv1/conv1_1":
-                array = Announced(array.shape, array.dtype, lambda values=dataset: values[()][:, :, ::-1])
+                array = Announced(array.shape, array.dtype, functools.partial(_swapped, dataset))
             yield f"{name}/{'kernel' if dataset.ndim == 4 else 'bias'}", array
+
+
+def _swapped(kernel: h5py.Dataset) -> np.ndarray:
+    return kernel[()][:, :, ::-1]
 
 
 def _in_dataset(dataset: h5py.Dataset) -> Announced:
