@@ -163,7 +163,7 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument(
         "--sigma",
-        type=positive_float,
+        type=blur_width,
         metavar="PIXELS",
         help="blur fixations like this for CC, SIM and KLD (default: use the dataset's saliency maps)",
     )
@@ -270,12 +270,12 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--sigma",
-        type=positive_float,
+        type=blur_width,
         help="of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in degrees with "
         "--pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
     )
     group.add_argument(
-        "--pixels-per-degree", type=positive_float, metavar="P", help="of visual angle, in the pixels of the images"
+        "--pixels-per-degree", type=blur_width, metavar="P", help="of visual angle, in the pixels of the images"
     )
 
 
@@ -429,9 +429,11 @@ def run_demo(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     import data
+    from scoring.protocols import PROTOCOLS
 
-    params = params_of(options)
-    if options.protocol == "mit" and (options.metric_maps or options.fit or options.density or options.sigma):
+    if not PROTOCOLS[options.protocol].uses_density and (
+        options.metric_maps or options.fit or options.density or options.sigma
+    ):
         raise UserError("--metric-maps, --fit, --density and --sigma belong to --protocol tuebingen.")
     if options.fit and options.split != "valid":
         raise UserError(f"--fit learns from the training split, so it cannot be scored on --split {options.split}.")
@@ -447,21 +449,24 @@ def run_evaluate(options: argparse.Namespace) -> None:
     with quiet_stderr():
         from phases import evaluate
     evaluate.run(
-        options.data,
-        folder,
-        samples,
-        params,
-        part=options.split,
-        size=options.input_size,
-        weights=options.weights,
-        maps=options.maps,
-        protocol=options.protocol,
-        sigma=options.sigma,
-        with_baselines=options.baselines,
-        metric_maps=options.metric_maps,
-        density_file=options.density,
-        training=train.samples if options.fit else None,
-        name=options.name,
+        evaluate.Options(
+            options.data,
+            folder,
+            samples,
+            part=options.split,
+            params=params_of(options),
+            size=options.input_size,
+            weights=options.weights,
+            maps=options.maps,
+            protocol=options.protocol,
+            sigma=options.sigma,
+            baselines=options.baselines,
+            metric_maps=options.metric_maps,
+            density_file=options.density,
+            training=train.samples if options.fit else None,
+            valid_fraction=options.valid_fraction if options.data == "custom" and train else None,
+            name=options.name,
+        )
     )
 
 
@@ -512,6 +517,8 @@ network_side = number(
 )
 port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+# Beyond, the squares in a Gaussian are no numbers, or its kernel does not fit into the memory.
+blur_width = number(float, lambda value: 0.01 <= value <= 10_000, "a number from 0.01 to 10000")
 fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 PARAM_TYPES = {

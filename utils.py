@@ -99,6 +99,29 @@ def check_space(folder: Path, size: int) -> None:
         )
 
 
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, which is created when missing, by writing one.
+
+    What takes long to compute should not be lost to a folder that was read-only, or to a disk that was full.
+
+    Raises:
+        UserError: it says why not.
+    """
+    probe = folder / f".{uuid.uuid4().hex[:8]}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(1 << 16))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"Nothing can be written into {folder}: {reason}. Make room or change its permissions, or name another "
+            f"folder with --results."
+        ) from error
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, whole or not at all."""
     with whole_file(path) as temporary:

@@ -16,8 +16,8 @@ import data
 import images
 import main
 import model
-from phases import evaluate
-from scoring import density, metrics
+from scoring import density, ground_truth, metrics, report
+from scoring.protocols import MIT
 
 SHAPE = (48, 64)
 
@@ -55,21 +55,20 @@ def maps(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, dataset):
-    """`evaluate` on all photographs: the exit status. `rows()` and `summary()` read what it wrote."""
+    """`evaluate` on all photographs: the exit status. `rows()` and `summary()` read what it wrote last."""
 
-    def evaluate_all(*flags, split="all"):
-        fixed = ["-d", "custom", "-p", str(dataset), "--split", split, "--results", str(tmp_path), "--name", "run"]
+    def evaluate_all(*flags, split="all", name="run"):
+        fixed = ["-d", "custom", "-p", str(dataset), "--split", split, "--results", str(tmp_path), "--name", name]
+        evaluate_all.folder = tmp_path / "evaluation" / name
         return main.main(["evaluate", *fixed, *map(str, flags)])
 
-    folder = tmp_path / "evaluation" / "run"
-
     def rows():
-        with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
+        with (evaluate_all.folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
             found = list(csv.DictReader(file))
         return {(row.pop("contender"), row.pop("image")): {k: float(v) for k, v in row.items()} for row in found}
 
-    evaluate_all.rows, evaluate_all.folder = rows, folder
-    evaluate_all.summary = lambda: json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    evaluate_all.rows = rows
+    evaluate_all.summary = lambda: json.loads((evaluate_all.folder / "summary.json").read_text(encoding="utf-8"))
     return evaluate_all
 
 
@@ -86,7 +85,7 @@ def noise(i):
 
 
 def cases_of(folder):
-    return evaluate.load_cases(folder, data.pair_files(folder))
+    return ground_truth.load_cases(folder, data.pair_files(folder))
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
@@ -153,7 +152,7 @@ def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps):
         "AUC-Borji": metrics.auc_borji_mit(saliency, fixated, seed=42),
     }
     found = run.rows()["half", "0003"]
-    assert list(found) == list(evaluate.PROTOCOLS["mit"]) and np.isfinite(list(found.values())).all()
+    assert list(found) == list(MIT.metrics) and np.isfinite(list(found.values())).all()
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
@@ -173,15 +172,15 @@ def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow, tmp_p
 
 def test_fitted_density_is_saved_gains_information_and_is_used_again(run, dataset, maps, capsys):
     # They know where people look, but are far too flat for a density.
-    weak = maps("weak", lambda i: evaluate.read_map(dataset / "saliency" / f"{i:04d}.png") ** 0.2)
+    weak = maps("weak", lambda i: ground_truth.read_saliency(dataset / "saliency" / f"{i:04d}.png") ** 0.2)
     assert run("--maps", weak, "--valid-fraction", "0.5", split="valid") == 0
     default = run.summary()["scores"]["weak"]["IG"]["mean"]
-    assert run("--maps", weak, "--valid-fraction", "0.5", "--fit", split="valid") == 0
+    assert run("--maps", weak, "--valid-fraction", "0.5", "--fit", split="valid", name="fitted") == 0
     fitted = run.rows()
     assert np.mean([row["IG"] for row in fitted.values()]) > default
     assert "fitted to 5 training images" in capsys.readouterr().out
     file = run.folder / "density_weak.json"
-    assert run("--maps", weak, "--valid-fraction", "0.5", "--density", file, split="valid") == 0
+    assert run("--maps", weak, "--valid-fraction", "0.5", "--density", file, split="valid", name="again") == 0
     assert run.rows() == fitted
     assert run("--maps", weak, "--fit") == 2  # All images: nothing would be held out.
 
@@ -229,7 +228,7 @@ def test_negatives_are_the_other_images_fixations_at_this_ones_size(tmp_path, ti
     tiny_dataset("custom", 2, 40, 40, names=["a", "b"])
     folder = tiny_dataset("custom", 1, 80, 20, names=["c"])
     write(folder / "fixations.csv", b"image,x,y\na,0,0\na,39,39\na,39,39\nb,20,10\nc,19,79\n")
-    truth = evaluate.GroundTruth(cases_of(folder), "tuebingen")
+    truth = ground_truth.GroundTruth(cases_of(folder))
     negatives, counts = truth.other_fixations(truth.cases[2])
     assert dict(zip(map(tuple, negatives), counts, strict=True)) == {(1, 0): 1, (79, 19): 2, (21, 10): 1}
     negatives, counts = truth.other_fixations(truth.cases[0])
@@ -237,7 +236,7 @@ def test_negatives_are_the_other_images_fixations_at_this_ones_size(tmp_path, ti
 
 
 def test_kernel_of_a_datasets_own_maps_is_found(dataset):
-    assert evaluate.estimate_kernel(cases_of(dataset)) == pytest.approx(3, rel=0.05)
+    assert ground_truth.estimate_kernel(cases_of(dataset)) == pytest.approx(3, rel=0.05)
 
 
 def test_without_fixations_only_maps_are_compared(run, dataset, maps):
@@ -271,16 +270,16 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
 
 def test_interval_is_that_of_the_mean_and_nan_is_left_out():
     values = np.random.default_rng(0).normal(3, 2, 400)
-    known = evaluate.estimate(values, seed=1)
+    known = report.estimate(values, seed=1)
     error = values.std(ddof=1) / np.sqrt(400)
     assert known.mean == pytest.approx(values.mean())
     assert (known.low, known.high) == pytest.approx(
         (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.03
     )
-    assert known == evaluate.estimate(values, seed=1) != evaluate.estimate(values, seed=2)
-    with_gaps = evaluate.estimate(np.append(values, [np.nan] * 50), seed=1)
+    assert known == report.estimate(values, seed=1) != report.estimate(values, seed=2)
+    with_gaps = report.estimate(np.append(values, [np.nan] * 50), seed=1)
     assert with_gaps.mean == known.mean and with_gaps.images == 400
-    assert str(evaluate.estimate(np.full(3, np.nan), seed=1)) == "–"
+    assert str(report.estimate(np.full(3, np.nan), seed=1)) == "–"
 
 
 def test_paired_interval_is_narrower_than_that_of_unpaired_means():
@@ -288,7 +287,7 @@ def test_paired_interval_is_narrower_than_that_of_unpaired_means():
     base = random.normal(0, 5, 200)
     better = base + random.normal(0.3, 0.5, 200)
     scores = {"a": [{"NSS": float(v)} for v in base], "b": [{"NSS": float(v)} for v in better]}
-    difference = evaluate.differences(scores, seed=0)["b"]["NSS"]
-    means = evaluate.estimates(scores, seed=0)
+    difference = report.differences(scores, seed=0)["b"]["NSS"]
+    means = report.estimates(scores, seed=0)
     assert 0 < difference.low < 0.3 < difference.high < 0.6
     assert means["a"]["NSS"].high > means["b"]["NSS"].low  # The means' own intervals would not tell.
