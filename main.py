@@ -517,8 +517,7 @@ network_side = number(
 )
 port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
-# Beyond, the squares in a Gaussian are no numbers, or its kernel does not fit into the memory.
-blur_width = number(float, lambda value: 0.01 <= value <= 10_000, "a number from 0.01 to 10000")
+blur_width = number(float, lambda value: 0.01 <= value <= 1000, "a number from 0.01 to 1000")
 fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 PARAM_TYPES = {

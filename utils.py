@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections import deque
@@ -100,25 +101,19 @@ def check_space(folder: Path, size: int) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that files can be written into a folder, which is created when missing, by writing one.
-
-    What takes long to compute should not be lost to a folder that was read-only, or to a disk that was full.
+    """Check, before anything is computed, that files can be written into a folder; it is created when missing.
 
     Raises:
         UserError: it says why not.
     """
-    probe = folder / f".{uuid.uuid4().hex[:8]}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.write_bytes(bytes(1 << 16))
-        finally:
-            probe.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
     except OSError as error:
-        reason = error.strerror or str(error)
         raise UserError(
-            f"Nothing can be written into {folder}: {reason}. Make room or change its permissions, or name another "
-            f"folder with --results."
+            f"Nothing can be written into {folder} ({error.strerror}): make room there, change its permissions, or "
+            f"name another folder."
         ) from error
 
 

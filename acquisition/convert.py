@@ -9,30 +9,13 @@ import csv
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from acquisition.gaze import UNKNOWN_OBSERVER, Fixations, gaussian_blur, lit_pixels
 from utils import DownloadError, parallel_map, whole_file
-
-# In place of an observer's number where fixations come without it.
-UNKNOWN_OBSERVER = -1
-
-
-class Fixations(NamedTuple):
-    """Where people looked in one image.
-
-    Attributes:
-        points: int64, (n, 3): x, y and observer of each fixation; 0, 0 is the top left pixel. Archives that hold
-            only a map of the fixated pixels give each pixel once, and `UNKNOWN_OBSERVER`.
-        size: height and width of the image as the archive says, or None.
-    """
-
-    points: np.ndarray
-    size: tuple[int, int] | None = None
-
 
 Reader = Callable[[Path], Mapping[str, Callable[[], Fixations]]]
 
@@ -99,29 +82,6 @@ def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int
         _write_png(paths[1], np.round(255 * saliency / max(saliency.max(), 1e-12)).astype(np.uint8))
 
 
-def gaussian_blur(counts: np.ndarray, sigma: float) -> np.ndarray:
-    """Spread each fixation by a Gaussian: the map that every saliency map of fixations is a multiple of.
-
-    Args:
-        counts: how many fixations each pixel has, float32 or float64, (H, W).
-        sigma: standard deviation in pixels.
-
-    Returns:
-        What `scipy.ndimage.gaussian_filter` gives, but for rounding, of the type of `counts`, (H, W).
-    """
-    from scipy.ndimage import gaussian_filter1d
-
-    # Only few rows hold a fixation. Blurring those alone, and then spreading them over the others in one product of
-    # matrices, takes a small part of the time that the whole image would.
-    rows = np.flatnonzero(counts.any(axis=1))
-    if not len(rows):
-        return np.zeros_like(counts)
-    impulses = np.zeros((len(rows), len(counts)), counts.dtype)
-    impulses[np.arange(len(rows)), rows] = 1
-    across, down = gaussian_filter1d(counts[rows], sigma), gaussian_filter1d(impulses, sigma)  # (rows, W), (rows, H)
-    return down.T @ across  # (H, W)
-
-
 # --- Readers: one an archive format -----------------------------------------------------------------------------------
 
 
@@ -138,7 +98,7 @@ def read_salicon(raw: Path) -> dict[str, Callable[[], Fixations]]:
 
 def read_cat2000(raw: Path) -> dict[str, Callable[[], Fixations]]:
     """`<category>/<name>.mat` with `fixLocs`, a binary map."""
-    return _each_file(raw, lambda path: lit_fixations(_load_mat(path, "fixLocs")["fixLocs"]))
+    return _each_file(raw, lambda path: lit_pixels(_load_mat(path, "fixLocs")["fixLocs"]))
 
 
 def read_dutomron(raw: Path) -> dict[str, Callable[[], Fixations]]:
@@ -198,7 +158,7 @@ def read_maps(raw: Path) -> dict[str, Callable[[], Fixations]]:
     def read(path: Path) -> Fixations:
         with Image.open(path) as image:
             # One channel: of a transparent image the colour, not the opacity.
-            return lit_fixations(np.asarray(image.convert("RGB").convert("L")))
+            return lit_pixels(np.asarray(image.convert("RGB").convert("L")))
 
     return _each_file(raw, read)
 
@@ -245,16 +205,6 @@ def _with_observers(observers: list[np.ndarray]) -> np.ndarray:
     """Join the fixations (n, 2) of observers 0, 1, 2 and so on into (sum of n, 3)."""
     numbers = np.repeat(np.arange(len(observers)), [len(points) for points in observers])
     return np.column_stack([np.concatenate([np.zeros((0, 2), np.int64), *observers]), numbers])
-
-
-def lit_fixations(image) -> Fixations:
-    """Fixations from a map of the fixated pixels, (H, W): those brighter than half of the brightest, row by row.
-
-    A JPEG has grey around each fixation.
-    """
-    image = image.toarray() if hasattr(image, "toarray") else np.asarray(image)  # MATLAB may store it as sparse.
-    y, x = np.nonzero(image > image.max() / 2)
-    return Fixations(np.column_stack([x, y, np.full(len(x), UNKNOWN_OBSERVER)]), image.shape)
 
 
 def _size(resolution) -> tuple[int, int] | None:

@@ -25,6 +25,9 @@ from utils import UserError, check_writable, name_some, write_record
 # Letters of a run's folder and of a contender's name, beyond which a file system may refuse the names of their files.
 LONGEST_NAME = 100
 
+# What of a network's record does not decide its maps: where the weights are, why it is these, and what computes.
+INCIDENTAL = ("weights", "reason", "device")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -83,7 +86,7 @@ def run(options: Options) -> None:
     models = load_models(options)
     settings = settings_of(options, protocol, models)
     target = options.folder_of_runs / (options.name or default_name(options, models, settings))
-    check_replaceable(target / "summary.json", settings)
+    check_same_settings(target / "summary.json", settings)
     check_writable(target)
 
     truth = GroundTruth(load_cases(options.folder, options.samples), options.sigma, options.params["seed"])
@@ -165,8 +168,9 @@ def network_contender(name: str, network: Network, batch_size: int, note: str = 
                 )
             yield prediction.saliency
 
-    settings = {"sha256": network.sha256, "input_size": list(network.input_size)}
-    return Contender(name, maps, record=network.record(), settings=settings, note=note)
+    record = network.record()
+    settings = {key: value for key, value in record.items() if key not in INCIDENTAL}
+    return Contender(name, maps, record=record, settings=settings, note=note)
 
 
 def with_density(model: Contender, fitted: FittedDensity | None, options: Options, target: Path) -> Contender:
@@ -265,7 +269,7 @@ def check_name(options: Options) -> None:
         )
 
 
-def check_replaceable(summary: Path, settings: Mapping) -> None:
+def check_same_settings(summary: Path, settings: Mapping) -> None:
     """Check that no run of other settings would be lost.
 
     Args:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from scoring.density import FLOOR, normalize, on_pixels
 from scoring.metrics import as_distribution
@@ -59,15 +60,16 @@ class FittedDensity:
         scaled = stretched(saliency)
         sigma = self.blur * np.sqrt(scaled.size)
         of_rows, of_columns = (gaussian_matrix(side, sigma) for side in scaled.shape)
-        curve, centre = self.factors(of_rows @ scaled @ of_columns.T)
+        curve, centre = self.along_curve(of_rows @ scaled @ of_columns.T), self.along_centre(scaled.shape)
         return normalize(np.log(curve.of(self.curve)) + centre.of(self.centre))
 
-    def factors(self, blurred: np.ndarray) -> tuple["Interpolation", "Interpolation"]:
-        """Where the pixels of a blurred map, (H, W), are along the curve, and along the centre bias."""
-        return (
-            Interpolation(blurred, CURVE_AT),
-            Interpolation(elliptic_distance(blurred.shape, self.ratio), CENTRE_AT),
-        )
+    def along_curve(self, blurred: np.ndarray) -> "Interpolation":
+        """Where the pixels of a blurred map, (H, W), are between the knots of the curve."""
+        return Interpolation(blurred, CURVE_AT)
+
+    def along_centre(self, shape: tuple[int, int]) -> "Interpolation":
+        """Where the pixels of a map of this shape are between the knots of the centre bias."""
+        return Interpolation(elliptic_distance(shape, self.ratio), CENTRE_AT)
 
     def save(self, path: Path) -> None:
         content = {
@@ -128,9 +130,11 @@ def gaussian_matrix(side: int, sigma: float) -> np.ndarray:
     return kernel / kernel.sum(axis=1, keepdims=True)
 
 
-def gaussian_slope(matrix: np.ndarray, sigma: float) -> np.ndarray:
+@functools.lru_cache(maxsize=16)
+def gaussian_slope(side: int, sigma: float) -> np.ndarray:
     """The derivative of `gaussian_matrix` with respect to the logarithm of its sigma, (side, side)."""
-    steepness = matrix * _squares(len(matrix)) / sigma**2
+    matrix = gaussian_matrix(side, sigma)
+    steepness = matrix * _squares(side) / sigma**2
     return steepness - matrix * steepness.sum(axis=1, keepdims=True)
 
 
@@ -145,9 +149,10 @@ def elliptic_distance(shape: tuple[int, int], ratio: float) -> np.ndarray:
     return np.sqrt((ratio * vertical + horizontal) / (1 + ratio))
 
 
-def distance_slope(distance: np.ndarray, ratio: float) -> np.ndarray:
+def distance_slope(shape: tuple[int, int], ratio: float) -> np.ndarray:
     """The derivative of `elliptic_distance` with respect to the logarithm of the ratio, (H, W)."""
-    vertical, horizontal = _squared_axes(distance.shape)
+    vertical, horizontal = _squared_axes(shape)
+    distance = elliptic_distance(shape, ratio)
     slope = ratio * (vertical - horizontal) / (2 * (1 + ratio) ** 2)
     return np.divide(slope, distance, out=np.zeros_like(distance), where=distance > 0)
 
@@ -253,12 +258,18 @@ def likelihood_loss(
 
     def loss(parameters):
         density = unpack(parameters)
-        parts = list(parallel_map(lambda scene: _loss(density, scene), scenes))
-        value = sum(value for value, _ in parts) - np.log(FIT_CELLS**2)
-        gradient = sum(gradient for _, gradient in parts)
+        centre = density.along_centre((FIT_CELLS, FIT_CELLS))
+        centre_bias = centre.of(density.centre)
+        value, by_blur, by_curve, residual = -np.log(FIT_CELLS**2), 0.0, np.zeros(KNOTS), np.zeros_like(centre_bias)
+        # Every core has an image of its own; that products of matrices take several cores too would only hinder.
+        with threadpool_limits(1, "blas"):
+            for part in parallel_map(lambda scene: _loss(density, centre_bias, scene), scenes):
+                value, by_blur, by_curve = value + part[0], by_blur + part[1], by_curve + part[2]
+                residual += part[3]
+        by_ratio = np.sum(residual * centre.slope(density.centre) * distance_slope(residual.shape, density.ratio))
         # The curve is the running sum of its steps, whose logarithms are free.
-        gradient[CURVE] = np.cumsum(gradient[CURVE][::-1])[::-1] * np.exp(parameters[CURVE])
-        return float(value), gradient
+        by_step = np.cumsum(by_curve[::-1])[::-1] * np.exp(parameters[CURVE])
+        return float(value), np.concatenate([[by_blur, by_ratio], by_step, centre.back(residual)])
 
     return loss, np.clip(start, *np.transpose(BOUNDS))
 
@@ -273,29 +284,30 @@ def _scene(saliency: np.ndarray, positions: np.ndarray, total: int) -> Scene:
     return Scene(np.clip(on_grid, 0, 1), counts / total, tuple(scale))
 
 
-def _loss(density: FittedDensity, scene: Scene) -> tuple[float, np.ndarray]:
-    """The negative log likelihood of an image's share of the fixations, and its gradient, (34,).
+def _loss(density: FittedDensity, centre_bias: np.ndarray, scene: Scene) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """What an image adds to the negative log likelihood, and its derivatives.
 
-    The gradient is with respect to the logarithms of blur and ratio, and to the values of curve and centre bias.
+    Args:
+        density: whose likelihood it is.
+        centre_bias: its centre bias on the grid, as a logarithm, (n, n).
+        scene: the image.
+
+    Returns:
+        The value; its derivatives by the logarithm of the blur, by the values of the curve, (20,), and by the logarithm
+        of the density in each cell before it is normalised, (n, n).
     """
     sigmas = [density.blur * scale for scale in scene.scale]
     of_rows, of_columns = (gaussian_matrix(FIT_CELLS, sigma) for sigma in sigmas)
+    down, sideways = (gaussian_slope(FIT_CELLS, sigma) for sigma in sigmas)
     across = scene.saliency @ of_columns.T
-    curve, centre = density.factors(of_rows @ across)
+    curve = density.along_curve(of_rows @ across)
     values = curve.of(density.curve)
-    log_density = normalize(np.log(values) + centre.of(density.centre))
-
-    residual = np.exp(log_density) * scene.shares.sum() - scene.shares  # The derivative by the logarithm of each cell.
+    log_density = normalize(np.log(values) + centre_bias)
+    residual = np.exp(log_density) * scene.shares.sum() - scene.shares
     by_value = residual / values
-    by_blurred = by_value * curve.slope(density.curve)
-    down, sideways = (
-        gaussian_slope(matrix, sigma) for matrix, sigma in zip((of_rows, of_columns), sigmas, strict=True)
-    )
-    by_blur = np.sum(by_blurred * (down @ across + of_rows @ (scene.saliency @ sideways.T)))
-    distance = elliptic_distance(residual.shape, density.ratio)
-    by_ratio = np.sum(residual * centre.slope(density.centre) * distance_slope(distance, density.ratio))
-    gradient = np.concatenate([[by_blur, by_ratio], curve.back(by_value), centre.back(residual)])
-    return -np.sum(scene.shares * log_density), gradient
+    blurring = down @ across + of_rows @ (scene.saliency @ sideways.T)
+    by_blur = np.sum(by_value * curve.slope(density.curve) * blurring)
+    return -np.sum(scene.shares * log_density), by_blur, curve.back(by_value), residual
 
 
 def unpack(parameters: np.ndarray) -> FittedDensity:

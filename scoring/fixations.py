@@ -18,7 +18,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm.contrib.concurrent import thread_map
 
-from acquisition.convert import UNKNOWN_OBSERVER, gaussian_blur, lit_fixations
+from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur, lit_pixels
 from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
 from scoring.metrics import count_map
 from utils import UserError, name_some, whole_folder, write_json
@@ -117,7 +117,7 @@ def read_fixation_map(file: Path, size: tuple[int, int]) -> np.ndarray:
     pixels = pixels.max(axis=2) if pixels.ndim == 3 else pixels  # (H, W)
     if not lossy and np.any((pixels != 0) & (pixels != pixels.max())):
         raise UserError(f"{file} is not a binary map: expected black, and one other value where somebody looked.")
-    return lit_fixations(pixels).points
+    return lit_pixels(pixels).points
 
 
 # --- Saliency maps ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from acquisition.convert import UNKNOWN_OBSERVER, gaussian_blur
+from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur
 from data import Sample, image_size
 from images import decode_image
 from scoring import density, metrics
