@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS, VERSION
+from config import DIMS, EXPORTS, MAX_PIXELS, PARAMS, RECIPES, VARIANTS, VERSION
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
@@ -27,6 +27,7 @@ PARAM_HELP = {
 }
 PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 VALID_FRACTION = 0.2  # of one's own photographs
+MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 SHARED_PARAMS = ("device", "results", "batch_size")
 
 
@@ -132,11 +133,21 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_test)
     add_network_flags(phase)
     phase.add_argument(
-        "-p", "--path", type=Path, help="photograph, or folder of photographs (default: the one that Matplotlib ships)"
+        "-p",
+        "--path",
+        type=existing_name,
+        help="photograph, or folder of photographs (default: the one that Matplotlib ships)",
     )
     phase.add_argument("--format", choices=("jpeg", "png", "npy"), default="jpeg", help="of the maps (default: jpeg)")
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
-    add_input_size(phase)
+    add_input_size(phase, auto=True)
+    add_mirrored(phase)
+    phase.add_argument(
+        "--max-pixels",
+        type=pixel_count,
+        default=MAX_PIXELS,
+        help=f"a photograph of more pixels is refused, as it would take too much memory (default: {MAX_PIXELS})",
+    )
     add_params(phase, SHARED_PARAMS)
 
 
@@ -253,9 +264,45 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_input_size(parser) -> None:
+class InputSize(argparse.Action):
+    """The network's input size: two numbers, or "auto" where `const` is true."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.const and values == ["auto"]:
+            setattr(namespace, self.dest, "auto")
+            return
+        if len(values) != 2:
+            expected = "a height and a width" + (", or auto" if self.const else "")
+            raise argparse.ArgumentError(self, f"received {' '.join(values)}, expected {expected}")
+        try:
+            sides = [network_side(value) for value in values]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        if sides[0] * sides[1] > MOST_INPUT_PIXELS:
+            raise argparse.ArgumentError(
+                self, f"received {sides[0]}×{sides[1]}, expected at most {MOST_INPUT_PIXELS} pixels, which need 10 GB"
+            )
+        setattr(namespace, self.dest, tuple(sides))
+
+
+def add_input_size(parser, auto: bool = False) -> None:
+    """The flag for the network's input size; `auto` offers to choose it by each photograph's shape."""
+    choice = "; auto chooses, among sizes with as many pixels, the one that suits each photograph's shape"
     parser.add_argument(
-        "--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="height and width of the network's input"
+        "--input-size",
+        action=InputSize,
+        const=auto,
+        nargs="+",
+        metavar="SIDE",
+        help=f"height and width of the network's input{choice if auto else ''}",
+    )
+
+
+def add_mirrored(parser) -> None:
+    parser.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="average each map with that of the mirrored photograph, which takes twice the time",
     )
 
 
@@ -391,6 +438,8 @@ def run_test(options: argparse.Namespace) -> int:
         params=params,
         suffix=f".{options.format}",
         overlay=options.overlay,
+        mirrored=options.mirrored,
+        max_pixels=options.max_pixels,
     )
 
 
@@ -513,12 +562,23 @@ def number(kind: type, holds: Callable[[float], bool], expected: str) -> Callabl
 positive_int = number(int, lambda value: value >= 1, "a whole number of at least 1")
 natural_int = number(int, lambda value: value >= 0, "a whole number of at least 0")
 network_side = number(
-    int, lambda value: value >= 8 and value % 8 == 0, "a multiple of 8, as the network works in eighths"
+    int,
+    lambda value: 8 <= value <= 4096 and value % 8 == 0,
+    "a multiple of 8, as the network works in eighths, and at most 4096",
 )
 port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
+pixel_count = number(int, lambda value: 1 <= value <= MAX_PIXELS, f"a whole number from 1 to {MAX_PIXELS}")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
 blur_width = number(float, lambda value: 0.01 <= value <= 1000, "a number from 0.01 to 1000")
 fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+def existing_name(text: str) -> Path:
+    """The type of a path that must not be empty: an empty one would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("received an empty path, expected a file or folder")
+    return Path(text)
+
 
 PARAM_TYPES = {
     "epochs": positive_int,
