@@ -362,10 +362,13 @@ def run_train(options: argparse.Namespace) -> None:
     if "custom" in options.data:
         if options.valid_fraction is None:
             options.valid_fraction = VALID_FRACTION
-        blur = fixations.Blur(options.sigma, options.pixels_per_degree)
-        prepare_custom(data.find_dataset("custom", options.path), blur)
         # They decide what is learnt, and so belong to the run's settings.
-        params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+        own = {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+        params |= own
+        folder = data.find_dataset("custom", options.path)
+        if not options.restart:
+            check_run(Path(params["results"]), "+".join(options.data), own)
+        prepare_custom(folder, fixations.Blur(options.sigma, options.pixels_per_degree))
     else:
         for flag in ("input_size", "valid_fraction", "sigma", "pixels_per_degree"):
             if getattr(options, flag) is not None:
@@ -393,6 +396,15 @@ def run_train(options: argparse.Namespace) -> None:
         init=options.init,
         restart=options.restart,
     )
+
+
+def check_run(results: Path, name: str, settings: dict) -> None:
+    """Refuse to continue a training run with other settings than these, before maps are made that it cannot use."""
+    with quiet_stderr():
+        from phases import train
+    run = train.Run(results, name, settings)
+    if run.exists():
+        run.read()
 
 
 def prepare_custom(folder: Path, blur=None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur
-from data import Sample, image_size
+from data import MAP_FORMATS, Sample, Unreadable, image_size, read_header
 from images import decode_image
 from scoring import density, metrics
 from scoring.fixations import TABLE, read_fixations
@@ -148,11 +148,14 @@ def estimate_kernel(cases: Sequence[Case], count: int = 8) -> float:
 def read_saliency(path: Path) -> np.ndarray:
     """A map from an image, 0 to 255, or an array of any scale, (H, W) or (H, W, 1); float64 (H, W)."""
     try:
-        if path.suffix.lower() == ".npy":
-            saliency = np.load(path, allow_pickle=False)
-        else:
+        if path.suffix.lower() != ".npy":
+            read_header(path, MAP_FORMATS)
             saliency = decode_image(tf.io.read_file(os.fsencode(path)), 1).numpy()
-        saliency = saliency.astype(np.float64)
-    except (tf.errors.OpError, ValueError, EOFError) as error:
+        elif path.is_file():
+            saliency = np.lib.format.open_memmap(path, mode="r")  # A file cannot claim more than it holds.
+        else:
+            raise Unreadable("not a regular file")
+        saliency = np.array(saliency, np.float64)
+    except (tf.errors.OpError, Unreadable, ValueError, TypeError, EOFError) as error:
         raise UserError(f"{path} is not a map that can be read, or damaged. Make it again.") from error
     return saliency[..., 0] if saliency.ndim == 3 and saliency.shape[-1] == 1 else saliency

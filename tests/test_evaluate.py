@@ -1,9 +1,13 @@
 """Evaluation end to end: scores equal to the metrics by hand, intervals, baselines, and the files of a run."""
 
+import ast
 import csv
+import errno
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +20,8 @@ import data
 import images
 import main
 import model
-from scoring import density, ground_truth, metrics, report
+import utils
+from scoring import contenders, density, ground_truth, metrics, report
 from scoring.protocols import MIT
 
 SHAPE = (48, 64)
@@ -263,6 +268,155 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
     change(folder)
     assert run("--maps", folder) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+# --- The run's folder, and who is in the table ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noisy(dataset, maps, tmp_path):
+    """`evaluate` of noise, with the default name of the run's folder: the exit status. `folders()` lists the runs."""
+    folder = maps("noise", noise)
+
+    def evaluate_noise(*flags, data=dataset, results=tmp_path):
+        fixed = ["-d", "custom", "-p", data, "--split", "all", "--maps", folder, "--results", results]
+        return main.main(["evaluate", *map(str, fixed), *map(str, flags)])
+
+    evaluate_noise.folders = lambda: sorted(file.name for file in (tmp_path / "evaluation").iterdir())
+    return evaluate_noise
+
+
+def test_runs_of_other_settings_have_folders_of_their_own(noisy, dataset, tmp_path):
+    other = shutil.copytree(dataset, tmp_path / "other" / "custom")
+    for flags in ([], ["--seed", "7"], ["--sigma", "3"], ["--protocol", "mit"], ["--split", "valid"]):
+        assert noisy(*flags) == 0
+    assert noisy(data=other) == 0
+    assert len(noisy.folders()) == 6
+    summaries = [json.loads((tmp_path / "evaluation" / n / "summary.json").read_text()) for n in noisy.folders()]
+    assert sorted(summary["folder"] for summary in summaries) == [str(dataset)] * 5 + [str(other)]
+    assert noisy() == 0 and len(noisy.folders()) == 6  # An unchanged repeat replaces what it made.
+
+
+def test_run_of_other_settings_is_not_replaced(noisy, dataset, tmp_path, capsys):
+    folder = tmp_path / "evaluation" / "mine"
+    assert noisy("--name", "mine") == 0
+    before = (folder / "per_image.csv").read_bytes()
+    other = shutil.copytree(dataset, tmp_path / "other" / "custom")
+    for flags, source, word in ((["--sigma", "3"], dataset, "sigma was None, now 3.0"), ([], other, str(other))):
+        capsys.readouterr()
+        assert noisy("--name", "mine", *flags, data=source) == 2
+        error = capsys.readouterr().err
+        assert word in error and "other settings" in error and "--name" in error and error.count("\n") == 1
+        assert (folder / "per_image.csv").read_bytes() == before
+    assert noisy("--name", "mine") == 0
+    (folder / "summary.json").write_text("no JSON")
+    assert noisy("--name", "mine") == 2
+
+
+def test_weights_of_the_same_name_are_other_settings(run, narrow, capsys):
+    assert run("--weights", narrow, "--input-size", "24", "32") == 0
+    assert run("--weights", narrow, "--input-size", "32", "40") == 2
+    assert "'input_size': [24, 32]" in capsys.readouterr().err
+    np.savez(narrow, **checkpoint.arrays_of(model.build_model(width=0.125, seed=6)))
+    assert run("--weights", narrow, "--input-size", "24", "32") == 2
+    assert "sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/a", "a\\b"])
+def test_name_of_a_run_stays_in_the_folder_of_runs(noisy, tmp_path, capsys, name):
+    before = sorted(tmp_path.iterdir())
+    assert noisy("--name", name) == 2
+    assert "--name names a folder" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_results_that_cannot_be_written_are_noticed_before_anything_is_computed(noisy, tmp_path, monkeypatch, capsys):
+    def never(*_):
+        raise AssertionError("a contender was scored")
+
+    monkeypatch.setattr(contenders, "score_contender", never)
+    monkeypatch.setattr(ground_truth, "load_cases", never)
+    write(tmp_path / "file", b"")
+    assert noisy(results=tmp_path / "file") == 2
+    assert "Nothing can be written into" in capsys.readouterr().err
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(utils.tempfile, "TemporaryFile", full)
+    assert noisy() == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_models_called_like_baselines_get_names_of_their_own(run, maps, tmp_path, capsys):
+    spot = maps("uniform", noise)
+    folders = [spot, *(shutil.copytree(spot, tmp_path / name) for name in ("Centre Bias", "gold standard"))]
+    again = shutil.copytree(spot, tmp_path / "more" / "UNIFORM")
+    assert run("--maps", *folders, again, "--baselines") == 0
+    summary, rows = run.summary(), run.rows()
+    baselines = ["uniform", "centre bias", "gold standard"]
+    models = ["uniform-2", "Centre Bias-2", "gold standard-2", "UNIFORM-3"]
+    assert list(summary["scores"]) == list(summary["contenders"]) == models + baselines
+    assert len(rows) == 7 * 10 and list(summary["differences_from_the_first"]) == models[1:]
+    means = {name: column["NSS"]["mean"] for name, column in summary["scores"].items()}
+    assert means["uniform"] == 0 and means["uniform-2"] == means["gold standard-2"] != 0
+    assert summary["contenders"]["uniform-2"] == {"maps": str(spot)}
+    assert all((run.folder / f"examples_{name}.png").exists() for name in models)
+
+
+def test_table_says_that_the_lite_network_stands_in_for_the_published_one(run, monkeypatch, capsys):
+    def unreachable(data):
+        raise utils.DownloadError("nothing answers", brief="no network here")
+
+    monkeypatch.setattr(checkpoint, "published_weights", unreachable)
+    assert run("--input-size", "24", "32") == 0
+    head = capsys.readouterr().out.partition("10 images of custom")[2].partition("AUC")[0]
+    assert "msinet_lite: the lite network" in head and "no network here" in head
+    assert run("--input-size", "24", "32", "--weights", "lite", name="asked") == 0
+    head = capsys.readouterr().out.partition("10 images of custom")[2].partition("AUC")[0]
+    assert "msinet_lite:" not in head
+
+
+@pytest.mark.parametrize("protocol", ["tuebingen", "mit"])
+def test_without_two_observers_there_is_no_gold_standard_but_all_else(run, dataset, maps, capsys, protocol):
+    lines = (dataset / "fixations.csv").read_text().splitlines()
+    one_each = [line for line in lines if line.endswith((",0", "observer"))]
+    (dataset / "fixations.csv").write_text("\n".join(one_each))
+    assert run("--maps", maps("noise", noise), "--baselines", "--protocol", protocol) == 0
+    assert "No gold standard: it needs" in capsys.readouterr().out
+    assert list(run.summary()["scores"]) == ["noise", "uniform", "centre bias"]
+
+
+def test_without_pot_only_the_earth_movers_distance_is_left_out(run, maps, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    assert run("--maps", maps("noise", noise), "--protocol", "mit") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "POT" in line]
+    assert line.startswith("EMD is left out.") and "pip install pot" in line
+    assert list(run.rows()["noise", "0003"]) == [name for name in MIT.metrics if name != "EMD"]
+
+
+@pytest.mark.parametrize("sigma", ["1e9", "1e-300", "0", "nan", "inf"])
+def test_sigma_is_bounded(run, maps, capsys, sigma):
+    for phase in (["evaluate"], ["train", "-d", "custom"]):
+        with pytest.raises(SystemExit):
+            main.main([*phase, "--sigma", sigma])
+        assert f"received {sigma}, expected a number from 0.01 to 1000" in capsys.readouterr().err
+
+
+def test_sigma_wider_than_an_image_is_refused(run, maps, capsys):
+    assert run("--maps", maps("noise", noise), "--sigma", "65") == 2
+    assert "wider than the image 0000 of 64×48 pixels" in capsys.readouterr().err
+
+
+def test_scoring_knows_neither_phases_nor_networks():
+    """Arrows go one way: what scores can be used without what predicts."""
+    above = {"main", "phases", "msinet", "model", "checkpoint", "download", "argparse"}
+    for file in (Path(main.__file__).parent / "scoring").glob("*.py"):
+        tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        imports = [node for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
+        modules = [getattr(node, "module", None) or alias.name for node in imports for alias in node.names]
+        imported = {module.split(".")[0] for module in modules}
+        assert not imported & above, file
 
 
 # --- Intervals --------------------------------------------------------------------------------------------------------
