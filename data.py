@@ -92,7 +92,7 @@ def find_dataset(name: str, path: Path) -> Path:
     )
 
 
-def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """Every image file below a folder, in the order of their paths; hidden files and folders are passed over.
 
     Raises:
@@ -107,7 +107,9 @@ def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[
     found = []
     for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(suffixes)]
+        found += [
+            Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
+        ]
     return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
 
 
@@ -174,7 +176,7 @@ def split_indices(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
     return order[:train], order[train:]
 
 
-def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
+def files_by_name(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """Every image file below a folder by its name, the path there without suffix.
 
     They are in the order of their paths with the suffix, as the published splits count them: "a-1.jpg" before "a.jpg".
@@ -204,7 +206,7 @@ class Header:
         return self.size[0] * self.size[1]
 
 
-def read_header(file: Path, formats: Sequence[str] = IMAGE_FORMATS, most_pixels: int = MAX_PIXELS) -> Header:
+def read_header(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS, most_pixels: int = MAX_PIXELS) -> Header:
     """Read the header of an image file: the one place where image files enter, before anything is decompressed.
 
     Args:
@@ -221,7 +223,7 @@ def read_header(file: Path, formats: Sequence[str] = IMAGE_FORMATS, most_pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Nothing is decompressed here.
             with Image.open(file, formats=formats) as image:
-                header = Header((image.height, image.width), image.format, getattr(image, "is_animated", False))
+                header = Header((image.height, image.width), image.format or "", getattr(image, "is_animated", False))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unreadable(why_unreadable(file, error)) from error
     if header.pixels > most_pixels:
@@ -230,7 +232,7 @@ def read_header(file: Path, formats: Sequence[str] = IMAGE_FORMATS, most_pixels:
     return header
 
 
-def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int, int]:
+def image_size(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS) -> tuple[int, int]:
     """Height and width of an image as stored, from the file's header alone.
 
     Raises:
@@ -298,7 +300,8 @@ def load_groups(
     if name == "custom":
         check_files(samples)
     parts = split_custom(samples, valid_fraction) if name == "custom" else split(samples, DATASETS[name])
-    return Group(parts[0], tuple(size)), Group(parts[1], tuple(size))
+    height, width = size
+    return Group(parts[0], (height, width)), Group(parts[1], (height, width))
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:

@@ -103,6 +103,7 @@ class Network:
         conv = tensor_convolutions(self.arrays, self.layout)
         signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
         context = self.architecture.context
+        assert context  # `from_arrays` refuses an encoder alone.
         return tf.function(lambda images: msi_net(images, conv, self.layout, context), signature, autograph=False)
 
     def predict(self, photograph: Photograph) -> np.ndarray:
@@ -134,7 +135,7 @@ class Network:
             UserError: at a photograph that cannot be read; it says which.
         """
         for i, prediction in enumerate(self.predictions(photographs, batch_size)):
-            if prediction.error:
+            if prediction.saliency is None:
                 name = prediction.photograph if isinstance(prediction.photograph, Path | str) else f"photograph {i}"
                 raise UserError(f"{name}: {prediction.error}.")
             yield prediction.saliency / np.float32(255)
@@ -188,7 +189,7 @@ class Network:
             return row
         try:
             pixels = row.content
-            if isinstance(pixels, Header):
+            if isinstance(pixels, Header) and isinstance(row.photograph, Path | str):
                 pixels = read_image(Path(row.photograph), pixels)
                 row.size = pixels.shape[:2]
             row.content = _fit(pixels, self.size_for(row.size))
@@ -265,10 +266,12 @@ def load(
     """
     if data not in DIMS:
         raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(DIMS)}.")
+    if isinstance(input_size, str) and input_size != "auto":
+        raise UserError(f"Received the input size {input_size!r}, expected a height and a width, or 'auto'.")
     layout, device = choose_layout(device)
-    choice = checkpoint.choose_weights(data, weights=weights and str(weights), results=Path(results))
+    choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
-    size = DIMS[data] if input_size in (None, "auto") else input_size
+    size = DIMS[data] if input_size is None or isinstance(input_size, str) else input_size
     network = from_arrays(arrays, size, layout=layout, device=device, weights=choice, sha256=sha256)
     return replace(network, fit_shape=input_size == "auto", mirrored=mirrored, max_pixels=max_pixels)
 

@@ -209,7 +209,7 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     for key, label in (("loss", "training"), ("val_loss", "validation")):
         axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
     axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.legend()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -130,7 +130,8 @@ def load_models(options: Options) -> list[Contender]:
     taken = {contenders.UNIFORM, contenders.CENTRE_BIAS, contenders.GOLD_STANDARD} if options.baselines else set()
     models = []
     if options.weights or not options.maps:
-        for wanted in options.weights or [None]:
+        chosen: Sequence[str | None] = options.weights or [None]
+        for wanted in chosen:
             network = msinet.load(
                 wanted,
                 data=options.data,
@@ -162,7 +163,7 @@ def network_contender(name: str, network: Network, batch_size: int, note: str = 
 
     def maps(cases: Sequence[Case]) -> Iterator:
         for prediction in network.predictions([case.sample.stimulus for case in cases], batch_size):
-            if prediction.error:
+            if prediction.saliency is None:
                 raise UserError(
                     f"{prediction.photograph}: {prediction.error}. Replace it, or take it out of the dataset."
                 )

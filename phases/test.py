@@ -98,9 +98,9 @@ def test(
     targets = output_paths(images, root, results / "images", suffix)
     overlays = output_paths(images, root, results / "overlays", ".jpeg") if overlay else {}
 
-    def write(prediction: Prediction) -> str:
-        path = prediction.photograph
-        if prediction.error:
+    def write(row: tuple[Path, Prediction]) -> str:
+        path, prediction = row
+        if prediction.saliency is None:
             return f"{path}: {prediction.error}"
         try:
             _write_bytes(targets[path], encode_map(prediction.saliency, suffix))
@@ -114,10 +114,10 @@ def test(
             return f"{path}: its name is too long for a map's beside it"
         return ""
 
-    def pixels(prediction: Prediction) -> int:
-        return 0 if prediction.error else prediction.saliency.size
+    def pixels(row: tuple[Path, Prediction]) -> int:
+        return 0 if row[1].saliency is None else row[1].saliency.size
 
-    predictions = network.predictions(images, batch_size)
+    predictions = zip(images, network.predictions(images, batch_size), strict=True)
     outcomes = parallel_map(write, predictions, weight=pixels, most=msinet.PIXELS_IN_FLIGHT)
     with only_python_on_stderr():
         bar = tqdm(outcomes, total=len(images), unit="image", leave=False, disable=None if len(images) > 1 else True)

@@ -1,13 +1,11 @@
 """Evaluation end to end: scores equal to the metrics by hand, intervals, baselines, and the files of a run."""
 
-import ast
 import csv
 import errno
 import json
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -406,17 +404,6 @@ def test_sigma_is_bounded(run, maps, capsys, sigma):
 def test_sigma_wider_than_an_image_is_refused(run, maps, capsys):
     assert run("--maps", maps("noise", noise), "--sigma", "65") == 2
     assert "wider than the image 0000 of 64×48 pixels" in capsys.readouterr().err
-
-
-def test_scoring_knows_neither_phases_nor_networks():
-    """Arrows go one way: what scores can be used without what predicts."""
-    above = {"main", "phases", "msinet", "model", "checkpoint", "download", "argparse"}
-    for file in (Path(main.__file__).parent / "scoring").glob("*.py"):
-        tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        imports = [node for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
-        modules = [getattr(node, "module", None) or alias.name for node in imports for alias in node.names]
-        imported = {module.split(".")[0] for module in modules}
-        assert not imported & above, file
 
 
 # --- Intervals --------------------------------------------------------------------------------------------------------
