@@ -176,7 +176,7 @@ def network_contender(name: str, network: Network, batch_size: int, note: str = 
 
 def with_density(model: Contender, fitted: FittedDensity | None, options: Options, target: Path) -> Contender:
     """A model with the density that was asked for: one from a file, one fitted now, or the default."""
-    if fitted is not None:
+    if fitted is not None and options.density_file is not None:
         return model.with_density(fitted, options.density_file)
     if options.training is None:
         return model

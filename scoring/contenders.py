@@ -169,7 +169,7 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
     """
     known = [case for case in truth.cases if case.has_observers]
     centres = {case.index: truth.centre_bias.grid(without=case.positions) for case in known}
-    gold = density.fit_gold_standard([(c.positions, c.observers, c.shape, centres[c.index]) for c in known])
+    gold = density.fit_gold_standard([(c.positions, c.known_observers, c.shape, centres[c.index]) for c in known])
     names = protocol.metrics
     of_fixations = [name for name in names if name in protocol.of_fixations]
     of_maps = [name for name in names if name not in protocol.of_fixations]
@@ -184,12 +184,12 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
     def score_one(case: Case) -> dict[str, float]:
         if case.index not in centres:
             return dict.fromkeys(names, np.nan)
-        observers = np.unique(case.observers)
+        observers = np.unique(case.known_observers)
         # The density has no finer details than its grid, on which so many predictions take less time.
         coarse = (density.CELLS, density.CELLS)
-        rows = [predict_others(case, coarse, case.observers == observer, of_fixations) for observer in observers]
+        rows = [predict_others(case, coarse, case.known_observers == observer, of_fixations) for observer in observers]
         means = {name: float(np.mean([row[name] for row in rows])) for name in of_fixations}
-        halves = predict_others(case, case.shape, np.isin(case.observers, observers[::2]), of_maps)
+        halves = predict_others(case, case.shape, np.isin(case.known_observers, observers[::2]), of_maps)
         return {name: {**means, **halves}[name] for name in names}
 
     rows = _progress(parallel_map(score_one, truth.cases, os.cpu_count() or 1), len(truth.cases), GOLD_STANDARD)

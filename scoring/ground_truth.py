@@ -40,9 +40,14 @@ class Case:
         return density.relative(self.fixations, self.shape)
 
     @property
+    def known_observers(self) -> np.ndarray:
+        """Whose the fixations are, (N,) integers; (0,) where that is not known."""
+        return np.zeros(0, np.int64) if self.observers is None else self.observers
+
+    @property
     def has_observers(self) -> bool:
         """Whether the fixations are of two known observers or more, so that some can predict others."""
-        return self.observers is not None and len(np.unique(self.observers)) > 1
+        return len(np.unique(self.known_observers)) > 1
 
 
 def load_cases(folder: Path, samples: Sequence[Sample]) -> list[Case]:

@@ -31,8 +31,8 @@ def draw_examples(
     from matplotlib.figure import Figure  # Without pyplot no display is asked for.
 
     values = np.array([row[metric] for row in rows])
-    order = np.argsort(values if metric in protocol.less_is_better else -values)
-    order = [i for i in order if np.isfinite(values[i])]
+    best_first = np.argsort(values if metric in protocol.less_is_better else -values)
+    order = [i for i in best_first if np.isfinite(values[i])]
     if not order:
         return
     middle = max(0, len(order) // 2 - 1)
