@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from acquisition.gaze import gaussian_blur
 from utils import DownloadError, parallel_map, whole_file
 
 
@@ -69,8 +70,6 @@ def convert(
 
 def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int], sigma: float | None) -> None:
     """Write an image's binary fixation map, and its saliency map when a Gaussian is given; 8-bit PNG, 0 to 255."""
-    from scipy.ndimage import gaussian_filter
-
     paths = [folder / kind / f"{name}.png" for kind in ("fixations", "saliency")]
     fixations = np.zeros(size, np.uint8)  # (H, W)
     fixations[points[:, 1], points[:, 0]] = 255
@@ -78,7 +77,7 @@ def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int
         _write_png(paths[0], fixations)
     if sigma and not _is_there(paths[1]):
         # As published, the binary map is blurred: what was fixated twice counts once.
-        saliency = gaussian_filter(fixations / 255, sigma)
+        saliency = gaussian_blur(fixations / 255, sigma)
         _write_png(paths[1], np.round(255 * saliency / max(saliency.max(), 1e-12)).astype(np.uint8))
 
 

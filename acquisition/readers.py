@@ -7,28 +7,12 @@ function for each image's name that gives its fixations. `datasets` says which d
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from acquisition.gaze import UNKNOWN_OBSERVER, Fixations, lit_pixels
 from utils import files_by_name, list_files
-
-UNKNOWN_OBSERVER = -1
-
-
-class Fixations(NamedTuple):
-    """Where people looked in one image.
-
-    Attributes:
-        points: int64, (n, 3): x, y and observer of each fixation; 0, 0 is the top left pixel. Archives that hold
-            only a map of the fixated pixels give each pixel once, and `UNKNOWN_OBSERVER`.
-        size: height and width of the image as the archive says, or None.
-    """
-
-    points: np.ndarray
-    size: tuple[int, int] | None = None
-
 
 Reading = Mapping[str, Callable[[], Fixations]]
 
@@ -46,7 +30,7 @@ def read_salicon(raw: Path) -> Reading:
 
 def read_cat2000(raw: Path) -> Reading:
     """`<category>/<name>.mat` with `fixLocs`, a binary map."""
-    return _each_file(raw, lambda path: _lit_pixels(_load_mat(path, "fixLocs")["fixLocs"]))
+    return _each_file(raw, lambda path: lit_pixels(_load_mat(path, "fixLocs")["fixLocs"]))
 
 
 def read_dutomron(raw: Path) -> Reading:
@@ -106,7 +90,7 @@ def read_maps(raw: Path) -> Reading:
     def read(path: Path) -> Fixations:
         with Image.open(path) as image:
             # One channel: of a transparent image the colour, not the opacity.
-            return _lit_pixels(np.asarray(image.convert("RGB").convert("L")))
+            return lit_pixels(np.asarray(image.convert("RGB").convert("L")))
 
     return _each_file(raw, read)
 
@@ -136,13 +120,6 @@ def _with_observers(observers: list[np.ndarray]) -> np.ndarray:
     """Join the fixations (n, 2) of observers 0, 1, 2 and so on into (sum of n, 3)."""
     numbers = np.repeat(np.arange(len(observers)), [len(points) for points in observers])
     return np.column_stack([np.concatenate([np.zeros((0, 2), np.int64), *observers]), numbers])
-
-
-def _lit_pixels(image) -> Fixations:
-    """The pixels that are brighter than half of the brightest. A JPEG has grey around each fixation."""
-    image = image.toarray() if hasattr(image, "toarray") else np.asarray(image)  # MATLAB may store it as sparse.
-    y, x = np.nonzero(image > image.max() / 2)
-    return Fixations(np.column_stack([x, y, np.full(len(x), UNKNOWN_OBSERVER)]), image.shape)
 
 
 def _size(resolution) -> tuple[int, int] | None:
