@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections import deque
@@ -97,6 +98,36 @@ def check_space(folder: Path, size: int) -> None:
             f"The disk is full: {size / 1e6:.0f} MB are to be written into {folder}, and {free / 1e6:.0f} MB are free. "
             f"Make room, and repeat the command."
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Check, before anything is computed, that files can be written into a folder; it is created when missing.
+
+    Raises:
+        UserError: it says why not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise UserError(
+            f"Nothing can be written into {folder} ({error.strerror}): make room there, change its permissions, or "
+            f"name another folder."
+        ) from error
+
+
+def check_replaceable(folder: Path, marker: str) -> None:
+    """Complain if a folder holds anything that this program did not write.
+
+    Args:
+        folder: to be replaced.
+        marker: the file by which our own folders are known.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
+        raise UserError(f"{folder} holds files that this command did not write: name an empty or a new folder.")
 
 
 def write_json(path: Path, content: dict) -> None:
