@@ -88,10 +88,11 @@ def run(
         accompany(name, folder)
         record = prove(name, network, folder, photograph, BOUNDS[bits])
         use = "\n\n".join(describe_use(part, size, **row) for part, row in zip(FORMATS[name], record, strict=True))
+        title = " and ".join(part.runtime for part in FORMATS[name])
+        text = describe_export(title, [part.file for part in FORMATS[name]], network, data, bits, use)
         if name == "hub":
-            write_repository(network, folder, data, use)
+            write_repository(network, folder, text)
         else:
-            text = describe_export(FORMATS[name][0], network, data, bits, use)
             (folder / "MODEL.md").write_text(text, encoding="utf-8")
         write_check(folder / CHECK_FILE, name, network, data, bits, photograph, record)
     for part, row in zip(FORMATS[name], record, strict=True):

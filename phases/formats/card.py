@@ -13,14 +13,14 @@ PUBLISHED_FILE = re.compile(r"model_(\w+)_[cg]pu$")
 
 TEXT = """# MSI-Net: {title}
 
-Predicts where people look in a photograph. `{file}` holds {name}, with {bits} bits a weight.
+Predicts where people look in a photograph. The network in {files} is {name}, with {bits} bits a weight.
 
 - **Trained on**: {training}
 - **Licence**: {licence}
 - **Weights**: `{weights}`, SHA-256 `{sha256}`
-- **Input** `input`: RGB, float32, 0 to 255, shape (batch, height, width, 3). {height}×{width} is the size for `-d {data}`.
-  Nothing is subtracted: the network does that. Height and width should be divisible by 8; other sizes are not refused,
-  but their maps have the next greater size that is (100×100 gives 104×104).
+- **Input** `input`: RGB, float32, 0 to 255, shape (batch, height, width, 3). {height}×{width} is the size for
+  `-d {data}`. Nothing is subtracted: the network does that. Height and width should be divisible by 8; other sizes are
+  not refused, but their maps have the next greater size that is (100×100 gives 104×104).
 - **Output** `output`: float32, 0 to 1, shape (batch, height, width, 1). Every map reaches 0 and 1.
 
 {use}
@@ -36,10 +36,10 @@ This needs {needs}:
 ```{language}
 {example}```
 
-The export was tested with just this program: from a photograph as PNG, its map differs from MSI-Net's own by at most
+The export was tested with just this program: from a photograph without loss, its map differs from MSI-Net's own by at most
 {example_difference:.1e} (maps go from 0 to 1). Libraries decode JPEG files a little differently: read by Pillow from
-the JPEG, the same photograph has a map that differs by up to {jpeg_difference:.1e}. The network alone, at two sizes, differs
-by at most {difference:.1e}.
+the JPEG, the same photograph has a map that differs by up to {jpeg_difference:.1e}. The network alone, at two sizes,
+differs by at most {difference:.1e}.
 
 {notes}"""
 
@@ -126,14 +126,23 @@ def describe_use(form: Format, size: tuple[int, int], **measured: float) -> str:
     return fill(text, example=fill(form.example, **numbers), notes=fill(form.notes, **numbers))
 
 
-def describe_export(form: Format, network: Network, data: str, bits: int, use: str) -> str:
-    """The text of `MODEL.md`."""
+def describe_export(title: str, files: list[str], network: Network, data: str, bits: int, use: str) -> str:
+    """What an export is: its network, the data and licence of that, its input and output, and how to use it.
+
+    Args:
+        title: of the text.
+        files: that hold the network.
+        network: what was exported.
+        data: the dataset whose input size it has.
+        bits: of a weight.
+        use: from `describe_use`.
+    """
     origin = provenance(network)
     height, width = network.input_size
     return fill(
         TEXT,
-        title=form.runtime,
-        file=form.file,
+        title=title,
+        files=" and ".join(f"`{file}`" for file in files),
         name=origin.name,
         bits=bits,
         training=origin.training,

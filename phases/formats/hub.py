@@ -1,14 +1,14 @@
 """A folder as a repository of models on Hugging Face holds it, ready to be pushed; nothing is pushed from here."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 from images import IMAGE_PADDING
 from msinet import Network
 from phases.formats import keras, onnx
-from phases.formats.base import fill
-from phases.formats.card import TEXT, Provenance, provenance
+from phases.formats.card import Provenance, provenance
 
 # What the repository holds the network as.
 PARTS = (keras.FORMAT, onnx.FORMAT)
@@ -19,17 +19,18 @@ LICENCE_FILE = Path(__file__).parents[2] / "LICENSE"
 ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in ("keras", "onnx"))
 
 
-def write_repository(network: Network, folder: Path, data: str, use: str) -> None:
+def write_repository(network: Network, folder: Path, text: str) -> None:
     """Write what goes beside the network: the model card, sizes as `config.json`, the licence, and Git's attributes.
 
     Args:
         network: what was exported.
         folder: with the files of `PARTS`.
-        data: the dataset whose size the network has.
-        use: of the card, how to use the network in each runtime.
+        text: from `card.describe_export`.
     """
     origin = provenance(network)
-    (folder / "README.md").write_text(_card(network, data, use, origin), encoding="utf-8")
+    # The network's own card, if there is one, follows as a chapter.
+    own = "\n" + re.sub("^#", "##", origin.card, flags=re.MULTILINE) if origin.card else ""
+    (folder / "README.md").write_text(front_matter(network, origin) + text + own, encoding="utf-8")
     config = {
         "model_type": "msinet",
         "variant": network.architecture.variant,
@@ -45,27 +46,6 @@ def write_repository(network: Network, folder: Path, data: str, use: str) -> Non
     (folder / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
     if origin.spdx == "mit":
         shutil.copyfile(LICENCE_FILE, folder / "LICENSE")
-
-
-def _card(network: Network, data: str, use: str, origin: Provenance) -> str:
-    height, width = network.input_size
-    text = fill(
-        TEXT,
-        title=f"saliency prediction, {network.architecture.variant}",
-        file="`, `".join(part.file for part in PARTS),
-        name=origin.name,
-        bits=32,
-        training=origin.training,
-        licence=origin.licence,
-        weights=network.weights.path.name,
-        sha256=network.sha256,
-        height=height,
-        width=width,
-        data=data,
-        use=use,
-    )
-    # The network's own card follows, one level down.
-    return front_matter(network, origin) + text + origin.card.replace("\n#", "\n##").replace("# Model", "\n## Model", 1)
 
 
 def front_matter(network: Network, origin: Provenance) -> str:

@@ -1,5 +1,7 @@
 """The network as one `.keras` file, which opens without this program's code and in older versions of Keras."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import keras
@@ -11,9 +13,13 @@ from phases.formats.base import Format, keras_model, python_example
 
 FILE = "msinet.keras"
 
+# By class, settings that Keras 3.4 does not know. All have their defaults, so that the network is the same without.
+NEWER_SETTINGS = {"InputLayer": ("ragged", "optional"), "ZerosLike": ("dtype",)}
+
 
 def write_keras(network: Network, folder: Path, bits: int, calibration=()) -> None:
     portable_model(keras_model(network)).save(folder / FILE)
+    _drop_newer_settings(folder / FILE)
 
 
 def portable_model(model: keras.Model) -> keras.Model:
@@ -30,6 +36,30 @@ def portable_model(model: keras.Model) -> keras.Model:
     copy = keras.models.clone_model(model, clone_function=portable)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _drop_newer_settings(path: Path) -> None:
+    """Take out of a `.keras` file what older versions of Keras refuse as an unexpected argument."""
+
+    def visit(item):
+        if isinstance(item, list):
+            return [visit(value) for value in item]
+        if not isinstance(item, dict):
+            return item
+        kept = {key: visit(value) for key, value in item.items()}
+        if isinstance(kept.get("config"), dict):
+            dropped = NEWER_SETTINGS.get(kept.get("class_name"), ())
+            if kept.get("module", "").startswith("keras.src.ops"):
+                dropped = ("name", *dropped)  # Operations are found by the name outside of their settings.
+            kept["config"] = {key: value for key, value in kept["config"].items() if key not in dropped}
+        return kept
+
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents["config.json"] = json.dumps(visit(json.loads(contents["config.json"]))).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
 
 
 def _portable_upsampling(name: str) -> keras.Layer:
@@ -55,5 +85,5 @@ FORMAT = Format(
         "import keras", 'network = keras.models.load_model("msinet.keras")\nmaps = network.predict_on_batch(images)'
     ),
     needs="numpy, pillow and tensorflow",
-    notes="Keras 3.4 or later opens it, with TensorFlow as its backend.",
+    notes="Keras 3.4 or later opens it, with TensorFlow as its backend (tried: Keras 3.4.0 with TensorFlow 2.17).",
 )

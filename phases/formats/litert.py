@@ -49,6 +49,7 @@ FORMAT = Format(
         'network = Interpreter("msinet.tflite").get_signature_runner()\nmaps = network(input=images)["output"]',
     ),
     needs="numpy, pillow and ai-edge-litert",
-    notes="",
+    notes="32 and 16 bits run in LiteRT 1.0.1 or later, and in its forerunner tflite-runtime 2.14; 8 bits need LiteRT "
+    "1.4. Elsewhere than in Python, resize the input to one image of {height}×{width} before tensors are allocated.",
     packages=("ai_edge_litert",),
 )

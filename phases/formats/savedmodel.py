@@ -39,8 +39,9 @@ def predict_savedmodel(folder: Path, images: np.ndarray) -> np.ndarray:
     return signature(input=tf.constant(images))["output"].numpy()
 
 
-NOTES = """There are two signatures. `photograph` does everything inside, for TensorFlow Serving and C++ too: `photograph`, uint8
-(H, W, 3), RGB, of any size, becomes `saliency`, float32 (H, W), 0 to 1; it fits photographs into {height}×{width}.
+NOTES = """There are two signatures. `photograph` does everything inside, for TensorFlow Serving and C++ too: its
+input `photograph`, uint8 (H, W, 3), RGB, of any size, becomes its output `saliency`, float32 (H, W), 0 to 1, by way of
+{height}×{width}.
 `serving_default` is the network alone, with the input and output above: `geometry.py` fits photographs into it and
 restores maps from it. From the command line, with a photograph as NumPy saves it,
 

@@ -160,11 +160,11 @@ NOTES = """In a browser, with the same `geometry.js`:
 ```js
 {browser}```
 
-TensorFlow.js {least} or later is needed. The published demo's page runs on this export after two changes: name such a
-version in `index.html` in place of 1.1.2, which does not know the operation `_FusedConv2D`, and let every `modelURL` in
-`index.js` be this `model.json`, which takes all sizes. That page gives RGB, mirrored like its picture of the camera
-(`tf.reverse` along axis 2, which is the width and not the channels), and stretched bilinearly. For the maps of MSI-Net
-itself, use `predict` from above."""
+TensorFlow.js 1.2.11 or later is needed (tried: 1.2.11, 1.3.1, 1.5.1, 1.7.4, 2.0, 3.0 and 4.22). The published demo's
+page runs on this export after two changes: name such a version in `index.html` in place of 1.1.2, which does not know the
+operation `_FusedConv2D`, and let every `modelURL` in `index.js` be this `model.json`, which takes all sizes. That page
+gives the network RGB, mirrored like its picture of the camera (`tf.reverse` along axis 2, the width of a batch, not its
+channels), and stretched bilinearly. For the maps of MSI-Net itself, call `predict` from above instead."""
 
 FORMAT = Format(
     runtime="TensorFlow.js",
