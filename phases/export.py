@@ -3,8 +3,6 @@
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-import geometry
 import msinet
 from data import list_images
 from images import IMAGE_PADDING, resize_and_pad
@@ -23,7 +20,7 @@ from phases.formats.base import Format, keras_model
 from phases.formats.card import describe_export, describe_use
 from phases.formats.examples import run_example
 from phases.formats.hub import write_repository
-from phases.formats.node import DEMO_FOLDER, install_node_packages, package_versions
+from phases.formats.node import install_node_packages, package_versions
 from utils import UserError, check_replaceable, check_space, check_writable, whole_folder, write_record
 
 # Greatest difference from the Keras network that an export may show, by the bits of its weights. Maps go from 0 to 1.
@@ -41,9 +38,6 @@ CHECK_FILE = "check.json"
 
 # More than what an export holds beside the weights, in bytes.
 TEXT_BYTES = 2_000_000
-
-# Of TensorFlow.js' packages, those that the example of its MODEL.md imports.
-EXAMPLE_PACKAGES = ("@tensorflow/tfjs-backend-wasm", "@tensorflow/tfjs-converter", "@tensorflow/tfjs-core")
 
 
 def run(
@@ -85,7 +79,7 @@ def run(
     with whole_folder(output) as folder, named_failures(output):
         for part in FORMATS[name]:
             part.write(network, folder, bits, _read_calibration(calibration or photograph, size) if bits == 8 else ())
-        accompany(name, folder)
+            part.accompany(folder)
         record = prove(name, network, folder, photograph, BOUNDS[bits])
         use = "\n\n".join(describe_use(part, size, **row) for part, row in zip(FORMATS[name], record, strict=True))
         title = " and ".join(part.runtime for part in FORMATS[name])
@@ -101,17 +95,6 @@ def run(
             f"network, {row['example_difference']:.1e} of the example in the text (at most {BOUNDS[bits]})."
         )
     print(f"The export is in {output}; {'README' if name == 'hub' else 'MODEL'}.md there says how to use it.")
-
-
-def accompany(name: str, folder: Path) -> None:
-    """Put beside a network what the way of photographs into it and of maps out of it needs."""
-    if name == "tfjs":
-        shutil.copyfile(DEMO_FOLDER / "geometry.js", folder / "geometry.js")
-        versions = {package: version for package, version in package_versions().items() if package in EXAMPLE_PACKAGES}
-        package = {"name": "msinet-export", "private": True, "type": "module", "dependencies": versions}
-        (folder / "package.json").write_text(json.dumps(package, indent=2) + "\n", encoding="utf-8")
-    elif name != "weights":  # These are used through the program itself.
-        shutil.copyfile(geometry.__file__, folder / "geometry.py")
 
 
 # --- Proof ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What all formats of `export` share: how one is described, and the network that each of them holds."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoint
+import geometry
 from model import build_model, msi_net, tensor_convolutions
 from msinet import Network
+
+
+def _copy_geometry(folder: Path) -> None:
+    shutil.copyfile(geometry.__file__, folder / "geometry.py")
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Format:
             (`photograph.ppm`); `{height}` and `{width}` are those of the network's input.
         needs: in words, what the example needs.
         notes: on the runtime, for who uses the export: least versions, and what to look out for.
+        accompany: writes into that folder what brings photographs into the network and maps back.
         packages: what must be importable for writing, from `requirements-export.txt`.
         language: of the example, "python" or "js".
         needs_program: whether the example imports this program.
@@ -38,6 +45,7 @@ class Format:
     example: str
     needs: str
     notes: str
+    accompany: Callable[[Path], None] = _copy_geometry
     packages: tuple[str, ...] = ()
     language: str = "python"
     needs_program: bool = False

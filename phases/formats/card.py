@@ -36,10 +36,10 @@ This needs {needs}:
 ```{language}
 {example}```
 
-The export was tested with just this program: from a photograph without loss, its map differs from MSI-Net's own by at most
-{example_difference:.1e} (maps go from 0 to 1). Libraries decode JPEG files a little differently: read by Pillow from
-the JPEG, the same photograph has a map that differs by up to {jpeg_difference:.1e}. The network alone, at two sizes,
-differs by at most {difference:.1e}.
+The export was tested with just this program: from a photograph without loss, its map differs from MSI-Net's own by at
+most {example_difference:.1e} (maps go from 0 to 1). Libraries decode JPEG files a little differently: read by Pillow
+from the JPEG, the same photograph has a map that differs by up to {jpeg_difference:.1e}. The network alone, at two
+sizes, differs by at most {difference:.1e}.
 
 {notes}"""
 

@@ -79,8 +79,8 @@ def predict_onnx(folder: Path, images: np.ndarray) -> np.ndarray:
 
 NOTES = f"""The axes of input and output are called batch, height and width. The operations are those of opset {OPSET},
 which ONNX Runtime knows since 1.12 (tried: 1.15 and 1.32). With 16 bits, kernels are stored as float16, and computed
-with as float32. OpenVINO computes in bfloat16 by default on processors that can, and maps then differ by about 0.02:
-set its `INFERENCE_PRECISION_HINT` to `f32`."""
+with as float32. OpenVINO computes in bfloat16 by default on processors that can, and maps then differ by 0.005 to
+0.02: set its `INFERENCE_PRECISION_HINT` to `f32`."""
 
 FORMAT = Format(
     runtime="ONNX Runtime",

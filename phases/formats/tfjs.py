@@ -1,6 +1,7 @@
 """The network as a graph model of TensorFlow.js, for browsers and Node."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ from google.protobuf.json_format import MessageToDict
 
 from msinet import Network
 from phases.formats.base import Format, fill, named_graph
-from phases.formats.node import run_in_node
+from phases.formats.node import DEMO_FOLDER, package_versions, run_in_node
 
 FILE = "model.json"
 
 # TensorFlow.js reads its weights in files of this size, so that browsers may fetch them side by side and keep them.
 SHARD_BYTES = 4 * 2**20
+
+# Of TensorFlow.js' packages, those that the example imports.
+EXAMPLE_PACKAGES = ("@tensorflow/tfjs-backend-wasm", "@tensorflow/tfjs-converter", "@tensorflow/tfjs-core")
 
 
 def write_tfjs(network: Network, folder: Path, bits: int, calibration=()) -> None:
@@ -161,10 +165,19 @@ NOTES = """In a browser, with the same `geometry.js`:
 {browser}```
 
 TensorFlow.js 1.2.11 or later is needed (tried: 1.2.11, 1.3.1, 1.5.1, 1.7.4, 2.0, 3.0 and 4.22). The published demo's
-page runs on this export after two changes: name such a version in `index.html` in place of 1.1.2, which does not know the
-operation `_FusedConv2D`, and let every `modelURL` in `index.js` be this `model.json`, which takes all sizes. That page
-gives the network RGB, mirrored like its picture of the camera (`tf.reverse` along axis 2, the width of a batch, not its
-channels), and stretched bilinearly. For the maps of MSI-Net itself, call `predict` from above instead."""
+page runs on this export after two changes: name such a version in `index.html` in place of 1.1.2, which does not know
+the operation `_FusedConv2D`, and let every `modelURL` in `index.js` be this `model.json`, which takes all sizes. That
+page gives the network RGB, mirrored like its picture of the camera (`tf.reverse` along axis 2, the width of a batch,
+not its channels), and stretched bilinearly. For the maps of MSI-Net itself, call `predict` from above instead."""
+
+
+def accompany(folder: Path) -> None:
+    """Put beside the network the geometry in JavaScript, and a package that names what the example imports."""
+    shutil.copyfile(DEMO_FOLDER / "geometry.js", folder / "geometry.js")
+    versions = {package: version for package, version in package_versions().items() if package in EXAMPLE_PACKAGES}
+    package = {"name": "msinet-export", "private": True, "type": "module", "dependencies": versions}
+    (folder / "package.json").write_text(json.dumps(package, indent=2) + "\n", encoding="utf-8")
+
 
 FORMAT = Format(
     runtime="TensorFlow.js",
@@ -174,5 +187,6 @@ FORMAT = Format(
     example=EXAMPLE,
     needs="Node.js 18 or later, and `npm install` in this folder, which fetches what `package.json` names",
     notes=fill(NOTES, browser=BROWSER_EXAMPLE),
+    accompany=accompany,
     language="js",
 )

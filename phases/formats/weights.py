@@ -40,5 +40,6 @@ Image.fromarray(np.uint8(np.round(255 * saliency))).save("saliency.png")
     needs="the packages in the MSI-Net repository's requirements.txt, and the repository on PYTHONPATH",
     notes="The file holds weights without the network: the MSI-Net repository's `model.build_model` makes that, and "
     "every command of it takes the file with `--weights`.",
+    accompany=lambda folder: None,  # The program has the geometry itself.
     needs_program=True,
 )
