@@ -69,7 +69,7 @@ def _combine(image: np.ndarray, axis: int, indices: np.ndarray, weights: np.ndar
     """Weighted sums of rows (axis 0) or columns (axis 1), float32; `indices` and `weights` are (taps, count)."""
     shape = [1] * image.ndim
     shape[axis] = -1
-    total = np.float32(0)
+    total: np.ndarray = np.zeros((), np.float32)
     for index, weight in zip(indices, weights.astype(np.float32), strict=True):
         total = total + np.take(image, index, axis) * weight.reshape(shape)
     return total

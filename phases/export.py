@@ -12,8 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 import msinet
-from data import list_images
-from images import IMAGE_PADDING, resize_and_pad
+from data import Unreadable, list_images, read_header
+from images import IMAGE_PADDING, read_image, resize_and_pad
 from msinet import Network
 from phases.formats import FORMATS
 from phases.formats.base import Format, keras_model
@@ -224,8 +224,8 @@ def named_failures(output: Path) -> Iterator[None]:
 def _read_pixels(path: Path) -> tf.Tensor:
     """A photograph's pixels, uint8 (H, W, 3)."""
     try:
-        return msinet.as_pixels(path)
-    except UserError as error:
+        return read_image(path, read_header(path))
+    except Unreadable as error:
         raise UserError(f"{path}: {error}.") from error
 
 

@@ -78,19 +78,19 @@ def fill(text: str, **values) -> str:
     return text
 
 
-def named_graph(network: Network) -> Callable:
+def named_graph(network: Network) -> tf.types.experimental.PolymorphicFunction:
     """The network as a compiled function with the input "input" and the output "output", of any batch and size."""
     conv = tensor_convolutions(network.arrays)
     signature = [tf.TensorSpec((None, None, None, 3), tf.float32, name="input")]
-    return tf.function(
-        lambda images: {"output": msi_net(images, conv, context=network.architecture.context)},
-        signature,
-        autograph=False,
-    )
+    context = network.architecture.context
+    assert context  # A `Network` is never an encoder alone.
+    return tf.function(lambda images: {"output": msi_net(images, conv, context=context)}, signature, autograph=False)
 
 
 def keras_model(network: Network) -> keras.Model:
     """The network as Keras layers: what every export is compared with."""
-    model = build_model(context=network.architecture.context, width=network.architecture.width)
+    context = network.architecture.context
+    assert context  # A `Network` is never an encoder alone.
+    model = build_model(context=context, width=network.architecture.width)
     checkpoint.assign(model, network.arrays)
     return model

@@ -7,6 +7,7 @@ from pathlib import Path
 import checkpoint
 from msinet import Network
 from phases.formats.base import Format, fill
+from utils import UserError
 
 # The published files are called after their dataset.
 PUBLISHED_FILE = re.compile(r"model_(\w+)_[cg]pu$")
@@ -88,20 +89,30 @@ def provenance(network: Network) -> Provenance:
 
 
 def read_lite_card(path: Path) -> Provenance:
-    """The facts of the lite network, from its model card, so that they are written down once."""
+    """The facts of the lite network, from its model card, so that they are written down once.
+
+    Raises:
+        UserError: the card does not say one of them.
+    """
     card = path.read_text(encoding="utf-8")
-    training = " ".join(re.search(r"^- \*\*Data\*\*: (.+?)^- \*\*", card, re.DOTALL | re.MULTILINE)[1].split())
+
+    def find(pattern: str) -> str:
+        found = re.search(pattern, card, re.DOTALL | re.MULTILINE)
+        if found is None:
+            raise UserError(f"{path} has no passage {pattern!r}, which the texts of exports are made of.")
+        return found[1]
+
+    training = " ".join(find(r"^- \*\*Data\*\*: (.+?)^- \*\*").split())
     if "SALICON" not in training:
         training += " It has never seen SALICON."
-    scores = re.search(r"^\| metric \| lite.*?(?=\n\n)", card, re.DOTALL | re.MULTILINE)[0]
-    rows = re.findall(r"^\| (\w+) [↑↓].*?\| ([\d.]+)", scores, re.MULTILINE)
+    scores = re.findall(r"^\| (\w+) [↑↓].*?\| ([\d.]+)", find(r"^(\| metric \| lite.*?)\n\n"), re.MULTILINE)
     return Provenance(
         "the lite network that comes with the MSI-Net program, a quarter as wide as the published one",
         training,
-        f"{re.search(r'[|] Licence [|] (.+?) [|]', card)[1]}.",
+        f"{find('[|] Licence [|] (.+?) [|]')}.",
         "mit",
-        {metric: float(value) for metric, value in rows},
-        re.search(r"On (.+?), every metric", card)[1],
+        {metric: float(value) for metric, value in scores},
+        find(r"On (\S[^\n]+?), every metric"),
         card,
     )
 

@@ -27,7 +27,7 @@ def install_node_packages() -> None:
         if shutil.which(program) is None:
             raise UserError(f"TensorFlow.js needs {program}, which is not installed: install Node.js 18 or later.")
     print("Installing TensorFlow.js into demo/node_modules.", flush=True)
-    command = [shutil.which("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    command = [str(shutil.which("npm")), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
     finished = subprocess.run(command, cwd=DEMO_FOLDER, capture_output=True, text=True, encoding="utf-8")
     if finished.returncode:
         raise UserError(
@@ -45,12 +45,12 @@ def run_in_node(
 ) -> tuple[list[np.ndarray], list[float]]:
     """Predict with TensorFlow.js in Node; returns the maps of each batch, and the median milliseconds it took."""
     with tempfile.TemporaryDirectory() as temporary:
-        tasks = []
+        tasks: list[dict] = []
         for i, images in enumerate(batches):
             source, target = Path(temporary) / f"images{i}", Path(temporary) / f"maps{i}"
             source.write_bytes(images.astype("<f4").tobytes())
             tasks.append({"input": str(source), "output": str(target), "shape": images.shape})
-        command = ["node", DEMO_FOLDER / "predict.mjs", folder / "model.json", backend, str(repetitions)]
+        command = ["node", str(DEMO_FOLDER / "predict.mjs"), str(folder / "model.json"), backend, str(repetitions)]
         finished = subprocess.run(command, input=json.dumps(tasks), capture_output=True, text=True, encoding="utf-8")
         if finished.returncode:
             raise UserError(f"TensorFlow.js failed in Node: {last_error(finished.stderr)}")

@@ -18,6 +18,7 @@ def write_weights(network: Network, folder: Path, bits: int, calibration=()) -> 
 
 def predict_weights(folder: Path, images: np.ndarray) -> np.ndarray:
     architecture = checkpoint.describe(checkpoint.read_arrays(folder / FILE))
+    assert architecture.context  # What was just written is no encoder alone.
     model = build_model(context=architecture.context, width=architecture.width)
     model.load_weights(folder / FILE)
     return model.predict_on_batch(images)
