@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "loss": "",
     "model": "utils",
     "data": "download acquisition utils config",
-    "images": "geometry data utils",
+    "images": "geometry data utils config",
     "checkpoint": "download model utils config",
     "scoring": "scoring images data utils config",
     "msinet": "checkpoint images data model utils config",
