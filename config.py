@@ -57,14 +57,15 @@ VARIANTS = {
 }
 
 # What `export` writes: the bits of a weight that each format offers, the first by default. 32 are float32; 16 are
-# float16 in LiteRT and uint16 with a scale in TensorFlow.js; 8 are int8, calibrated on photographs.
+# float16 in ONNX and LiteRT and uint16 with a scale in TensorFlow.js; 8 are int8, calibrated on photographs.
 EXPORTS = {
     "keras": (32,),
     "weights": (32,),
     "savedmodel": (32,),
-    "onnx": (32,),
+    "onnx": (32, 16),
     "tflite": (32, 16, 8),
     "tfjs": (32, 16),
+    "hub": (32,),
 }
 
 # Height and width of the network's input behind the demo's five buttons, "very low" to "very high".

@@ -230,14 +230,16 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
 
 def add_export(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_export)
-    phase.add_argument("--format", choices=EXPORTS, required=True, help="format of the export")
+    phase.add_argument(
+        "--format", choices=EXPORTS, required=True, help="format of the export; hub is a folder to push to Hugging Face"
+    )
     add_network_flags(phase)
     phase.add_argument(
         "--bits",
         type=int,
         choices=(32, 16, 8),
         default=32,
-        help="bits that store a weight; tflite and tfjs offer 16, tflite also 8 (default: 32)",
+        help="bits that store a weight; onnx, tflite and tfjs offer 16, tflite also 8 (default: 32)",
     )
     phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
     phase.add_argument(

@@ -204,6 +204,19 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def check_replaceable(folder: Path, marker: str) -> None:
+    """Complain if a folder holds anything that this program did not write.
+
+    Args:
+        folder: to be replaced.
+        marker: the file by which our own folders are known.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
+        raise UserError(f"{folder} holds files that this command did not write: name an empty or a new folder.")
+
+
 # --- Listing files ----------------------------------------------------------------------------------------------------
 
 

@@ -14,8 +14,9 @@ import msinet
 from config import DEMO_SIZES
 from images import IMAGE_PADDING, OVERLAY_COLORS
 from msinet import Network
-from phases.export import DEMO_FOLDER, check_replaceable, install_node_packages, write_tfjs
-from utils import UserError, whole_folder
+from phases.formats.node import DEMO_FOLDER, install_node_packages
+from phases.formats.tfjs import write_tfjs
+from utils import UserError, check_replaceable, whole_folder
 
 PAGE_FILES = ("index.html", "page.css", "page.js", "worker.js", "backends.js", "geometry.js", "icon.svg")
 
