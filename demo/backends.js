@@ -91,13 +91,20 @@ async function loadLibraries(libraries, names) {
 
 // `import` and TensorFlow.js check no hash, `fetch` does: a file that was changed on its way is refused.
 async function fetchLibrary({ url, integrity }) {
-  const response = await fetch(url, { integrity }).catch((error) => {
-    throw new Error(`${url} cannot be fetched (offline?), or is not the file it should be (${error.message})`);
-  });
-  if (!response.ok) {
-    throw new Error(`${url} is missing (${response.status})`);
+  try {
+    return await (await fetch(url, { integrity })).blob();
+  } catch {
+    throw new Error(`${url} ${await reasonAgainst(url)}`);
   }
-  return response.blob();
+}
+
+// Browsers do not say why they refuse a file.
+async function reasonAgainst(url) {
+  const response = await fetch(url, { method: "HEAD" }).catch(() => null);
+  if (!response) {
+    return "cannot be fetched (offline?)";
+  }
+  return response.ok ? "is not the file it should be" : `is missing (${response.status})`;
 }
 
 function webglRenderer() {
