@@ -657,7 +657,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_folder(node, tiny, tmp_path_factory):
-    """The demo of that network, at tiny sizes only, and without measuring WebGPU, which takes half a minute to start."""
+    """The demo of that network, at tiny sizes only, and without measuring WebGPU, which starts slowly in software."""
     folder = tmp_path_factory.mktemp("tiny") / "demo"
     serve.write_demo(folder, [tiny], main.sample_photograph())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
