@@ -20,8 +20,8 @@ from phases.export import DEMO_FOLDER, check_replaceable, install_node_packages,
 from utils import UserError, whole_folder
 
 PAGE_FILES = (
-    "index.html", "page.css", "page.js", "view.js", "network.js", "worker.js", "backends.js", "geometry.js",
-    "offline.js", "icon.svg",
+    "index.html", "page.css", "page.js", "sources.js", "maps.js", "view.js", "network.js", "worker.js", "backends.js",
+    "geometry.js", "offline.js", "icon.svg",
 )  # fmt: skip
 
 # What the page reads first: sizes, colours, networks, and where TensorFlow.js is. A folder without it is no demo.
