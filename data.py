@@ -107,7 +107,9 @@ def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
     found = []
     for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(suffixes)]
+        found += [
+            Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
+        ]
     return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
 
 
