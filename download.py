@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from acquisition.build import find_weights, incomplete, install_weights, make_dataset
 from acquisition.datasets import DATASETS, weight_files
 from acquisition.hosts import unreachable
-from acquisition.obtain import by_hand, obtain
-from acquisition.workshop import locked, plain_errors
+from acquisition.obtain import by_hand, obtain, read_origins, write_origins
+from acquisition.workshop import WORKSHOP, locked, plain_errors
 from utils import DownloadError
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -48,6 +48,7 @@ def dataset(name: str, folder: Path, source: str | None = None) -> Path:
         complete = make_dataset(row, files, workshop)
         for file in files:
             file.record()
+        write_origins(files, workshop.with_name(f"{name}.json"))
         if target.exists():
             target.rmdir()
         complete.replace(target)
@@ -91,6 +92,7 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 file = obtain(archive, workshop, source, archives)
                 install_weights(archive, file, workshop, folder)
                 file.record()
+                write_origins([file], workshop.with_name(f"{key}.json"))
                 shutil.rmtree(workshop)
                 return folder / archive.result
             except DownloadError as error:
@@ -102,3 +104,17 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
         hosts = dict.fromkeys(urlsplit(url).hostname or url for archive in archives for url in archive.urls)
         brief = f"{' and '.join(hosts)} cannot be reached" if len(dead) == len(urls) else briefs[0]
         raise DownloadError(f"The weights {key} cannot be had.", [*failures, *hint], brief)
+
+
+def present(key: str, folder: Path = WEIGHTS_FOLDER) -> Path | None:
+    """Published weights that need not be fetched any more; see `weights`."""
+    return find_weights(folder, weight_files(key))
+
+
+def origins(key: str, folder: Path) -> list[dict]:
+    """The archives that a dataset or published weights in a folder were made of, where this program fetched them.
+
+    Returns:
+        For each, "file", "bytes", "sha256" and "md5".
+    """
+    return read_origins(folder / WORKSHOP / f"{key}.json")

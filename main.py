@@ -60,6 +60,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         (add_test, "test", "predict the saliency maps of photographs"),
         (add_evaluate, "evaluate", "score predictions against fixations"),
         (add_submit, "submit", "write the files that a benchmark takes"),
+        (add_reproduce, "reproduce", "repeat the paper's experiments, and write a page of them"),
         (add_export, "export", "write the network for another runtime, and prove it there"),
         (add_demo, "demo", "show the network in the browser, on pictures and the webcam"),
     ):
@@ -264,6 +265,62 @@ def add_demo(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
     phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
     add_params(phase, ("results",))
+
+
+def add_reproduce(phase: argparse.ArgumentParser) -> None:
+    phase.set_defaults(handler=run_reproduce)
+    phase.add_argument(
+        "-d",
+        "--data",
+        nargs="+",
+        choices=(*datasets.DATASETS, "all"),
+        default=["all"],
+        metavar="DATA",
+        help=f"{', '.join(datasets.DATASETS)}, or all (default: all)",
+    )
+    phase.add_argument(
+        "-p", "--path", type=Path, default=Path("data"), help="folder that the datasets' folders are in (default: data)"
+    )
+    phase.add_argument(
+        "--weights",
+        default="published",
+        metavar="{published,lite,PATH}",
+        help="network to score in the place of each dataset's published one; the page says so (default: published)",
+    )
+    phase.add_argument(
+        "--train", action="store_true", help="also train: on SALICON, then from its best checkpoint on each dataset"
+    )
+    phase.add_argument(
+        "--context",
+        choices=("aspp", "plain"),
+        default="aspp",
+        help="plain also trains the paper's ablation of the ASPP module (default: aspp)",
+    )
+    phase.add_argument(
+        "--seeds",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="how often to train each network, with seeds that follow one another (default: 1)",
+    )
+    phase.add_argument(
+        "--variant", choices=VARIANTS, default="full", help="size of the trained network (default: full)"
+    )
+    phase.add_argument(
+        "--init",
+        default="vgg16",
+        metavar="{vgg16,scratch,lite,PATH}",
+        help="initial weights of the training on SALICON (default: vgg16)",
+    )
+    phase.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="numbers printed elsewhere, to show beside ours: a CSV file such as docs/reference.csv",
+    )
+    phase.add_argument("--dry-run", action="store_true", help="only print the plan, with what it will take")
+    add_input_size(phase)
+    add_params(phase, PARAMS)
 
 
 def add_dataset_path(parser: argparse.ArgumentParser) -> None:
@@ -577,6 +634,31 @@ def run_submit(options: argparse.Namespace) -> None:
         weights=options.weights,
         size=options.input_size,
         density_file=options.density,
+    )
+
+
+def run_reproduce(options: argparse.Namespace) -> int:
+    names = list(dict.fromkeys(datasets.DATASETS if "all" in options.data else options.data))
+    if not options.train and (options.context != "aspp" or options.seeds > 1):
+        raise UserError("--context and --seeds belong to what is trained: add --train.")
+    with quiet_stderr():
+        from phases import reproduce
+        from phases.reproduction.plan import Options
+    return reproduce.run(
+        Options(
+            names,
+            options.path,
+            params_of(options),
+            weights=options.weights,
+            train=options.train,
+            contexts=list(dict.fromkeys(("aspp", options.context))),
+            variant=options.variant,
+            init=options.init,
+            seeds=options.seeds,
+            size=options.input_size,
+            reference=options.reference,
+            dry_run=options.dry_run,
+        )
     )
 
 

@@ -40,7 +40,7 @@ def make_dataset(row: Dataset, files: Sequence[Fetched], workshop: Path) -> Path
     except DownloadError as error:
         discard(row.archives, files, build)
         advice = "No dataset was made. Fetch another copy, and name it with --from."
-        raise DownloadError(error.message, [*error.details, advice]) from error
+        raise DownloadError(error.message, [*error.details, advice], error.brief) from error
     return build
 
 

@@ -1,5 +1,7 @@
 """A file on the disk with the right checksum: from where it was published, from a mirror, or from the user's folder."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from acquisition.datasets import Archive
 from acquisition.hosts import check_address
 from acquisition.transfer import fetch, file_md5
-from utils import DownloadError, whole_file
+from utils import DownloadError, whole_file, write_json
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,29 @@ def obtain(
         details = [*error.details]
         if recorded and "checksum" in str(error):
             details += [f"It was another file when it was first used. If its owners have changed it, remove {record}."]
-        raise DownloadError(error.message, [*details, *hint]) from error
+        raise DownloadError(error.message, [*details, *hint], error.brief) from error
     return Fetched(path, md5, path.parent != workshop, record)
+
+
+def write_origins(files: Sequence[Fetched], path: Path) -> None:
+    """Keep the checksums of archives that are about to be removed: what was made of them came from these."""
+    described = []
+    for file in files:
+        digest = hashlib.sha256()
+        with file.path.open("rb") as contents:
+            while chunk := contents.read(1 << 20):
+                digest.update(chunk)
+        row = {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": digest.hexdigest()}
+        described.append({**row, "md5": file.md5})
+    write_json(path, {"archives": described})
+
+
+def read_origins(path: Path) -> list[dict]:
+    """What `write_origins` wrote; nothing where it did not."""
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["archives"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def discard(archives: Sequence[Archive], files: Sequence[Fetched], build: Path) -> None:

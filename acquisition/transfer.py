@@ -81,7 +81,7 @@ def fetch(urls: Sequence[str], path: Path, md5: str | None = None, *, certificat
             return _fetch_from(url, path, md5, certificate_is_invalid and md5 is not None)
         except SourceError as error:
             failures.append(f"{url}: {error}")
-    raise DownloadError(f"{path.name} cannot be fetched.", failures)
+    raise DownloadError(f"{path.name} cannot be fetched.", failures, "; ".join(failures))
 
 
 def file_md5(path: Path) -> str:

@@ -26,6 +26,11 @@ MAY_IMPORT = {
     "msinet": "checkpoint images data model acquisition.datasets utils config",
     "phases": "phases.formats msinet scoring checkpoint images data model loss utils config",
     "phases.download": "download utils config",
+    # A phase made of phases: each of its steps is done by the function that the command of that phase calls, so that its
+    # rows can be repeated alone. This is the one arrow between phases; no other phase imports it, nor what it is made of.
+    "phases.reproduce": "phases.reproduction phases.evaluate phases.train phases.submit checkpoint download data utils",
+    "phases.reproduction": "phases.reproduction phases.submit msinet scoring checkpoint download data model loss "
+    "acquisition.datasets utils config",
     "phases.formats": "phases.formats msinet checkpoint images geometry data model utils config",
     "main": "phases scoring data download acquisition.datasets utils config",
 }

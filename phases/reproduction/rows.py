@@ -1,0 +1,151 @@
+"""The rows of a reproduction's tables: for each network, dataset and protocol, the scores or why there are none."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from phases.reproduction.ledger import Outcome
+from phases.reproduction.plan import NETWORKS, PROTOCOLS, Options
+from phases.reproduction.reference import Reference
+from scoring import protocols
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of a row.
+
+    Attributes:
+        mean: over the images, and over the seeds if there are several.
+        low, high: the 95 % interval over the images; of several seeds, one standard deviation to each side.
+        seeds: how many.
+        images: with a value.
+    """
+
+    mean: float
+    low: float
+    high: float
+    images: int
+    seeds: int = 1
+
+    def __str__(self) -> str:
+        if self.seeds > 1:
+            return f"{self.mean:.3f} ± {self.high - self.mean:.3f}"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a network scores on a dataset.
+
+    Attributes:
+        network: a key of `NETWORKS`; of the baselines there is a row for each.
+        title: of the network, or of the baseline.
+        dataset, protocol: their keys.
+        scores: by metric; without those that have no value.
+        reason: why there are none, in a few words, or why some seeds are missing.
+    """
+
+    network: str
+    title: str
+    dataset: str
+    protocol: str
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    reason: str = ""
+
+
+def metrics_of(protocol: str, rows: Sequence[Row]) -> list[str]:
+    """The metrics of a protocol that any row has, or all where none has any."""
+    names = protocols.PROTOCOLS[protocol].metrics
+    found = {metric for row in rows if row.protocol == protocol for metric in row.scores}
+    return [name for name in names if name in found] or list(names)
+
+
+def make_rows(options: Options, outcomes: Sequence[Outcome]) -> list[Row]:
+    """All rows, by protocol, network and dataset."""
+    rows = []
+    for protocol in PROTOCOLS:
+        for network in NETWORKS:
+            for dataset in options.names:
+                found = [
+                    outcome
+                    for outcome in outcomes
+                    if outcome.step.kind == "evaluate"
+                    and (outcome.step.protocol, outcome.step.network, outcome.step.data) == (protocol, network, dataset)
+                ]
+                if found and network == "baselines":
+                    rows += _baselines(found[0])
+                elif found:
+                    rows.append(_row(options, found))
+    order = {title: i for i, title in enumerate(dict.fromkeys(row.title for row in rows))}
+    return sorted(rows, key=lambda row: (PROTOCOLS.index(row.protocol), order[row.title]))
+
+
+def _row(options: Options, outcomes: Sequence[Outcome]) -> Row:
+    """The row of a network, of one training or of several."""
+    step = outcomes[0].step
+    columns = [_scores(outcome.result, outcome.result["contender"]) for outcome in outcomes if outcome.result]
+    scores = columns[0] if len(columns) == 1 else _spread(columns)
+    failed = [outcome for outcome in outcomes if outcome.reason]
+    reason = failed[0].reason if failed else ""
+    if failed and columns:
+        reason = f"seed {failed[0].step.seed} is missing: {reason}"
+    return Row(step.network, options.title(step.network), step.data, step.protocol, scores, reason)
+
+
+def _spread(columns: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+    """Mean and standard deviation over trainings."""
+    scores = {}
+    for metric in columns[0] if columns else ():
+        values = [column[metric].mean for column in columns]
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+        scores[metric] = Score(mean, mean - spread, mean + spread, columns[0][metric].images, len(values))
+    return scores
+
+
+def _baselines(outcome: Outcome) -> list[Row]:
+    """A row for each baseline, and for the dataset's own maps, which CC, SIM and KLD compare with."""
+    step = outcome.step
+    if not outcome.result:
+        return [Row(step.network, "baselines", step.data, step.protocol, reason=outcome.reason)]
+    titles = {name: name for name in outcome.result["scores"]} | {outcome.result["contender"]: "dataset's own maps"}
+    return [
+        Row(step.network, title, step.data, step.protocol, _scores(outcome.result, name))
+        for name, title in titles.items()
+    ]
+
+
+def _scores(result: Mapping, contender: str) -> dict[str, Score]:
+    return {metric: Score(**found) for metric, found in result["scores"][contender].items() if found}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A number of ours beside one of another source; `ours` is None where there is none."""
+
+    reference: Reference
+    row: Row
+    ours: Score | None
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.ours is None else self.ours.mean - self.reference.value
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the number of the other source is outside of our interval, at the digits that tables have."""
+        return self.ours is not None and not (
+            round(self.ours.low, 3) <= round(self.reference.value, 3) <= round(self.ours.high, 3)
+        )
+
+
+def compare(rows: Sequence[Row], references: Sequence[Reference]) -> list[Comparison]:
+    """Each reference with the rows that it is for."""
+    return [
+        Comparison(reference, row, row.scores.get(reference.metric))
+        for reference in references
+        for row in rows
+        if row.dataset == reference.dataset
+        and row.network in reference.networks
+        and row.protocol in reference.protocols
+    ]
