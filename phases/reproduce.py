@@ -8,6 +8,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def run(options: Options) -> int:
     Raises:
         UserError: before anything is done, if the folders or the file of references are not as they should be.
     """
+    # Many networks in one process are what TensorFlow warns of, as if one were compiled again and again.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     check_folders(options)
     references = reference.read(options.reference) if options.reference else []
     steps = make_plan(options)
@@ -122,10 +125,7 @@ def look_at_data(options: Options, step: Step, inputs: Mapping[str, dict], key: 
 def look_at_weights(options: Options, step: Step, inputs: Mapping[str, dict], key: str) -> dict:
     """Fetch weights if they are missing."""
     which = step.settings["which"]
-    if which == "vgg16":
-        choice = checkpoint.vgg16_weights()
-    else:
-        choice = checkpoint.choose_weights(step.data, which)
+    choice = checkpoint.vgg16_weights() if which == "vgg16" else checkpoint.choose_weights(step.data, which)
     key = "vgg16_hybrid" if which == "vgg16" else f"model_{step.data}_cpu"
     return {
         "path": str(choice.path),

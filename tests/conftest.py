@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,6 +13,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_archives
+from loopback import Loopback
+from tiny_archives import zip_of
+
+from acquisition import transfer
+from acquisition.datasets import DATASETS
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -71,6 +78,39 @@ def tiny_dataset(tmp_path, photograph):
             write(folder / "saliency" / f"{stem}.png", tf.io.encode_png(image[..., :1]))
             write(folder / "fixations" / f"{stem}.png", tf.io.encode_png(fixations))
         return folder
+
+    return make
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(transfer, "BACK_OFF_SECONDS", 0)
+    server = Loopback()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def tiny(server, monkeypatch):
+    """Serve a dataset's archives, made small, in place of the real ones: `tiny("osie")` -> the archives' bytes.
+
+    Args of the function: name; `change`, a function of the list of {member: contents}.
+    """
+
+    def make(name, change=lambda members: None):
+        row, members = DATASETS[name], tiny_archives.MAKERS[name]()
+        change(members)
+        files = [zip_of(m) if isinstance(m, dict) else m for m in members]
+        rows = tuple(
+            replace(archive, urls=(server.serve(f"/{archive.file}", file),), md5=None, member_md5={})
+            for archive, file in zip(row.archives, files, strict=True)
+        )
+        train, valid = (2, 2) if name in ("salicon", "cat2000") else (3, 1)
+        parts = {"train": train, "valid": valid, "categories": 2 if name == "cat2000" else 1}
+        monkeypatch.setitem(DATASETS, name, replace(row, archives=rows, input_size=(48, 64), **parts))
+        return files
 
     return make
 

@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "msinet": "checkpoint images data model acquisition.datasets utils config",
     "phases": "phases.formats msinet scoring checkpoint images data model loss utils config",
     "phases.download": "download utils config",
-    # A phase made of phases: each of its steps is done by the function that the command of that phase calls, so that its
-    # rows can be repeated alone. This is the one arrow between phases; no other phase imports it, nor what it is made of.
+    # A phase made of phases: the function that a phase's command calls does each of its steps, so that every row of its
+    # page can be repeated alone. It is the one arrow between phases: nothing but the command line imports `reproduce`.
     "phases.reproduce": "phases.reproduction phases.evaluate phases.train phases.submit checkpoint download data utils",
     "phases.reproduction": "phases.reproduction phases.submit msinet scoring checkpoint download data model loss "
     "acquisition.datasets utils config",

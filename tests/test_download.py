@@ -44,39 +44,6 @@ RESUMED = f"bytes={BROKEN - 1000}-"
 MD5 = hashlib.md5(CONTENTS).hexdigest()
 
 
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(transfer, "BACK_OFF_SECONDS", 0)
-    server = Loopback()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def tiny(server, monkeypatch):
-    """Serve a dataset's archives, made small, in place of the real ones: `tiny("osie")` -> the archives' bytes.
-
-    Args of the function: name; `change`, a function of the list of {member: contents}.
-    """
-
-    def make(name, change=lambda members: None):
-        row, members = DATASETS[name], tiny_archives.MAKERS[name]()
-        change(members)
-        files = [zip_of(m) if isinstance(m, dict) else m for m in members]
-        rows = tuple(
-            replace(archive, urls=(server.serve(f"/{archive.file}", file),), md5=None, member_md5={})
-            for archive, file in zip(row.archives, files, strict=True)
-        )
-        train, valid = (2, 2) if name in ("salicon", "cat2000") else (3, 1)
-        parts = {"train": train, "valid": valid, "categories": 2 if name == "cat2000" else 1}
-        monkeypatch.setitem(DATASETS, name, replace(row, archives=rows, input_size=(48, 64), **parts))
-        return files
-
-    return make
-
-
 def tree(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 

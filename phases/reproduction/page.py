@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from acquisition.datasets import DATASETS
 from phases.reproduction import latex, provenance
 from phases.reproduction.commands import command_of
 from phases.reproduction.curves import draw_curves
 from phases.reproduction.ledger import Outcome
-from phases.reproduction.plan import NETWORKS, PROTOCOLS, Options
+from phases.reproduction.plan import PROTOCOLS, Options
 from phases.reproduction.reference import Reference
-from phases.reproduction.rows import Row, compare, make_rows, metrics_of
+from phases.reproduction.rows import compare, make_rows, metrics_of
 from scoring import protocols
-from acquisition.datasets import DATASETS
 from utils import count, whole_file, write_json
 
 TEXT = {
@@ -95,8 +95,8 @@ class Report:
         sections = [self._head(), *(self._scores(protocol) for protocol in PROTOCOLS)]
         if self.comparisons:
             text = (
-                "Numbers printed elsewhere beside ours; *outside* marks those outside of our interval. They compare only "
-                "where protocol, ground truth and images are the same."
+                "Numbers printed elsewhere beside ours; *outside* marks those outside of our interval. They compare "
+                "only where protocol, ground truth and images are the same."
             )
             sections.append(f"## Elsewhere and here\n\n{text}\n\n{self._reference_table()}")
         if self.done("train"):
@@ -111,15 +111,15 @@ class Report:
         options, failed = self.options, [row for row in self.rows if row.reason]
         lines = [
             "# MSI-Net: a reproduction",
-            "Contextual encoder–decoder network for visual saliency prediction (Kroner, Senden, Driessens, Goebel; Neural "
-            "Networks 129, 2020, 261–270, doi:10.1016/j.neunet.2020.05.004), scored on the validation images of "
+            "Contextual encoder–decoder network for visual saliency prediction (Kroner, Senden, Driessens, Goebel; "
+            "Neural Networks 129, 2020, 261–270, doi:10.1016/j.neunet.2020.05.004), scored on the validation images of "
             f"{count(len(options.names), 'dataset')}: {', '.join(DATASETS[name].title for name in options.names)}.",
         ]
         if options.weights != "published":
             lines.append(
                 f"**The published networks are not in these tables.** In their place stands the "
-                f"{options.title('published').partition(',')[0]}, as `--weights {options.weights}` asked for; its numbers "
-                f"are not those of the paper."
+                f"{options.title('published').partition(',')[0]}, as `--weights {options.weights}` asked for; its "
+                f"numbers are not those of the paper."
             )
         if options.size:
             lines.append(f"**The networks' input was {options.size[0]}×{options.size[1]}**, not that of the paper.")
@@ -138,9 +138,9 @@ class Report:
         number = self.options.seeds
         spread = f"; mean ± standard deviation over {number} trainings for those trained here" if number > 1 else ""
         text = (
-            f"As {TEXT[protocol]} defines the metrics. Mean over the validation images [95 % bootstrap interval]{spread}. "
-            f"The *dataset's own maps* are the ground truth itself, blurred fixations, in the place of a prediction: they "
-            f"show what a perfect map of this kind scores."
+            f"As {TEXT[protocol]} defines the metrics. Mean over the validation images [95 % bootstrap interval]"
+            f"{spread}. The *dataset's own maps* are the ground truth itself, blurred fixations, in the place of a "
+            f"prediction: they show what a perfect map of this kind scores."
         )
         if protocol == "mit" and "EMD" not in metrics_of(protocol, self.rows):
             text += " EMD is left out, as the library POT is not installed."
@@ -163,7 +163,8 @@ class Report:
     def _pictures(self) -> str:
         lines = [
             "## Best, median and worst images",
-            "By NSS, or by CC where there are no fixations; protocol tuebingen. Photograph with fixations, ground truth, map.",
+            "By NSS, or by CC where there are no fixations; protocol tuebingen. From the left: photograph with "
+            "fixations, ground truth, prediction.",
         ]
         for outcome in self.done("evaluate"):
             step, result = outcome.step, outcome.result
@@ -195,16 +196,7 @@ class Report:
             step, result = outcome.step, outcome.result
             if step.kind == "data":
                 data.append(
-                    [
-                        step.data,
-                        result["folder"],
-                        str(result["train"]),
-                        str(result["valid"]),
-                        self._fixations(step.data),
-                    ]
-                    + [result["identity"], _archives(result)]
-                    if result
-                    else [step.data, f"not there: {outcome.reason}"]
+                    [step.data, *(self._about(step.data, result) if result else [f"not there: {outcome.reason}"])]
                 )
             elif step.kind == "weights":
                 row = (
@@ -217,8 +209,8 @@ class Report:
                 weights.append([step.name, result["best"], result["identity"], "–"])
         machine = [["", ""], *([name, text] for name, text in provenance.machine().items())]
         text = (
-            "*Files* is a hash of the names, sizes and ends of all photographs and maps, and of the fixations. An archive "
-            "is known where this program fetched it."
+            "*Files* is a hash of the names, sizes and ends of all photographs and maps, and of the fixations. An "
+            "archive is known where this program fetched it."
         )
         return "\n\n".join(["## Provenance", markdown(data), text, markdown(weights), markdown(machine)])
 
@@ -229,7 +221,7 @@ class Report:
                 lines.append(f"# {outcome.step.name}\n{command}")
         text = "\n".join(lines)
         return (
-            "## Each row alone\n\nEach of these repeats one step, from the files named above, with the same numbers.\n\n"
+            "## Each row alone\n\nEach command repeats one step, from the files named above, with the same numbers.\n\n"
             f"```bash\n{text}\n```"
         )
 
@@ -320,6 +312,11 @@ class Report:
     def _words(self, outcome: Outcome) -> str:
         seed = "" if outcome.step.seed is None else f", seed {outcome.step.seed}"
         return f"{DATASETS[outcome.step.data].title}: {self.options.title(outcome.step.network)}{seed}"
+
+    def _about(self, dataset: str, result: dict) -> list[str]:
+        """What the table of provenance says of a dataset."""
+        counts = [str(result["train"]), str(result["valid"]), self._fixations(dataset)]
+        return [result["folder"], *counts, result["identity"], _archives(result)]
 
     def _fixations(self, dataset: str) -> str:
         found = (o.result["fixations"] for o in self.done("evaluate") if o.result and o.step.data == dataset)

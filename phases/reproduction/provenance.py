@@ -55,7 +55,7 @@ def machine() -> dict[str, str]:
     """The program and the machine, in words."""
     return {
         "MSI-Net": f"{VERSION}, git commit {commit()}",
-        **{name: found for name, found in versions().items()},
+        **versions(),
         "system": platform.platform(),
         "processor": f"{processor()}, {cores()} cores of it used",
         "GPUs": ", ".join(gpus()) or "none",
