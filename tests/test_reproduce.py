@@ -1,7 +1,8 @@
-"""Reproduction: from empty folders to the page, killed and gone on, with faults and without, and every row again alone."""
+"""Reproduction: from empty folders to the page, killed and gone on, with faults and without, every row again alone."""
 
 import csv
 import errno
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
-from loopback import cut, status
+from loopback import status
 from test_checkpoint import encoder_of, write_checkpoint, write_frozen_graph
 from tiny_archives import zip_of
 
@@ -66,7 +67,9 @@ def internet(server, tiny, networks, tmp_path, monkeypatch):
         )
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
-    monkeypatch.setattr(measure, "measure", lambda options: measure.Speed(1e-5, 1e-4, *[dict.fromkeys(plan.PROTOCOLS, 0.1)] * 2))
+    monkeypatch.setattr(
+        measure, "measure", lambda options: measure.Speed(1e-5, 1e-4, *[dict.fromkeys(plan.PROTOCOLS, 0.1)] * 2)
+    )
     return server
 
 
@@ -90,9 +93,484 @@ def run(tmp_path, capsys):
     return reproduce_some
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """`evaluate` and `train` in a moment, with numbers that depend on what they get: how often each was done."""
+    calls = Counter()
+
+    def score(options):
+        calls[options.name] += 1
+        words = [options.data, options.protocol, *map(str, options.params["seed"] * [1])]
+        words += [checkpoint.file_sha256(Path(path)) for path in options.weights or []]
+        value = int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:4], "big") / 2**32
+        column = {"NSS": {"mean": value, "low": value - 0.1, "high": value + 0.1, "images": 4}, "CC": None}
+        names = ["uniform", "centre bias"] if options.baselines else []
+        summary = {
+            "scores": dict.fromkeys(("it", *names), column),
+            "contenders": {"it": {}},
+            "images": 4,
+            "fixations": 9,
+            "saliency": None,
+        }
+        write(options.folder_of_runs / options.name / "per_image.csv", b"")
+        write(options.folder_of_runs / options.name / "summary.json", json.dumps(summary).encode())
+
+    def learn(name, groups, params, *, variant, context, init):
+        calls[f"train {name} {context} {params['seed']}"] += 1
+        results = Path(params["results"])
+        for kind in ("best", "latest"):
+            write(results / "ckpts" / kind / f"{name}.weights.h5", f"{name} {context} {params['seed']} {init}".encode())
+        rows = "epoch,loss,val_loss,learning_rate,seconds\n1,2.0,1.5,1e-05,1\n2,1.0,1.25,1e-05,1\n"
+        write(results / "history" / f"{name}.csv", rows.encode())
+
+    monkeypatch.setattr(evaluate, "run", score)
+    monkeypatch.setattr(train, "train", learn)
+    return calls
+
+
+@pytest.fixture
+def vgg16(internet, tmp_path, monkeypatch):
+    """The published encoder, as narrow as the lite network."""
+    write_checkpoint(tmp_path / "vgg16_hybrid.ckpt", encoder_of(arrays_of(3, width=0.25)))
+    files = {file.name: file.read_bytes() for file in tmp_path.glob("vgg16_hybrid.ckpt.*")}
+    row = replace(datasets.VGG16[0], urls=(internet.serve("/vgg16_hybrid.zip", zip_of(files)),))
+    monkeypatch.setattr(datasets, "VGG16", (row,))
+
+
+def without_costs(folder: Path) -> dict[str, str]:
+    """The files of the page without the seconds and megabytes, which differ between runs."""
+    page = (folder / "README.md").read_text(encoding="utf-8").partition("## Time and memory")[0]
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for step in content["steps"]:
+        del step["seconds"], step["peak_mb"]
+    table, tex = ((folder / name).read_text(encoding="utf-8") for name in ("results.csv", "tables.tex"))
+    return {"README.md": page, "results.json": json.dumps(content), "results.csv": table, "tables.tex": tex}
+
+
+# --- From nothing to the page -----------------------------------------------------------------------------------------
+
+
 def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)  # Its own tests draw it; here it takes time.
-    assert run() == 0
-    print(run.printed[-6000:])
-    print(run.page())
-    assert 0
+    assert run("-d", "all") == 0
+    rows, page, content = run.rows(), run.page(), run.json()
+    titles = Counter((row["dataset"], row["protocol"]) for row in rows.values())
+    assert set(titles) == {(name, protocol) for name in DATASETS for protocol in plan.PROTOCOLS}
+    for name in DATASETS:
+        # Published, SALICON's beside it, the dataset's own maps, uniform, centre bias; people where they are known.
+        known = name in ("salicon", "dutomron", "pascals", "osie")
+        assert titles[name, "mit"] == 5 + known - (name == "salicon"), name
+        assert DATASETS[name].title in page
+        for archive in DATASETS[name].archives:
+            assert hashlib.sha256(internet.files[f"/{archive.file}"]).hexdigest() in page
+        assert checkpoint.file_sha256(tmp_path / "weights" / f"model_{name}_cpu.pb") in page
+    own, untuned = (rows[network, plan.NETWORKS[network], "osie", "tuebingen"] for network in ("published", "salicon"))
+    assert own["scores"]["NSS"]["mean"] != untuned["scores"]["NSS"]["mean"]
+    links = re.findall(r"!\[.*\]\((.*)\)", page)
+    assert len(links) == 7 + 6 and all((run.folder / link).stat().st_size > 10_000 for link in links)
+
+    # The other files hold the same numbers.
+    with (run.folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            row = rows[line["network"], line["title"], line["dataset"], line["protocol"]]
+            assert float(line["mean"]) == row["scores"][line["metric"]]["mean"]
+            assert f"{float(line['mean']):.3f} [{float(line['low']):.3f}, {float(line['high']):.3f}]" in page
+            assert f"{float(line['mean']):.3f}" in (run.folder / "tables.tex").read_text(encoding="utf-8")
+
+    # Every number is the one that the command beside it gives alone.
+    steps = {step["name"]: step for step in content["steps"]}
+    for words in ("evaluate published network on osie, tuebingen", "evaluate baselines on salicon, mit"):
+        assert steps[words]["command"] in page
+        shutil.rmtree(run.folder / "again", ignore_errors=True)
+        assert main.main(shlex.split(steps[words]["command"])[2:]) == 0
+        (summary,) = (run.folder / "again").rglob("summary.json")
+        assert json.loads(summary.read_text(encoding="utf-8"))["scores"] == steps[words]["result"]["scores"]
+
+
+def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, run, monkeypatch):
+    monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)
+    flags = ["--variant", "lite", "--epochs", "1", "--weights", "lite", "--input-size", "24", "32"]
+    assert run("--train", "-d", "salicon", "osie", "fiwi", *flags) == 0
+    rows, steps, page = run.rows(), {step["name"]: step for step in run.json()["steps"]}, run.page()
+    salicon, osie = (steps[f"train on {name}, aspp, seed 42"]["result"] for name in ("salicon", "osie"))
+    assert salicon["init"] == "vgg16" and osie["init"] == salicon["best"]
+    known = checkpoint.read_knowledge(Path(osie["best"]))
+    assert list(known.datasets) == ["osie"] and known.input_size == (24, 32)
+    for name in ("salicon", "osie", "fiwi"):
+        assert rows["trained", "trained here", name, "mit"]["scores"]["NSS"]["images"] >= 1
+        assert f"![Loss over the epochs on {name}](curves_{name}.png)" in page
+        assert (run.folder / f"curves_{name}.png").stat().st_size > 10_000
+    # What stands in the place of the published networks, and at which size, is said before any number.
+    head = page.partition("## Scores")[0]
+    assert "The published networks are not in these tables" in head and "lite network" in head and "24×32" in head
+    command = shlex.split(steps["train on osie, aspp, seed 42"]["command"])[2:]
+    parsed = main.parse(command)
+    assert (parsed.init, parsed.variant, parsed.epochs) == (salicon["best"], "lite", 1)
+    assert (parsed.context, parsed.input_size) == ("aspp", (24, 32))
+
+
+def test_seeds_and_the_ablation_are_trained_each_once_and_give_mean_and_spread(internet, vgg16, quick, run):
+    flags = ["-d", "osie", "--train", "--context", "plain", "--seeds", "3", "--weights", "lite", "--seed", "5"]
+    assert run(*flags) == 0
+    trained = {name for name in quick if name.startswith("train ")}
+    assert trained == {f"train {n} {c} {s}" for n in ("salicon", "osie") for c in ("aspp", "plain") for s in (5, 6, 7)}
+    assert set(quick.values()) == {1}
+    steps = {step["name"]: step for step in run.json()["steps"]}
+    for network, context in (("trained", "aspp"), ("ablation", "plain")):
+        for seed in (5, 6, 7):
+            start = steps[f"train on salicon, {context}, seed {seed}"]["result"]["best"]
+            assert steps[f"train on osie, {context}, seed {seed}"]["result"]["init"] == start
+        title = plan.NETWORKS[network]
+        values = [
+            steps[f"evaluate {title} on osie, seed {seed}, mit"]["result"]["scores"]["it"]["NSS"]["mean"]
+            for seed in (5, 6, 7)
+        ]
+        score = run.rows()[network, title, "osie", "mit"]["scores"]["NSS"]
+        assert len(set(values)) == 3 and score["seeds"] == 3
+        assert score["mean"] == pytest.approx(np.mean(values))
+        assert score["high"] - score["mean"] == pytest.approx(np.std(values, ddof=1))
+        assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in run.page()
+    assert ("trained", "trained here", "salicon", "mit") not in run.rows()  # It was not asked for.
+
+
+def test_benchmarks_are_predicted_where_their_photographs_are(internet, quick, run, tmp_path, photograph, monkeypatch):
+    monkeypatch.setitem(submit.BENCHMARKS, "mit300", submit.Benchmark("mit1003", images=2))
+    for i in range(2):
+        write(tmp_path / "data" / "mit300" / f"i{i}.jpg", tf.io.encode_jpeg(photograph(seed=i)))
+    assert run("-d", "osie") == 0
+    (step,) = [step for step in run.json()["steps"] if step["kind"] == "submit"]
+    assert {Path(file).name for file in step["result"]["files"]} == {
+        "mit300.json", "mit300_densities.hdf5", "mit300_maps.zip",
+    }  # fmt: skip
+    section = run.page().partition("## Files for the benchmarks")[2].partition("## ")[0]
+    assert all(digest in section for digest in step["result"]["sha256"].values())
+    used = json.loads(next(run.folder.rglob("mit300.json")).read_text(encoding="utf-8"))
+    assert used["weights"] == str(tmp_path / "weights" / "model_mit1003_cpu.pb")
+    assert "cat2000" not in section
+
+
+# --- Killed and gone on -----------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no step can catch."""
+
+
+def test_killed_at_any_moment_it_goes_on_and_the_page_is_the_same(internet, vgg16, quick, run, tmp_path, monkeypatch):
+    flags = ["-d", "osie", "fiwi", "--train"]
+    assert run(*flags) == 0
+    expected = without_costs(run.folder)
+    steps = run.json()["steps"]
+    for folder in ("results", "data", "weights"):
+        shutil.rmtree(tmp_path / folder)
+    (tmp_path / "weights").mkdir()
+    quick.clear()
+    internet.requests.clear()
+
+    original, moments = Ledger._do, 0
+    for moment in range(1, len(steps) + 1):
+        started = Counter()
+
+        def until(ledger, step, needs, moment=moment, started=started):
+            started["steps"] += 1
+            if started["steps"] == moment + 1:
+                raise Killed
+            return original(ledger, step, needs)
+
+        monkeypatch.setattr(Ledger, "_do", until)
+        try:
+            assert run(*flags) == 0
+        except Killed:
+            moments += 1
+    assert moments == len(steps) - 1 >= 10
+    assert without_costs(run.folder) == expected
+    assert set(quick.values()) == {1}  # No score and no epoch was made twice, and no file was fetched twice.
+    assert set(Counter(path for path, _ in internet.requests).values()) == {1}
+
+
+def test_killed_before_a_step_is_written_down_it_is_done_again(internet, quick, run, monkeypatch):
+    assert run("-d", "osie", "--weights", "lite") == 0
+    expected = without_costs(run.folder)
+    shutil.rmtree(run.folder)
+    quick.clear()
+    write_down = Ledger._write
+
+    def die(ledger, outcome):
+        if outcome.step.kind == "evaluate":
+            raise Killed
+        write_down(ledger, outcome)
+
+    monkeypatch.setattr(Ledger, "_write", die)
+    with pytest.raises(Killed):
+        run("-d", "osie", "--weights", "lite")
+    monkeypatch.setattr(Ledger, "_write", write_down)
+    assert run("-d", "osie", "--weights", "lite") == 0
+    assert without_costs(run.folder) == expected
+    assert sorted(quick.values()) == [1, 1, 1, 2]
+
+
+# Reproduces from a folder of data with a file of weights, and says when it has begun to score the network.
+DRIVER = """
+import sys, time
+from dataclasses import replace
+import main
+from acquisition.datasets import DATASETS
+from phases import evaluate
+from phases.reproduction import measure
+DATASETS["osie"] = replace(DATASETS["osie"], train=3, valid=1, input_size=(48, 64))
+measure.table = lambda *_: ""
+score = evaluate.score_all
+def stand_still(models, truth, protocol, options):
+    if not options.baselines:
+        print("standing still", flush=True)
+        time.sleep(60)
+    return score(models, truth, protocol, options)
+evaluate.score_all = stand_still
+main.main(sys.argv[1:])
+"""
+
+
+def test_killed_in_the_middle_of_a_step_it_goes_on(internet, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)
+    weights = tmp_path / "narrow.npz"
+    np.savez(weights, **arrays_of(5))
+    flags = ["-d", "osie", "--weights", weights]
+    assert run(*flags) == 0
+    expected = without_costs(run.folder)
+    shutil.rmtree(run.folder)
+    arguments = ["reproduce", "-p", tmp_path / "data", "--results", tmp_path / "results", *flags]
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with process:
+        assert any(line == "standing still\n" for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    before = {file: file.stat().st_mtime_ns for file in run.folder.rglob("summary.json")}
+    assert len(before) == 2  # The baselines by both protocols.
+    assert run(*flags) == 0 and run.printed.count("Done before.") == 4
+    assert without_costs(run.folder) == expected
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_what_is_done_is_not_done_again_unless_something_of_it_has_changed(internet, quick, run, tmp_path):
+    narrow = tmp_path / "narrow.npz"
+    np.savez(narrow, **arrays_of(5))
+    flags = ["-d", "osie", "--weights", narrow]
+    assert run(*flags) == run(*flags) == 0 and len(quick) == 4 and set(quick.values()) == {1}
+    first = run.rows()
+
+    np.savez(narrow, **arrays_of(6))  # Other weights of the same name: the baselines stay.
+    assert run(*flags) == 0 and len(quick) == 6 and set(quick.values()) == {1}
+    title = "narrow.npz, in the published network's place"
+    key = ("published", title, "osie", "mit")
+    assert run.rows()[key] != first[key]
+    assert run(*flags, "--seed", "7") == 0 and len(quick) == 10  # Another seed: nothing is mixed in.
+    (tmp_path / "data" / "osie" / "fixations.csv").open("a").write("1001,3,3,0\n")
+    assert run(*flags) == 0 and len(quick) == 14
+    shutil.rmtree(run.folder / "evaluation")  # What a record promises is gone.
+    assert run(*flags) == 0 and sorted(quick.values()) == [1] * 10 + [2] * 4
+
+
+# --- Faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_cannot_be_made_say_why_and_the_others_are_right(internet, vgg16, quick, run, tmp_path, monkeypatch):
+    names = ["osie", "mit1003", "pascals", "fiwi", "dutomron", "cat2000"]
+    assert run("-d", *names, results=tmp_path / "good") == 0
+    good = run.rows()
+    for name in ("pascals", "fiwi", "dutomron"):
+        shutil.rmtree(tmp_path / "data" / name)
+    for name in ("mit1003", "cat2000"):
+        (tmp_path / "weights" / f"model_{name}_cpu.pb").unlink()
+    dead = replace(DATASETS["fiwi"].archives[0], urls=("http://nobody.invalid/webpage_dataset.zip",))
+    monkeypatch.setitem(DATASETS, "fiwi", replace(DATASETS["fiwi"], archives=(dead,)))
+    internet.serve("/salObj.zip", internet.files["/salObj.zip"][:-1000])
+    internet.faults["/model_mit1003_cpu.zip"] = [status(404)]
+    quota = b"<html><title>Google Drive - Quota exceeded</title></html>"
+    internet.serve("/model_cat2000_cpu.zip", quota)
+    score = evaluate.run
+
+    def full(options):
+        if options.data == "osie" and options.protocol == "mit" and not options.baselines:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        score(options)
+
+    monkeypatch.setattr(evaluate, "run", full)
+    learn = train.train
+
+    def diverge(name, *arguments, **options):
+        if name == "dutomron":
+            raise UserError("The loss became nan in epoch 1, step 3; no epoch was complete. Try a smaller one.")
+        if name == "mit1003":
+            raise RuntimeError("nobody foresaw it")
+        learn(name, *arguments, **options)
+
+    monkeypatch.setattr(train, "train", diverge)
+    assert run("-d", *names, "--train") == 1
+    reasons = {key: row["reason"] for key, row in run.rows().items() if row["reason"]}
+    of = {(network, dataset, protocol): reason for (network, _, dataset, protocol), reason in reasons.items()}
+    for network in ("published", "salicon", "trained"):
+        assert "nobody.invalid is unknown" in of[network, "fiwi", "tuebingen"]
+        assert "data of pascals: salObj.zip" in of[network, "pascals", "mit"]
+    assert "404" in of["published", "mit1003", "mit"] and "cat2000" in of["published", "cat2000", "mit"]
+    assert of["published", "osie", "mit"] == "the disk is full"
+    assert of["trained", "dutomron", "mit"].endswith("The loss became nan in epoch 1, step 3")
+    assert "RuntimeError: nobody foresaw it; see" in of["trained", "mit1003", "mit"]
+    assert "nobody foresaw it" in next((run.folder / "failures").iterdir()).read_text(encoding="utf-8")
+    assert all(len(reason) < 300 for reason in reasons.values())
+    # Everything else is as it would have been.
+    rest = {key: row for key, row in run.rows().items() if key not in reasons and key[0] != "trained"}
+    assert len(rest) > 20 and all(good[key] == row for key, row in rest.items())
+    for text in (run.page(), run.printed, (run.folder / "tables.tex").read_text(encoding="utf-8")):
+        assert "the disk is full" in text and "nan in epoch 1" in text
+
+    # Once it can be had, the same command makes what was missing.
+    monkeypatch.setattr(train, "train", learn)
+    monkeypatch.setattr(evaluate, "run", score)
+    quick.clear()
+    run("-d", "osie", "dutomron", "--train")
+    assert not any(row["reason"] for row in run.rows().values())
+    assert [name for name in quick if name.startswith("train ")] == ["train dutomron aspp 42"]
+
+
+def test_training_that_fails_on_salicon_is_why_nothing_is_fine_tuned(internet, quick, run, monkeypatch):
+    monkeypatch.setattr(datasets, "VGG16", (replace(datasets.VGG16[0], urls=("http://nobody.invalid/vgg16.zip",)),))
+    assert run("-d", "osie", "--train", "--weights", "lite") == 1
+    reason = run.rows()["trained", "trained here", "osie", "mit"]["reason"]
+    assert reason == "VGG16: nobody.invalid cannot be reached"
+    assert not [name for name in quick if name.startswith("train ")]
+
+
+def test_page_that_cannot_be_written_is_printed(internet, quick, run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reproduce.page.Report, "write", full)
+    assert run("-d", "osie") == 1
+    assert "| published network | osie |" in run.printed and "No space left on device" in run.printed
+
+
+def test_errors_in_a_few_words():
+    assert (
+        brief(DownloadError("It cannot be had.", ["why"], "a.b: Google Drive's quota; wait"))
+        == "a.b: Google Drive's quota"
+    )
+    assert brief(UserError("The loss became nan. Try another.")) == "The loss became nan"
+    assert brief(OSError(errno.ENOSPC, "No space left")) == "the disk is full"
+    assert brief(MemoryError()) == "the memory is too small"
+    assert brief(KeyError("x")) == "KeyError: 'x'" and len(brief(UserError("x" * 500))) == 160
+
+
+# --- Before anything is done ------------------------------------------------------------------------------------------
+
+
+def test_plan_is_told_with_what_it_takes_and_nothing_is_done(internet, quick, run, tmp_path, monkeypatch):
+    assert run("--dry-run", "-d", "osie", "salicon", "--train") == 0
+    lines = {line[4:].split("  ")[0]: line for line in run.printed.splitlines()}
+    assert "0.07 GB" in lines["data of osie"] and "2.30 GB" in lines["data of salicon"]
+    assert "0.10 GB" in lines["published network of osie"] and "0.06 GB" in lines["VGG16"]
+    # Three images that train and one that validates, ten epochs of 48×64 pixels at the measured speed.
+    assert "10 s" in lines["train on osie, aspp, seed 42"]
+    assert "Together: 2." in run.printed
+    assert not quick and not internet.requests and not (tmp_path / "results").exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_time_is_expected_from_what_is_measured_here(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "MEASURED_SIZE", (24, 32))
+    monkeypatch.setattr(measure, "SCORED_SHAPE", (24, 32))
+    params = main.params_of(main.parse(["reproduce"]))
+    options = plan.Options(["osie"], tmp_path, params, weights="lite", train=True, variant="lite")
+    speed = measure.measure(options)
+    assert speed.predict > 0 and speed.train > speed.predict
+    assert all(speed.score[name] > 0 and speed.gold[name] > 0 for name in plan.PROTOCOLS)
+    lines = measure.table(options, plan.make_plan(options)).splitlines()
+    assert lines[-1].startswith("Measured here and now:") and "to predict a 24×32 map" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--seeds", "2"], "--train"),
+        (["--context", "plain"], "--train"),
+        (["-p", "DATA/osie"], "folder of one dataset"),
+        (["--reference", "nowhere.csv"], "nowhere.csv cannot be read"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_done(internet, quick, tmp_path, capsys, flags, words):
+    (tmp_path / "osie" / "stimuli").mkdir(parents=True)
+    flags = [flag.replace("DATA", str(tmp_path)) for flag in flags]
+    assert main.main(["reproduce", "--results", str(tmp_path / "results"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not internet.requests
+
+
+def test_another_process_in_the_same_folder_is_refused(internet, quick, run, capsys, tmp_path):
+    (tmp_path / "results" / "reproduction").mkdir(parents=True)
+    with reproduce.alone(tmp_path / "results" / "reproduction"):
+        assert run("-d", "osie") == 2
+    assert not quick
+    assert run("-d", "osie") == 0
+
+
+# --- Numbers from elsewhere -------------------------------------------------------------------------------------------
+
+
+def test_numbers_from_elsewhere_stand_beside_ours_and_are_marked_outside_of_the_interval(
+    internet, quick, run, tmp_path
+):
+    assert run("-d", "osie", "fiwi") == 0
+    ours = run.rows()["published", "published network", "osie", "mit"]["scores"]["NSS"]["mean"]
+    lines = ["# a comment", "dataset,metric,value,source,protocol", f"osie,NSS,{ours + 0.05},Table 1,mit"]
+    lines += [f'osie,NSS,{ours - 0.25},"Table 2, left",mit', "salicon,CC,0.9,not asked for,"]
+    table = write(tmp_path / "reference.csv", "\n".join(lines).encode())
+    assert run("-d", "osie", "fiwi", "--reference", table) == 0
+    near, far = run.json()["references"]
+    assert (near["outside"], far["outside"]) == (False, True)
+    assert near["difference"] == pytest.approx(-0.05) and far["difference"] == pytest.approx(0.25)
+    section = run.page().partition("## Elsewhere and here")[2].partition("## ")[0]
+    (line,) = [line for line in section.splitlines() if "Table 2, left" in line]
+    assert (
+        "+0.250" in line and "**outside**" in line and "outside" not in section.partition("Table 1")[0].split("\n")[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("moon,NSS,1,x", "line 3: received the dataset 'moon'"),
+        ("osie,NSSS,1,x", "line 3: received the metric 'NSSS'"),
+        ("osie,NSS,high,x", "line 3: received the value 'high'"),
+    ],
+)
+def test_reference_that_cannot_be_understood_is_named(tmp_path, line, words):
+    path = write(tmp_path / "r.csv", f"dataset,metric,value,source\n# comment\n{line}\n".encode())
+    with pytest.raises(UserError, match=re.escape(words)):
+        reference.read(path)
+    with pytest.raises(UserError, match="no column source"):
+        reference.read(write(tmp_path / "s.csv", b"dataset,metric,value\n"))
+
+
+def test_file_of_references_that_ships_has_the_columns_and_no_number():
+    path = ROOT / "docs" / "reference.csv"
+    assert reference.read(path) == []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert ",".join(reference.COLUMNS) in lines
+    assert lines[-1].startswith("# osie,NSS,")
+
+
+# --- For a paper ------------------------------------------------------------------------------------------------------
+
+
+def test_latex_has_a_line_for_each_dataset_and_as_many_cells_as_columns(internet, quick, run, monkeypatch):
+    internet.faults["/model_fiwi_cpu.zip"] = [status(404)]
+    assert run("-d", "osie", "fiwi") == 1
+    text = (run.folder / "tables.tex").read_text(encoding="utf-8")
+    assert text.count(r"\begin{tabular}{lr}") == text.count(r"\bottomrule") == 2  # NSS alone has values here.
+    lines = [line for line in text.splitlines() if line.strip().startswith(("osie &", "fiwi &"))]
+    assert len(lines) == 2 * 2 * 5 and all(line.count(" & ") == 1 and line.endswith(r"\\") for line in lines)
+    (failed, _) = [line for line in lines if "not made" in line]
+    assert r"\multicolumn{1}{l}{not made: published network of fiwi" in failed and "_" not in failed.replace(r"\_", "")
