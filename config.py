@@ -16,6 +16,9 @@ PARAMS = {
     "color": 0.0,  # greatest relative change of brightness, contrast and saturation
     "crop": 0.0,  # greatest share of each side that is cut away
     "scales": (1.0,),  # factors on the network's input size, of which each training step draws one
+    "weight_average": 0.0,  # share that a running average of the weights keeps at each step; 0 for no average
+    "cc_weight": 0.0,  # of 1 - CC (correlation with the true map) in the loss, beside the paper's KLD
+    "nss_weight": 0.0,  # of -NSS (with the true map in the place of fixations) in the loss, beside the paper's KLD
     # What every phase needs.
     "device": "auto",  # layout of the network: "cpu" (channels-last), "gpu" (channels-first), or "auto"
     "seed": 42,  # of shuffling, augmentation and initial weights

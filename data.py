@@ -292,6 +292,21 @@ class Group:
     size: tuple[int, int]
 
 
+def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group, Group]]:
+    """What trains and what validates of one dataset, by the input size that suits each image's shape.
+
+    Args:
+        groups: as `load_groups` returns them; their own sizes do not count.
+        pixels: of the network's input; see `fitted_size`.
+    """
+    by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
+    for part, group in enumerate(groups):
+        for sample in group.samples:
+            size = fitted_size(image_size(sample.stimulus), pixels)
+            by_size.setdefault(size, ([], []))[part].append(sample)
+    return [(Group(train, size), Group(valid, size)) for size, (train, valid) in sorted(by_size.items())]
+
+
 @dataclass(frozen=True)
 class Batch:
     """One training step: its samples, the size that the network sees them in, and the seed of their augmentation."""
@@ -330,6 +345,32 @@ def validation_plan(groups: Sequence[Group], batch_size: int) -> list[Batch]:
         for group in groups
         for start in range(0, len(group.samples), batch_size)
     ]
+
+
+# Width to height, and height to width, of the photographs that there are.
+ASPECT_RATIOS = (1, 4 / 3, 3 / 2, 16 / 9)
+
+
+def fitted_size(shape: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """The network's input size that a photograph fills best, of those with about so many pixels.
+
+    Args:
+        shape: height and width of the photograph.
+        pixels: such as 240 · 320, which gives 240×320, 320×240, 280×280, 224×336, 336×224, 208×368 and 368×208.
+
+    Returns:
+        Height and width, divisible by 8, of one of `ASPECT_RATIOS`, lying or upright.
+    """
+    sizes = set()
+    for ratio in ASPECT_RATIOS:
+        short, long = (max(8, round((pixels * factor) ** 0.5 / 8) * 8) for factor in (1 / ratio, ratio))
+        sizes |= {(short, long), (long, short)}
+
+    def filled(size: tuple[int, int]) -> float:
+        ratio = min(size[0] / shape[0], size[1] / shape[1])
+        return shape[0] * shape[1] * ratio**2 / (size[0] * size[1])
+
+    return max(sorted(sizes), key=filled)
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

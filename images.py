@@ -34,14 +34,22 @@ def resize_and_pad(image, size: tuple[int, int], padding: int):
     Returns:
         float32, (size[0], size[1], C), 0 to 255. An odd row or column of border goes below or to the right.
     """
-    size = tf.convert_to_tensor(size, tf.int32)
+    return pad(resize_to_fit(image, size), size, padding)
+
+
+def resize_to_fit(image, size: tuple[int, int]):
+    """The first half of `resize_and_pad`: float32, as large as fits into `size` at the image's own aspect ratio."""
     shape = tf.shape(image)[:2]
-    ratio = tf.reduce_min(size / shape)
+    ratio = tf.reduce_min(tf.convert_to_tensor(size, tf.int32) / shape)
     # The published program fails where a very long and narrow image would shrink to no pixel at all.
-    resized = _resize(image, tf.maximum(tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32), 1))
-    border = size - tf.shape(resized)[:2]
+    return _resize(image, tf.maximum(tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32), 1))
+
+
+def pad(image, size: tuple[int, int], padding: int):
+    """The second half of `resize_and_pad`: a border around an image that is no larger than `size`."""
+    border = tf.convert_to_tensor(size, tf.int32) - tf.shape(image)[:2]
     before, after = border // 2, border - border // 2
-    return tf.pad(resized, [(before[0], after[0]), (before[1], after[1]), (0, 0)], constant_values=padding)
+    return tf.pad(image, [(before[0], after[0]), (before[1], after[1]), (0, 0)], constant_values=padding)
 
 
 def crop_and_restore(saliency, size: tuple[int, int]):
@@ -101,9 +109,8 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
             stimulus, saliency, index = row
             image = decode_image(tf.io.read_file(stimulus), 3)
             truth = decode_image(tf.io.read_file(saliency), 1)
-            if augmentation:
-                image, truth = augment(image, truth, tf.stack([seed, index]), **augmentation)
-            return resize_and_pad(image, size, IMAGE_PADDING), resize_and_pad(truth, size, MAP_PADDING)
+            image, truth = augment(image, truth, tf.stack([seed, index]), size=size, **(augmentation or {}))
+            return pad(image, size, IMAGE_PADDING), pad(truth, size, MAP_PADDING)
 
         images, truths = tf.map_fn(
             load_one, (stimuli, saliency, tf.range(tf.size(stimuli))), fn_output_signature=(tf.float32, tf.float32)
@@ -149,13 +156,15 @@ def find_damaged(samples: Sequence[Sample]) -> list[str]:
     return complaints
 
 
-def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, crop: float = 0.0):
+def augment(image, truth, seed, *, size=None, mirror: bool = False, color: float = 0.0, crop: float = 0.0):
     """Vary an image at random; what moves pixels moves those of its saliency map alike.
 
     Args:
         image: (H, W, 3) uint8.
         truth: its saliency map, (H, W, 1) uint8.
         seed: (2,) integers that decide everything.
+        size: height and width that image and map are then resized to fit into; integers, a tensor, or None to leave
+            them as large as they are.
         mirror: swap left and right in half of the cases.
         color: greatest relative change of brightness, contrast and saturation.
         crop: greatest share of each side that is cut away.
@@ -165,25 +174,30 @@ def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, cro
     """
     # One independent stream for each decision.
     seeds = tf.unstack(tf.random.split(tf.cast(seed, tf.int32), 6), num=6)
-    image = tf.cast(image, tf.float32)
     if crop:
-        shape = tf.shape(image)[:2]
-        side = tf.random.stateless_uniform((), seeds[0], 1.0 - crop, 1.0)
-        size = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * side, tf.int32), 1)
-        position = tf.random.stateless_uniform((2,), seeds[1])
-        top, left = tf.unstack(tf.cast(position * tf.cast(shape - size + 1, tf.float32), tf.int32))
-        image = image[top : top + size[0], left : left + size[1]]
-        truth = truth[top : top + size[0], left : left + size[1]]
+        image, truth = _crop(image, truth, seeds[:2], crop)
     if mirror and tf.random.stateless_uniform((), seeds[2]) < 0.5:
         image, truth = image[:, ::-1], truth[:, ::-1]
-    if color:
-        brightness, contrast, saturation = (
-            tf.random.stateless_uniform((), s, 1.0 - color, 1.0 + color) for s in seeds[3:]
-        )
-        image = tf.image.adjust_contrast(image * brightness, contrast)
-        gray = tf.image.rgb_to_grayscale(image)
-        image = tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)
-    return image, truth
+    if size is not None:  # Before the colours, which take less time for fewer pixels.
+        image, truth = resize_to_fit(image, size), resize_to_fit(truth, size)
+    image = tf.cast(image, tf.float32)
+    return _recolor(image, seeds[3:], color) if color else image, truth
+
+
+def _crop(image, truth, seeds, most: float):
+    shape = tf.shape(image)[:2]
+    side = tf.random.stateless_uniform((), seeds[0], 1.0 - most, 1.0)
+    size = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * side, tf.int32), 1)
+    position = tf.random.stateless_uniform((2,), seeds[1])
+    top, left = tf.unstack(tf.cast(position * tf.cast(shape - size + 1, tf.float32), tf.int32))
+    return tuple(x[top : top + size[0], left : left + size[1]] for x in (image, truth))
+
+
+def _recolor(image, seeds, most: float):
+    brightness, contrast, saturation = (tf.random.stateless_uniform((), s, 1.0 - most, 1.0 + most) for s in seeds)
+    image = tf.image.adjust_contrast(image * brightness, contrast)
+    gray = tf.image.rgb_to_grayscale(image)
+    return tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)
 
 
 # --- Maps as files ----------------------------------------------------------------------------------------------------

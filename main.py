@@ -21,12 +21,17 @@ PARAM_HELP = {
     "color": "greatest relative change of brightness, contrast and saturation in training",
     "crop": "greatest share of each side that is cut away in training",
     "scales": "factors on the network's input size, of which each training step draws one",
+    "weight_average": "share that a running average of the weights keeps at each step, such as 0.998; unless it is 0, "
+    "the average is what validates and what is saved as best",
+    "cc_weight": "weight of 1 - CC, the correlation with the true map, in the loss beside the paper's KLD",
+    "nss_weight": "weight of -NSS, with the true map in the place of fixations, in the loss beside the paper's KLD",
     "device": "layout of the network: cpu (channels-last), gpu (channels-first), or what TensorFlow sees",
     "seed": "of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
 PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 VALID_FRACTION = 0.2  # of one's own photographs
+MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 SHARED_PARAMS = ("device", "results", "batch_size")
 
 
@@ -99,6 +104,7 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         help="the ASPP module, or the paper's ablation of it (default: aspp)",
     )
     phase.add_argument("--restart", action="store_true", help="begin anew where an earlier run exists")
+    add_input_size(phase, auto=True)
     add_custom_flags(phase)
     add_params(phase, PARAMS)
 
@@ -253,16 +259,43 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_input_size(parser) -> None:
+class InputSize(argparse.Action):
+    """The network's input size: two numbers, or "auto" where `const` is true."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.const and values == ["auto"]:
+            setattr(namespace, self.dest, "auto")
+            return
+        if len(values) != 2:
+            expected = "a height and a width" + (", or auto" if self.const else "")
+            raise argparse.ArgumentError(self, f"received {' '.join(values)}, expected {expected}")
+        try:
+            sides = [network_side(value) for value in values]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        if sides[0] * sides[1] > MOST_INPUT_PIXELS:
+            raise argparse.ArgumentError(
+                self, f"received {sides[0]}×{sides[1]}, expected at most {MOST_INPUT_PIXELS} pixels, which need 10 GB"
+            )
+        setattr(namespace, self.dest, tuple(sides))
+
+
+def add_input_size(parser, auto: bool = False) -> None:
+    """The flag for the network's input size; `auto` offers to choose it by each photograph's shape."""
+    choice = "; auto chooses, among sizes with as many pixels, the one that suits each photograph's shape"
     parser.add_argument(
-        "--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="height and width of the network's input"
+        "--input-size",
+        action=InputSize,
+        const=auto,
+        nargs="+",
+        metavar="SIDE",
+        help=f"height and width of the network's input{choice if auto else ''}",
     )
 
 
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("one's own data (-d custom)")
-    add_input_size(group)
     group.add_argument(
         "--valid-fraction",
         type=fraction,
@@ -270,7 +303,7 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--sigma",
-        type=positive_float,
+        type=blur_width,
         help="of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in degrees with "
         "--pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
     )
@@ -287,9 +320,9 @@ def add_params(parser: argparse.ArgumentParser, keys) -> None:
         if isinstance(value, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         elif isinstance(value, tuple):
-            parser.add_argument(flag, type=positive_float, nargs="+", metavar="FACTOR", help=text)
-        elif key == "device":
-            parser.add_argument(flag, choices=("auto", "cpu", "gpu"), help=text)
+            parser.add_argument(flag, type=PARAM_TYPES[key], nargs="+", metavar="FACTOR", help=text)
+        elif key in PARAM_CHOICES:
+            parser.add_argument(flag, choices=PARAM_CHOICES[key], help=text)
         else:
             parser.add_argument(flag, type=PARAM_TYPES.get(key, str), metavar=key.upper(), help=text)
 
@@ -320,21 +353,17 @@ def run_train(options: argparse.Namespace) -> None:
         # They decide what is learnt, and so belong to the run's settings.
         params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
     else:
-        for flag in ("input_size", "valid_fraction", "sigma", "pixels_per_degree"):
+        for flag in ("valid_fraction", "sigma", "pixels_per_degree"):
             if getattr(options, flag) is not None:
-                raise UserError(
-                    f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
-                    f"network's input size for them is in config.DIMS."
-                )
+                raise UserError(f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published.")
+    sizes = {name: DIMS[name] if options.input_size in (None, "auto") else options.input_size for name in options.data}
     groups = [
-        data.load_groups(
-            name,
-            options.path,
-            options.input_size if name == "custom" and options.input_size else DIMS[name],
-            valid_fraction=options.valid_fraction,
-        )
+        data.load_groups(name, options.path, sizes[name], valid_fraction=options.valid_fraction)
         for name in options.data
     ]
+    if options.input_size == "auto":
+        height, width = sizes[options.data[0]]
+        groups = [part for whole in groups for part in data.group_by_shape(whole, height * width)]
     with quiet_stderr():
         from phases import train
     train.train(
@@ -505,25 +534,35 @@ def number(kind: type, holds: Callable[[float], bool], expected: str) -> Callabl
     return convert
 
 
-positive_int = number(int, lambda value: value >= 1, "a whole number of at least 1")
-natural_int = number(int, lambda value: value >= 0, "a whole number of at least 0")
+counting = number(int, lambda value: 1 <= value <= 1_000_000, "a whole number from 1 to 1000000")
+step_count = number(int, lambda value: 0 <= value <= 1_000_000, "a whole number from 0 to 1000000")
+seed_number = number(int, lambda value: 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}")
 network_side = number(
     int, lambda value: value >= 8 and value % 8 == 0, "a multiple of 8, as the network works in eighths"
 )
 port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+rate = number(float, lambda value: 1e-15 <= value <= 1000, "a number from 1e-15 to 1000")
+scale_factor = number(float, lambda value: 0.05 <= value <= 8, "a number from 0.05 to 8")
+loss_weight = number(float, lambda value: 0 <= value <= 1000, "a number from 0 to 1000")
+blur_width = number(float, lambda value: 0.01 <= value <= 1000, "a number from 0.01 to 1000")
 fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 PARAM_TYPES = {
-    "epochs": positive_int,
-    "batch_size": positive_int,
-    "learning_rate": positive_float,
-    "warmup_steps": natural_int,
+    "epochs": counting,
+    "batch_size": counting,
+    "learning_rate": rate,
+    "warmup_steps": step_count,
     "weight_decay": fraction,
     "color": fraction,
     "crop": fraction,
-    "seed": natural_int,
+    "scales": scale_factor,
+    "weight_average": fraction,
+    "cc_weight": loss_weight,
+    "nss_weight": loss_weight,
+    "seed": seed_number,
 }
+PARAM_CHOICES = {"device": ("auto", "cpu", "gpu")}
 
 
 if __name__ == "__main__":

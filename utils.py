@@ -1,6 +1,7 @@
 """What all phases share: errors that a user can act on, and files written whole or not at all."""
 
 import contextlib
+import glob
 import importlib.metadata
 import json
 import os
@@ -56,6 +57,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes left that were killed in `whole_file(path)`, where no living one can be writing it."""
+    for leftover in path.parent.glob(f".????????.{glob.escape(path.name)}"):
+        leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -167,7 +174,8 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     epochs = [row["epoch"] for row in history]
     for key, label in (("loss", "training"), ("val_loss", "validation")):
         axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
-    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)")
+    plain = "val_kld" not in history[0]  # Where it has a column of its own, the loss is a sum of several terms.
+    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)" if plain else "loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     with whole_file(path) as temporary:

@@ -212,3 +212,21 @@ def test_batches_of_several_datasets_have_one_size_each():
         names = {s.name for s in batch.samples}
         assert names <= set("abcde") or names <= set("vwxyz")
         assert batch.size in ({(24, 32), (48, 64)} if names <= set("abcde") else {(40, 40), (32, 32), (72, 72)})
+
+
+def test_groups_by_shape_hold_every_sample_at_the_size_that_suits_its_photograph(tiny_dataset):
+    lying = data.pair_files(tiny_dataset("lying", count=3, height=48, width=64))
+    upright = data.pair_files(tiny_dataset("upright", count=2, height=64, width=48))
+    whole = data.Group([*lying, upright[0]], (48, 64)), data.Group(upright[1:], (48, 64))
+    groups = data.group_by_shape(whole, 240 * 320)
+    assert [(len(train.samples), train.size) for train, _ in groups] == [(3, (240, 320)), (1, (320, 240))]
+    assert [(len(valid.samples), valid.size) for _, valid in groups] == [(0, (240, 320)), (1, (320, 240))]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((480, 640), (240, 320)), ((640, 427), (336, 224)), ((9, 9), (280, 280)), ((1080, 1920), (208, 368))],
+)
+def test_fitted_size_is_the_one_that_a_photograph_fills_best(shape, size):
+    assert data.fitted_size(shape, 240 * 320) == size
+    assert all(side % 8 == 0 for side in size) and abs(size[0] * size[1] / (240 * 320) - 1) < 0.03

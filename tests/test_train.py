@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,10 +18,12 @@ from conftest import FIXTURES, run_with_published_kernels, seeded_arrays, set_ar
 
 import checkpoint
 import data
+import loss
 import main
 import model
 from config import PARAMS
 from phases import train
+from phases.training import callbacks
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +75,8 @@ def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path,
     best = min(range(2), key=lambda i: float(rows[i]["val_loss"]))
     attributes = checkpoint.read_attributes(results / "ckpts" / "best" / "custom.weights.h5")
     assert len(attributes["history"]) == best + 1
+    with h5py.File(results / "ckpts" / "best" / "custom.weights.h5") as file:
+        assert "layers" in file and "optimizer" not in file
     assert not [file for file in results.rglob(".*") if file.is_file()]
     output = capsys.readouterr().out
     assert "Epoch 2/2: loss" in output and "validation loss" in output
@@ -80,6 +85,7 @@ def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path,
 def test_continued_run_gives_the_losses_of_an_uninterrupted_one(tiny_dataset, tmp_path):
     folder = tiny_dataset(count=5)
     flags = ("--mirror", "--color", "0.2", "--crop", "0.2", "--weight-decay", "0.01", "--batch-size", "2")
+    flags += ("--weight-average", "0.9", "--cc-weight", "1", "--nss-weight", "0.1", "--warmup-steps", "3")
     assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "straight")) == 0
     assert run(folder, *flags, "--epochs", "2", "--results", str(tmp_path / "stopped")) == 0
     assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "stopped")) == 0
@@ -142,6 +148,153 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny
     with pytest.raises(UserError, match=r"loss became nan in epoch 2, step 1; the last good checkpoint is"):
         train.train("custom", groups, params, variant="lite", init="scratch")
     assert (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes() == before
+
+
+def compiled_model(**params):
+    network = model.build_model(width=0.125, seed=1)
+    train.compile_model(network, {**PARAMS, **params}, steps=1)
+    return network
+
+
+def row_of(epoch: int, val_loss: float = 1.0) -> dict:
+    return {"epoch": epoch, "loss": 1.0, "val_loss": val_loss, "learning_rate": 1e-3, "seconds": 1.0}
+
+
+@pytest.mark.parametrize("fault", ["loss", "weight", "optimizer"])
+def test_nothing_with_a_loss_or_weights_that_are_not_numbers_is_saved(tmp_path, fault):
+    network, run = compiled_model(), train.Run(tmp_path, "custom", {})
+    if fault == "weight":
+        network.variables[-1].assign([np.inf])
+    if fault == "optimizer":
+        next(v for v in network.optimizer.variables if "velocity" in v.path and v.shape == (1,)).assign([np.nan])
+    with pytest.raises(UserError, match=r"not a number; no epoch was complete. Try a smaller --learning-rate"):
+        run.save(network, row_of(1, np.nan if fault == "loss" else 1.0))
+    assert run.history == [] and not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_run_without_a_best_epoch_says_so(tmp_path):
+    run = train.Run(tmp_path, "custom", {"learning_rate": 7.0})
+    run.history = [row_of(1, float("nan"))]
+    with pytest.raises(UserError, match=r"no best checkpoint. Begin anew with --restart and a --learning-rate below 7"):
+        run.best()
+    run.history.append(row_of(2, 3.0))
+    assert run.best() == 3.0
+
+
+def test_running_average_of_the_weights_validates_and_is_the_best_checkpoint(tiny_dataset, tmp_path):
+    folder, results = tiny_dataset(count=5), tmp_path / "results"
+    flags = ("--epochs", "1", "--weight-average", "0.9", "--cc-weight", "0.5", "--nss-weight", "0.25")
+    assert run(folder, *flags, "--results", str(results)) == 0
+    best = checkpoint.read_arrays(results / "ckpts" / "best" / "custom.weights.h5")
+    latest = checkpoint.read_arrays(results / "ckpts" / "latest" / "custom.weights.h5")
+    assert any(np.abs(best[name] - latest[name]).max() > 1e-5 for name in best)
+    network = model.build_model(width=0.25, batch_norm=True)
+    checkpoint.assign(network, best)
+    row = {key: float(value) for key, value in history(results)[0].items()}
+    valid = data.load_groups("custom", folder, (48, 64))[1]
+    images, truths = next(iter(train.load_batches(data.validation_plan([valid], 1))))
+    maps = network(images, training=False)
+    for name in ("kld", "cc", "nss"):
+        assert row[f"val_{name}"] == pytest.approx(float(getattr(loss, name)(truths, maps)[0]), abs=1e-4)
+    for part in ("", "val_"):
+        total = row[f"{part}kld"] + 0.5 * (1 - row[f"{part}cc"]) - 0.25 * row[f"{part}nss"]
+        assert row[f"{part}loss"] == pytest.approx(total, abs=1e-4)
+
+
+def test_averaged_weights_come_and_go_exactly():
+    network = compiled_model(weight_average=0.75)
+    images = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
+    states = []
+    for _ in range(3):
+        network.train_on_batch(images, images[..., :1])
+        states.append(checkpoint.arrays_of(network))
+    with callbacks.averaged_weights(network):
+        inside = checkpoint.arrays_of(network)
+    for name, last in checkpoint.arrays_of(network).items():
+        np.testing.assert_array_equal(last, states[-1][name])
+        expected = 0.75 * (0.75 * states[0][name] + 0.25 * states[1][name]) + 0.25 * states[2][name]
+        np.testing.assert_allclose(inside[name], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_second_training_of_a_run_is_refused_and_names_the_first(tiny_dataset, tmp_path, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    with train.Run(results, "custom", {}).lock():
+        assert run(folder, "--epochs", "1", "--results", str(results)) == 2
+    assert f"process {os.getpid()}, since 20" in capsys.readouterr().err
+    with train.Run(results, "custom", {}).lock():
+        pass
+
+
+def test_files_that_a_killed_training_had_not_finished_are_removed_by_the_next(tmp_path):
+    run = train.Run(tmp_path, "custom", {})
+    folders = [run.latest_path.parent, run.best_path.parent, run.history_path.parent]
+    left = [folders[0] / ".0a1b2c3d.custom.weights.h5", folders[1] / ".0a1b2c3d.custom.weights.h5"]
+    left += [folders[2] / f".0a1b2c3d.custom{suffix}" for suffix in (".csv", ".png", ".json")]
+    others = [folders[0] / ".0a1b2c3d.osie+custom.weights.h5", run.latest_path, run.best_path]
+    for file in (*left, *others):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    with run.lock():
+        assert not any(file.exists() for file in left) and all(file.exists() for file in others)
+
+
+def test_continued_run_keeps_its_init_and_refuses_another(tmp_path):
+    network, first = compiled_model(), train.Run(tmp_path, "custom", {"init": "scratch"}, epochs=5)
+    first.start = "random weights"
+    first.save(network, row_of(1))
+    with pytest.raises(UserError, match="init was scratch, now /nonexistent"):
+        train.Run(tmp_path, "custom", {"init": "/nonexistent"}).read()
+    continued = train.Run(tmp_path, "custom", {"init": None})
+    continued.read()
+    assert continued.beginning() == f"epoch 1 of {continued.latest_path}; first from random weights"
+    assert continued.epochs_before == 5
+    continued.save(network, row_of(2))
+    attributes = checkpoint.read_attributes(continued.latest_path)
+    assert attributes["settings"] == {"init": "scratch"} and attributes["start"] == "random weights"
+
+
+def test_parameter_that_an_earlier_version_did_not_know_had_its_default(tmp_path, monkeypatch, capsys):
+    start = "epoch 2 of x.weights.h5; first from epoch 1 of x.weights.h5; first from random weights"
+    attributes = {"settings": {"seed": 1}, "history": [{"epoch": 1}], "start": start}
+    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
+    with pytest.raises(UserError, match=r"cc_weight was 0.0, now 1.0"):
+        train.Run(tmp_path, "custom", {"seed": 1, "cc_weight": 1.0}).read()
+    continued = train.Run(tmp_path, "custom", {"seed": 1, "cc_weight": 0.0, "scales": [1.0], "init": "lite"})
+    continued.read()
+    assert continued.start == "random weights"
+    assert "--init lite has no effect" in capsys.readouterr().out
+
+
+def test_warm_up_is_heeded_without_a_cosine_and_is_never_most_of_a_training():
+    def rates(epochs, *steps, **params):
+        rate = train.learning_rate({**PARAMS, "learning_rate": 1.0, "epochs": epochs, **params}, 10)
+        return [pytest.approx(float(rate(step)), abs=1e-6) for step in steps]
+
+    assert rates(10, 0, 5, 20, 90, warmup_steps=20) == [0, 0.25, 1, 1]
+    assert rates(10, 0, 5, 20, 60, 100, warmup_steps=20, cosine_decay=True) == [0, 0.25, 1, 0.5, 0]
+    assert rates(2, 0, 1, 2, 11, 20, warmup_steps=200, cosine_decay=True) == [0, 0.5, 1, 0.5, 0]
+    assert train.learning_rate(PARAMS, 10) == PARAMS["learning_rate"]
+
+
+def test_shortened_warm_up_and_stretched_cosine_are_said(tmp_path, capsys):
+    run = train.Run(tmp_path, "custom", {})
+    run.history, run.epochs_before = [row_of(1)], 2
+    params = {**PARAMS, "learning_rate": 1.0, "epochs": 2, "cosine_decay": True}
+    train._say_learning_rate(run, params, 10)
+    assert capsys.readouterr().out == ""
+    train._say_learning_rate(run, {**params, "epochs": 4, "warmup_steps": 200}, 10)
+    output = capsys.readouterr().out
+    assert "rises over 4 steps instead of 200, which would be most of this training's 40" in output
+    assert "was to have 2 epochs and now has 4: the learning rate goes on with 0.9" in output
+
+
+def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(tiny_dataset, tmp_path, monkeypatch):
+    folder, received = tiny_dataset(count=3, height=64, width=48), []
+    monkeypatch.setattr(train, "train", lambda name, groups, params, **options: received.append(groups))
+    assert run(folder, "--input-size", "auto") == 0
+    assert [train.size for train, _ in received[0]] == [(320, 240)]
+    assert run(folder, "--input-size", "56", "72") == 0
+    assert [train.size for train, _ in received[1]] == [(56, 72)]
 
 
 def test_memory_that_is_too_small_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):
