@@ -6,7 +6,7 @@ image have the same path below each of them, up to the suffix.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -309,11 +309,19 @@ def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step: its samples, the size that the network sees them in, and the seed of their augmentation."""
+    """One training step, or a device's share of one.
+
+    Attributes:
+        samples: what is in it.
+        size: height and width that the network sees them in.
+        seed: of their augmentation, together with a sample's position in the whole step.
+        first: position of the first sample in the whole step.
+    """
 
     samples: Sequence[Sample]
     size: tuple[int, int]
     seed: int = 0
+    first: int = 0
 
 
 def training_plan(
@@ -345,6 +353,25 @@ def validation_plan(groups: Sequence[Group], batch_size: int) -> list[Batch]:
         for group in groups
         for start in range(0, len(group.samples), batch_size)
     ]
+
+
+def share_out(plan: Sequence[Batch], devices: int) -> list[Batch]:
+    """Each batch of a plan as one share for each device, in turn.
+
+    The shares of a batch differ by one sample at most. Where it has fewer samples than there are devices, some are
+    in several shares, as no device can be without.
+    """
+    shares = []
+    for batch in plan:
+        size, surplus = divmod(len(batch.samples), devices)
+        for device in range(devices):
+            first = device * size + min(device, surplus)
+            samples = batch.samples[first : first + size + (device < surplus)]
+            if not samples:
+                first = device % len(batch.samples)
+                samples = batch.samples[first : first + 1]
+            shares.append(replace(batch, samples=samples, first=first))
+    return shares
 
 
 # Width to height, and height to width, of the photographs that there are.

@@ -2,13 +2,15 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import tensorflow as tf
 
-from data import Batch, Sample, why_unreadable
+from data import Batch, Group, Sample, why_unreadable
+from utils import check_space
 
 # What fills the rest of the network's input around an image, and around its saliency map.
 IMAGE_PADDING, MAP_PADDING = 126, 0
@@ -102,9 +104,15 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
         for batch in plan:
             # As bytes, because a file's name need not be valid text.
             stimuli = [os.fsencode(sample.stimulus) for sample in batch.samples]
-            yield stimuli, [os.fsencode(sample.saliency) for sample in batch.samples], batch.size, batch.seed
+            yield (
+                stimuli,
+                [os.fsencode(sample.saliency) for sample in batch.samples],
+                batch.size,
+                batch.seed,
+                batch.first,
+            )
 
-    def load(stimuli, saliency, size, seed):
+    def load(stimuli, saliency, size, seed, first):
         def load_one(row):
             stimulus, saliency, index = row
             image = decode_image(tf.io.read_file(stimulus), 3)
@@ -113,7 +121,9 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
             return pad(image, size, IMAGE_PADDING), pad(truth, size, MAP_PADDING)
 
         images, truths = tf.map_fn(
-            load_one, (stimuli, saliency, tf.range(tf.size(stimuli))), fn_output_signature=(tf.float32, tf.float32)
+            load_one,
+            (stimuli, saliency, first + tf.range(tf.size(stimuli))),
+            fn_output_signature=(tf.float32, tf.float32),
         )
         return tf.ensure_shape(images, (None, None, None, 3)), tf.ensure_shape(truths, (None, None, None, 1))
 
@@ -122,10 +132,56 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
         tf.TensorSpec((None,), tf.string),
         tf.TensorSpec((2,), tf.int32),
         tf.TensorSpec((), tf.int32),
+        tf.TensorSpec((), tf.int32),
     )
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
     return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def load_cached(plan: Sequence[Batch], files: Mapping[tuple[Sample, tuple[int, int]], Path]):
+    """Like `load_batches` without augmentation, from files that `write_cache` made."""
+
+    def rows():
+        for batch in plan:
+            yield [os.fsencode(files[sample, batch.size]) for sample in batch.samples], batch.size
+
+    def load(paths, size):
+        pairs = tf.map_fn(
+            lambda path: tf.reshape(tf.io.decode_raw(tf.io.read_file(path), tf.float32), (size[0], size[1], 4)),
+            paths,
+            fn_output_signature=tf.TensorSpec((None, None, 4), tf.float32),
+        )
+        return pairs[..., :3], pairs[..., 3:]
+
+    signature = tf.TensorSpec((None,), tf.string), tf.TensorSpec((2,), tf.int32)
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
+    return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def write_cache(groups: Sequence[Group], folder: Path) -> dict[tuple[Sample, tuple[int, int]], Path]:
+    """Decode, resize and pad every sample once, and keep the numbers, 16 bytes for each pixel of the network's input.
+
+    Args:
+        groups: samples, and the size of the network's input for each.
+        folder: for one file of each; the system keeps in memory what it has room for.
+
+    Returns:
+        The file of each sample at its size, for `load_cached`.
+
+    Raises:
+        UserError: they would not fit on the disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_space(folder, sum(16 * len(group.samples) * group.size[0] * group.size[1] for group in groups))
+    plan = [Batch([sample], group.size) for group in groups for sample in group.samples]
+    files = {}
+    for i, (batch, (image, truth)) in enumerate(zip(plan, load_batches(plan), strict=True)):
+        file = folder / f"{i}.raw"
+        np.concatenate([image[0], truth[0]], axis=-1).tofile(file)
+        files[batch.samples[0], batch.size] = file
+    return files
 
 
 def decode_image(contents, channels: int):

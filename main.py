@@ -25,6 +25,11 @@ PARAM_HELP = {
     "the average is what validates and what is saved as best",
     "cc_weight": "weight of 1 - CC, the correlation with the true map, in the loss beside the paper's KLD",
     "nss_weight": "weight of -NSS, with the true map in the place of fixations, in the loss beside the paper's KLD",
+    "gpus": "GPUs of this machine that share each training step; 0 for all that TensorFlow sees",
+    "cache": "decode and resize images once and keep them on the disk, where training does not vary them",
+    "tensorboard": "also write losses, learning rate, images a second and a few validation maps for TensorBoard",
+    "precision": "that convolutions compute in: float32, as published; bfloat16 or, on GPUs, float16, which are faster "
+    "and less exact",
     "device": "layout of the network: cpu (channels-last), gpu (channels-first), or what TensorFlow sees",
     "seed": "of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
@@ -536,6 +541,7 @@ def number(kind: type, holds: Callable[[float], bool], expected: str) -> Callabl
 
 counting = number(int, lambda value: 1 <= value <= 1_000_000, "a whole number from 1 to 1000000")
 step_count = number(int, lambda value: 0 <= value <= 1_000_000, "a whole number from 0 to 1000000")
+gpu_count = number(int, lambda value: 0 <= value <= 256, "a whole number from 0 to 256")
 seed_number = number(int, lambda value: 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}")
 network_side = number(
     int, lambda value: value >= 8 and value % 8 == 0, "a multiple of 8, as the network works in eighths"
@@ -560,9 +566,10 @@ PARAM_TYPES = {
     "weight_average": fraction,
     "cc_weight": loss_weight,
     "nss_weight": loss_weight,
+    "gpus": gpu_count,
     "seed": seed_number,
 }
-PARAM_CHOICES = {"device": ("auto", "cpu", "gpu")}
+PARAM_CHOICES = {"precision": ("float32", "bfloat16", "float16"), "device": ("auto", "cpu", "gpu")}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The training phase: from photographs and fixations to checkpoints, a history and a run record."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -10,10 +11,12 @@ import checkpoint
 import utils
 from config import VARIANTS
 from data import Group, training_plan, validation_plan
-from images import find_damaged, load_batches
+from images import find_damaged
 from loss import cc, combined, kld, nss
-from model import build_model, choose_layout
-from phases.training.callbacks import EpochEnd, ValidateAverage
+from model import build_model, check_precision, choose_layout
+from phases.training.batches import feed, loaders
+from phases.training.callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
+from phases.training.devices import choose_devices, strategy_for
 from phases.training.run import Run
 from utils import UserError
 
@@ -62,7 +65,15 @@ def _train(
     run: Run, params: Mapping, train_groups: Sequence[Group], valid_groups: Sequence[Group], restart: bool
 ) -> None:
     name, variant, context = (run.settings[key] for key in ("dataset", "variant", "context"))
+    if params["tensorboard"]:
+        check_tensorboard()
+    if slow := check_precision(params["precision"]):
+        print(slow)
     layout, device = choose_layout(params["device"])
+    devices = choose_devices(params["gpus"], params["batch_size"])
+    strategy = strategy_for(devices)
+    if len(devices) > 1:
+        device += f", {len(devices)} of them"
     resuming = run.exists() and not restart
     if resuming:
         run.read()
@@ -72,13 +83,15 @@ def _train(
             name, run.settings["init"], results=run.results, context=context, variant=variant
         )
 
-    model = build_model(layout, context, VARIANTS[variant]["width"], needs_batch_norm(arrays, variant), params["seed"])
     steps = len(training_plan(train_groups, params["batch_size"], params["seed"], 0))
-    compile_model(model, params, steps)
-    if resuming:
-        checkpoint.load_checkpoint(model, run.latest_path)
-    elif arrays:
-        checkpoint.assign(model, arrays)
+    width, batch_norm = VARIANTS[variant]["width"], needs_batch_norm(arrays, variant)
+    with strategy.scope():
+        model = build_model(layout, context, width, batch_norm, params["seed"], params["precision"])
+        compile_model(model, params, steps)
+        if resuming:
+            checkpoint.load_checkpoint(model, run.latest_path)
+        elif arrays:
+            checkpoint.assign(model, arrays)
     print(f"Training {name}: {_count(train_groups)} images, validating with {_count(valid_groups)}, on {device}.")
     print(f"Starting from {run.beginning()}.")
     first = len(run.history)
@@ -91,38 +104,59 @@ def _train(
     _say_learning_rate(run, params, steps)
 
     run.record(params, device)
+    with (
+        _failures_explained([*train_groups, *valid_groups]),
+        loaders(run.cache_path, params, train_groups, valid_groups) as load,
+    ):
+        _fit(model, strategy, run, params, steps, load, train_groups, valid_groups)
+    run.record(params, device)
+    print(f"Done. The best checkpoint has validation loss {run.best():.4f}: {run.best_path}")
+
+
+def _fit(model, strategy, run: Run, params: Mapping, steps: int, load, train_groups, valid_groups) -> None:
+    """Train for the epochs that are left."""
+    first = len(run.history)
     plan = [
         batch
         for epoch in range(first, params["epochs"])
         for batch in training_plan(train_groups, params["batch_size"], params["seed"], epoch, params["scales"])
     ]
-    augmentation = {key: params[key] for key in ("mirror", "color", "crop") if params[key]}
+    validation = validation_plan(valid_groups, params["batch_size"])
+    callbacks: list = [ValidateAverage()] if params["weight_average"] else []
+    if params["tensorboard"]:
+        folder = run.results / "tensorboard" / run.settings["dataset"]
+        callbacks.append(Board(folder, validation, _count(train_groups)))
+    model.fit(
+        feed(strategy, plan, load[0]),
+        validation_data=feed(strategy, validation, load[1]),
+        validation_steps=len(validation),
+        initial_epoch=first,
+        epochs=params["epochs"],
+        steps_per_epoch=steps,
+        callbacks=[*callbacks, EpochEnd(run, steps)],
+        shuffle=False,
+        verbose=0,
+    )
+
+
+@contextlib.contextmanager
+def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
+    """Turn what TensorFlow raises for a small memory or a damaged image into an error that a user can act on."""
     try:
-        model.fit(
-            load_batches(plan, augmentation),
-            validation_data=load_batches(validation_plan(valid_groups, params["batch_size"])),
-            initial_epoch=first,
-            epochs=params["epochs"],
-            steps_per_epoch=steps,
-            callbacks=[*([ValidateAverage()] if params["weight_average"] else []), EpochEnd(run, steps)],
-            shuffle=False,
-            verbose=0,
-        )
+        yield
     except tf.errors.ResourceExhaustedError as error:
         raise UserError(
-            "The memory is too small for this training: try a smaller --batch-size, --variant lite, or on your own "
-            "data a smaller --input-size."
+            "The memory is too small for this training: try a smaller --batch-size, --variant lite, or a smaller "
+            "--input-size."
         ) from error
     except tf.errors.OpError as error:
-        damaged = find_damaged([sample for group in (*train_groups, *valid_groups) for sample in group.samples])
+        damaged = find_damaged([sample for group in groups for sample in group.samples])
         if not damaged:
             raise
         raise UserError(
             f"Training stopped at an image that cannot be read: {utils.name_some(damaged, '; ')}. Replace it, or "
             f"remove it and what belongs to it, and repeat the command."
         ) from error
-    run.record(params, device)
-    print(f"Done. The best checkpoint has validation loss {run.best():.4f}: {run.best_path}")
 
 
 def needs_batch_norm(arrays: Mapping, variant: str) -> bool:
@@ -151,11 +185,13 @@ def compile_model(model: keras.Model, params: Mapping, steps: int) -> None:
     )
     if params["weight_decay"]:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if params["precision"] == "float16":  # Its smallest numbers are greater than many gradients.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
     loss, metrics = kld, []
     if params["cc_weight"] or params["nss_weight"]:
         loss, metrics = combined(params["cc_weight"], params["nss_weight"]), [kld, cc, nss]
-    # Compiling with XLA would compile anew for each size of the input.
+    # Compiling with XLA would compile anew for each size of the input, and does not work with several GPUs.
     model.compile(optimizer, loss, metrics=metrics, jit_compile=False)
 
 
@@ -198,8 +234,8 @@ def _say_learning_rate(run: Run, params: Mapping, steps: int) -> None:
 
 
 def _settings(name, params, variant, context, init, train_groups, valid_groups) -> dict:
-    """What must not change while a run is continued. The device, the folder and the number of epochs may."""
-    free = ("device", "results", "epochs")
+    """What must not change while a run is continued. Devices, folders and the number of epochs may."""
+    free = ("device", "gpus", "cache", "tensorboard", "results", "epochs")
     return {
         "dataset": name,
         "variant": variant,

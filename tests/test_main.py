@@ -32,7 +32,9 @@ def test_every_parameter_is_a_flag_of_train():
     flags = {
         "epochs": "3", "batch_size": "2", "learning_rate": "0.5", "warmup_steps": "7", "cosine_decay": None,
         "weight_decay": "0.25", "mirror": None, "color": "0.125", "crop": "0.5", "scales": "0.75",
-        "weight_average": "0.5", "cc_weight": "0.5", "nss_weight": "0.25", "device": "gpu", "seed": "9",
+        "weight_average": "0.5", "cc_weight": "0.5", "nss_weight": "0.25", "gpus": "2",
+        "cache": None, "tensorboard": None, "precision": "bfloat16",
+        "device": "gpu", "seed": "9",
         "results": "elsewhere",
     }  # fmt: skip
     assert flags.keys() == PARAMS.keys()

@@ -22,8 +22,9 @@ import loss
 import main
 import model
 from config import PARAMS
+from images import load_batches
 from phases import train
-from phases.training import callbacks
+from phases.training import batches, callbacks
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -192,7 +193,7 @@ def test_running_average_of_the_weights_validates_and_is_the_best_checkpoint(tin
     checkpoint.assign(network, best)
     row = {key: float(value) for key, value in history(results)[0].items()}
     valid = data.load_groups("custom", folder, (48, 64))[1]
-    images, truths = next(iter(train.load_batches(data.validation_plan([valid], 1))))
+    images, truths = next(iter(load_batches(data.validation_plan([valid], 1))))
     maps = network(images, training=False)
     for name in ("kld", "cc", "nss"):
         assert row[f"val_{name}"] == pytest.approx(float(getattr(loss, name)(truths, maps)[0]), abs=1e-4)
@@ -214,6 +215,106 @@ def test_averaged_weights_come_and_go_exactly():
         np.testing.assert_array_equal(last, states[-1][name])
         expected = 0.75 * (0.75 * states[0][name] + 0.25 * states[1][name]) + 0.25 * states[2][name]
         np.testing.assert_allclose(inside[name], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_float16_scales_the_loss_and_its_checkpoint_holds_float32(tmp_path):
+    network = model.build_model(width=0.125, seed=1, precision="float16")
+    train.compile_model(network, {**PARAMS, "precision": "float16", "weight_average": 0.9}, steps=1)
+    assert isinstance(network.optimizer, train.keras.optimizers.LossScaleOptimizer)
+    before, images = checkpoint.arrays_of(network), np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3))
+    for _ in range(12):  # The scale is halved until the gradients fit into float16.
+        assert np.isfinite(network.train_on_batch(images, images[..., :1]))
+    after = checkpoint.arrays_of(network)
+    assert any(np.abs(after[name] - before[name]).max() > 0 for name in before)
+    run = train.Run(tmp_path, "custom", {})
+    run.save(network, row_of(1))
+    with h5py.File(run.latest_path) as file:
+        kinds = {value.dtype for value in find_datasets(file["layers"])}
+    assert kinds == {np.dtype("float32")}
+    checkpoint.load_checkpoint(network, run.latest_path)
+
+
+def find_datasets(group) -> list:
+    found = []
+    group.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def test_cached_images_are_the_same_and_are_gone_afterwards(tiny_dataset, tmp_path, capsys):
+    folder = tiny_dataset(count=5, height=60, width=40)
+    groups = [[group] for group in data.load_groups("custom", folder, (48, 64))]
+    plan = data.training_plan(groups[0], 2, seed=0, epoch=0)
+    with batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True}, *groups) as (training, validation):
+        for (images, truths), (cached, cached_truths) in zip(load_batches(plan), training(plan), strict=True):
+            np.testing.assert_array_equal(cached, images)
+            np.testing.assert_array_equal(cached_truths, truths)
+        for file in (folder / "stimuli").iterdir():
+            file.unlink()  # Nothing of it is read again.
+        assert len(list(validation(data.validation_plan(groups[1], 1)))) == 1
+        assert len(list(training(plan))) == len(plan)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_training_that_varies_its_images_caches_those_of_the_validation_only(tiny_dataset, tmp_path, capsys):
+    groups = [[group] for group in data.load_groups("custom", tiny_dataset(count=5), (48, 64))]
+    with batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True, "mirror": True}, *groups) as (training, _):
+        assert training.keywords == {"augmentation": {"mirror": True}}
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert "only those of the validation are cached" in capsys.readouterr().out
+
+
+def test_cache_that_does_not_fit_on_the_disk_is_not_begun(tiny_dataset, tmp_path, monkeypatch):
+    groups = [[group] for group in data.load_groups("custom", tiny_dataset(count=5), (48, 64))]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5 * 16 * 48 * 64 - 1))
+    with (
+        pytest.raises(UserError, match="The disk is full"),
+        batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True}, *groups),
+    ):
+        pass
+    assert not (tmp_path / "cache").exists()
+
+
+def test_bfloat16_training_with_a_cache_leaves_float32_weights_and_says_so_in_its_record(tiny_dataset, tmp_path):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    flags = ("--epochs", "1", "--precision", "bfloat16", "--cache", "--results", str(results))
+    assert run(folder, *flags) == 0
+    record = json.loads((results / "history" / "custom.json").read_text(encoding="utf-8"))
+    assert record["settings"]["precision"] == "bfloat16" and "cache" not in record["settings"]
+    with h5py.File(results / "ckpts" / "latest" / "custom.weights.h5") as file:
+        kinds = {value.dtype for key in ("layers", "optimizer") for value in find_datasets(file[key])}
+    assert kinds == {np.dtype("float32"), np.dtype("int32")} or kinds == {np.dtype("float32"), np.dtype("int64")}
+    assert not (results / "cache" / "custom").exists()
+
+
+def test_tensorboard_gets_losses_speed_and_validation_maps_beside_their_truth(tiny_dataset, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    folder, results = tiny_dataset(count=5), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--tensorboard", "--results", str(results)) == 0
+    tags = {}
+    for part in ("train", "validation"):
+        for file in (results / "tensorboard" / "custom" / part).glob("events*"):
+            for record in tf.data.TFRecordDataset(str(file)):
+                event = tf.compat.v1.Event.FromString(record.numpy())
+                tags |= {f"{part}/{value.tag}": value for value in event.summary.value}
+    expected = {"train/epoch_loss", "train/epoch_learning_rate", "train/images_per_second", "validation/epoch_loss"}
+    assert expected <= tags.keys()
+    assert tags["train/images_per_second"].tensor is not None
+    assert "validation/photograph, map, truth/0" in tags
+
+
+def test_tensorboard_that_is_not_installed_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(callbacks.importlib.util, "find_spec", lambda name: None)
+    assert run(tiny_dataset(count=3), "--tensorboard", "--results", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install tensorboard" in error
+
+
+def test_picture_for_tensorboard_is_the_photograph_its_map_and_the_truth():
+    photograph, saliency = np.full((2, 4, 3), 51.0, np.float32), np.full((2, 4, 1), 0.5, np.float32)
+    picture = callbacks.side_by_side(photograph, saliency, 100 * saliency).numpy()
+    assert picture.shape == (2, 12, 3)
+    np.testing.assert_allclose(picture[0, ::4], [[0.2] * 3, [0.5] * 3, [1.0] * 3])
 
 
 def test_second_training_of_a_run_is_refused_and_names_the_first(tiny_dataset, tmp_path, capsys):

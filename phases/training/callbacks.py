@@ -1,19 +1,27 @@
 """What happens between the steps and epochs of a training."""
 
 import contextlib
+import importlib.util
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
+from data import Batch
+from images import load_batches
 from utils import UserError
 
 if TYPE_CHECKING:
     from phases.training.run import Run
+
+BOARD_IMAGES = 4  # of the validation, shown after each epoch
 
 
 class EpochEnd(keras.callbacks.Callback):
@@ -45,7 +53,7 @@ class EpochEnd(keras.callbacks.Callback):
             "loss": float(logs["loss"]),
             "val_loss": float(logs["val_loss"]),
             **{key: float(value) for key, value in logs.items() if key not in ("loss", "val_loss")},
-            "learning_rate": float(self.model.optimizer.learning_rate),
+            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "seconds": round(seconds, 1),
         }
         self.run.save(self.model, row)
@@ -66,6 +74,59 @@ class ValidateAverage(keras.callbacks.Callback):
 
     def on_test_end(self, logs=None):
         self.stack.close()
+
+
+class Board(keras.callbacks.TensorBoard):
+    """Adds to Keras' own losses and learning rate for TensorBoard the speed and a few validation maps.
+
+    Args:
+        folder: to write.
+        validation: its plan, of which the first batches are shown.
+        images: of one epoch.
+    """
+
+    def __init__(self, folder: Path, validation: Sequence[Batch], images: int):
+        super().__init__(folder, write_graph=False)
+        self.shown = [replace(batch, samples=batch.samples[:BOARD_IMAGES]) for batch in validation[:BOARD_IMAGES]]
+        self.images = images
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.started, self.seconds = time.monotonic(), 0.0
+
+    def on_test_begin(self, logs=None):
+        super().on_test_begin(logs)
+        self.seconds = time.monotonic() - self.started
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        with self._train_writer.as_default(epoch):
+            tf.summary.scalar("images_per_second", self.images / self.seconds)
+        pictures = []
+        with averaged_weights(self.model):
+            for photographs, truths in load_batches(self.shown):
+                pictures += [
+                    side_by_side(*row) for row in zip(photographs, self.model(photographs), truths, strict=True)
+                ]
+        with self._val_writer.as_default(epoch):
+            for i, picture in enumerate(pictures[:BOARD_IMAGES]):
+                tf.summary.image(f"photograph, map, truth/{i}", picture[None])
+
+
+def side_by_side(photograph: tf.Tensor, saliency: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
+    """A photograph, 0 to 255, its map, 0 to 1, and the true map, 0 to 255: float32 (H, 3 W, 3), 0 to 1."""
+    maps = [tf.image.grayscale_to_rgb(x) for x in (saliency, truth / tf.maximum(tf.reduce_max(truth), 1e-7))]
+    return tf.concat([photograph / 255, *maps], axis=1)
+
+
+def check_tensorboard() -> None:
+    """Check that what writes for TensorBoard is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs a package that is not installed: 'pip install tensorboard'.")
 
 
 @contextlib.contextmanager

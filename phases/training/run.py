@@ -31,6 +31,7 @@ class Run:
         self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
         self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
         self.history_path = results / "history" / f"{name}.csv"
+        self.cache_path = results / "cache" / name
         self.settings = settings
         self.epochs = epochs
         self.epochs_before: int | None = None
