@@ -221,12 +221,3 @@ def test_groups_by_shape_hold_every_sample_at_the_size_that_suits_its_photograph
     groups = data.group_by_shape(whole, 240 * 320)
     assert [(len(train.samples), train.size) for train, _ in groups] == [(3, (240, 320)), (1, (320, 240))]
     assert [(len(valid.samples), valid.size) for _, valid in groups] == [(0, (240, 320)), (1, (320, 240))]
-
-
-@pytest.mark.parametrize(
-    ("shape", "size"),
-    [((480, 640), (240, 320)), ((640, 427), (336, 224)), ((9, 9), (280, 280)), ((1080, 1920), (208, 368))],
-)
-def test_fitted_size_is_the_one_that_a_photograph_fills_best(shape, size):
-    assert data.fitted_size(shape, 240 * 320) == size
-    assert all(side % 8 == 0 for side in size) and abs(size[0] * size[1] / (240 * 320) - 1) < 0.03
