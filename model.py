@@ -201,7 +201,13 @@ def keras_convolutions(
         if batch_norm and relu:
             axis = 1 if layout == CHANNELS_FIRST else -1
             x = keras.layers.BatchNormalization(
-                axis, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, dtype=policy, name=keras_name(name) + "_norm"
+                axis,
+                momentum=NORM_MOMENTUM,
+                epsilon=NORM_EPSILON,
+                # Over the whole batch, where several devices share it.
+                synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
+                dtype=policy,
+                name=keras_name(name) + "_norm",
             )(x)
         return keras.ops.relu(x) if relu else x
 

@@ -22,8 +22,9 @@ MAY_IMPORT = {
     "checkpoint": "download model utils config",
     "scoring": "scoring images data utils config",
     "msinet": "checkpoint images data model utils config",
-    "phases": "phases.formats msinet scoring checkpoint images data model loss utils config",
+    "phases": "phases.formats phases.training msinet scoring checkpoint images data model loss utils config",
     "phases.download": "download utils config",
+    "phases.training": "phases.training checkpoint images data utils config",
     "phases.formats": "phases.formats msinet checkpoint images data model utils config",
     "main": "phases scoring data download utils config",
 }

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -18,16 +17,18 @@ from data import Batch
 from images import load_batches
 from utils import UserError
 
-if TYPE_CHECKING:
-    from phases.training.run import Run
-
 BOARD_IMAGES = 4  # of the validation, shown after each epoch
 
 
 class EpochEnd(keras.callbacks.Callback):
-    """Shows progress, stops when the loss is not a number, and saves the run after every epoch."""
+    """Shows progress, stops when the loss is not a number, and saves the run after every epoch.
 
-    def __init__(self, run: "Run", steps: int):
+    Args:
+        run: a `run.Run`.
+        steps: of one epoch.
+    """
+
+    def __init__(self, run, steps: int):
         super().__init__()
         self.run, self.steps = run, steps
 
