@@ -1,7 +1,7 @@
 """The training phase: from photographs and fixations to checkpoints, a history and a run record."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -188,7 +188,8 @@ def compile_model(model: keras.Model, params: Mapping, steps: int) -> None:
     if params["precision"] == "float16":  # Its smallest numbers are greater than many gradients.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
-    loss, metrics = kld, []
+    loss: Callable = kld
+    metrics: list = []
     if params["cc_weight"] or params["nss_weight"]:
         loss, metrics = combined(params["cc_weight"], params["nss_weight"]), [kld, cc, nss]
     # Compiling with XLA would compile anew for each size of the input, and does not work with several GPUs.
