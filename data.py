@@ -4,8 +4,12 @@ A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/
 image have the same path below each of them, up to the suffix.
 """
 
+import hashlib
+import json
+import os
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +26,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 MAP_SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 MAP_FORMATS = ("JPEG", "PNG")
+
+# Of the end of a file that `files_hash` reads.
+TAIL_BYTES = 4096
 
 # The split must be the published one whatever seed a run uses.
 SPLIT_SEED = 42
@@ -261,29 +268,66 @@ def load_groups(
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:
-    """The split of one's own photographs: by the folders `train` and `val` where there are both, else at random.
+    """The split of one's own photographs: by the folders `train` and `val` where there are both, else by their names.
 
-    At random, at least one image trains, and if `valid_fraction` is above 0, one of several validates. The seed is that
-    of the published splits, so that no evaluation scores images that trained because a run had another seed.
+    Whether an image validates depends on its name alone, so that no other moves when images are added or removed, and
+    no evaluation scores images that trained because a run had another seed. At least one image trains, and if
+    `valid_fraction` is above 0, one of several validates: only for that may another move, where images are few.
 
     Raises:
         UserError: there are images outside of the folders `train` and `val`.
     """
-    given = [[s for s in samples if s.name.startswith(part)] for part in ("train/", "val/")]
-    if all(given):
+    if is_split_by_folders(samples):
         if outside := [s.name for s in samples if not s.name.startswith(("train/", "val/"))]:
             raise UserError(
                 f"Of the images in 'stimuli', some are neither in its folder 'train' nor in 'val': "
                 f"{name_some(outside)}. Move them into one of the two, or out of the dataset."
             )
-        return given[0], given[1]
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(samples))
-    count = min(max(round(valid_fraction * len(samples)), valid_fraction > 0), len(samples) - 1)
-    valid = {int(i) for i in order[:count]}
-    parts: tuple[list[Sample], list[Sample]] = ([], [])
-    for i, sample in enumerate(samples):
-        parts[i in valid].append(sample)
-    return parts
+        return _divide(samples, {s.name for s in samples if s.name.startswith("val/")})
+    order = sorted((s.name for s in samples), key=position_of_name)
+    valid = [name for name in order if position_of_name(name) < valid_fraction]
+    if valid_fraction > 0:
+        valid = valid or order[:1]
+    return _divide(samples, set(valid[: len(order) - 1]))
+
+
+def is_split_by_folders(samples: Sequence[Sample]) -> bool:
+    """Whether one's own photographs are in folders that say which train and which validate."""
+    return all(any(s.name.startswith(part) for s in samples) for part in ("train/", "val/"))
+
+
+def position_of_name(name: str) -> float:
+    """A number from 0 to below 1 that is as good as drawn at random, but the same for a name wherever it is asked."""
+    # Macintoshes write an accent as a letter of its own.
+    text = f"validates {unicodedata.normalize('NFC', name)}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48  # A float holds 48 bits exactly, so that it stays below 1.
+
+
+def _divide(samples: Sequence[Sample], valid: set[str]) -> tuple[list[Sample], list[Sample]]:
+    return [s for s in samples if s.name not in valid], [s for s in samples if s.name in valid]
+
+
+def names_hash(train: Iterable[str], valid: Iterable[str]) -> str:
+    """SHA-256 in hexadecimal of the names of the images that train and that validate, whatever their order."""
+    return hashlib.sha256(json.dumps([sorted(train), sorted(valid)]).encode()).hexdigest()
+
+
+def files_hash(samples: Iterable[Sample]) -> str:
+    """SHA-256 in hexadecimal by which changed photographs and maps are noticed, while whole folders may be copied.
+
+    It is of names, sizes in bytes and the files' ends, which are quick to read. A PNG that changes anywhere changes its
+    checksum there, and a JPEG all but always its size.
+    """
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps(sample.name).encode())
+        for path in (sample.stimulus, sample.saliency):
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - TAIL_BYTES))
+                digest.update(size.to_bytes(8, "big") + file.read())
+    return digest.hexdigest()
 
 
 # --- What a training step sees ----------------------------------------------------------------------------------------
