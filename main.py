@@ -2,12 +2,14 @@
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from config import DIMS, EXPORTS, MAX_PIXELS, PARAMS, RECIPES, VARIANTS, VERSION
+from acquisition import datasets
+from config import EXPORTS, MAX_PIXELS, PARAMS, RECIPES, VARIANTS, VERSION
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
@@ -35,7 +37,6 @@ PARAM_HELP = {
     "seed": "seed of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
-PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 VALID_FRACTION = 0.2  # of one's own photographs
 MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 SHARED_PARAMS = ("device", "results", "batch_size")
@@ -85,10 +86,10 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         "-d",
         "--data",
         nargs="+",
-        choices=DIMS,
+        choices=datasets.names(),
         default=["salicon"],
         metavar="DATA",
-        help=f"{', '.join(DIMS)}; several are trained on together (default: salicon)",
+        help=f"{', '.join(datasets.names())}; several are trained on together (default: salicon)",
     )
     add_dataset_path(phase)
     phase.add_argument(
@@ -122,10 +123,10 @@ def add_download(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d",
         "--data",
-        choices=(*PUBLISHED_DATA, "all"),
+        choices=(*datasets.DATASETS, "all"),
         default="salicon",
         metavar="DATA",
-        help=f"{', '.join(PUBLISHED_DATA)}, or all (default: salicon)",
+        help=f"{', '.join(datasets.DATASETS)}, or all (default: salicon)",
     )
     phase.add_argument(
         "-p", "--path", type=Path, help="folder that the datasets' folders go to (default: data; for weights: weights)"
@@ -169,7 +170,12 @@ def add_test(phase: argparse.ArgumentParser) -> None:
 def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_evaluate)
     phase.add_argument(
-        "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
+        "-d",
+        "--data",
+        choices=datasets.names(),
+        default="salicon",
+        metavar="DATA",
+        help=f"{', '.join(datasets.names())} (default: salicon)",
     )
     add_dataset_path(phase)
     phase.add_argument(
@@ -194,7 +200,7 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument(
         "--sigma",
-        type=positive_float,
+        type=blur_width,
         metavar="PIXELS",
         help="standard deviation of the Gaussian that blurs fixations for CC, SIM and KLD "
         "(default: use the dataset's saliency maps)",
@@ -235,14 +241,16 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
 
 def add_export(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_export)
-    phase.add_argument("--format", choices=EXPORTS, required=True, help="format of the export")
+    phase.add_argument(
+        "--format", choices=EXPORTS, required=True, help="format of the export; hub is a folder to push to Hugging Face"
+    )
     add_network_flags(phase)
     phase.add_argument(
         "--bits",
         type=int,
         choices=(32, 16, 8),
         default=32,
-        help="bits that store a weight; tflite and tfjs offer 16, tflite also 8 (default: 32)",
+        help="bits that store a weight; onnx, tflite and tfjs offer 16, tflite also 8 (default: 32)",
     )
     phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
     phase.add_argument(
@@ -284,10 +292,10 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-d",
         "--data",
-        choices=DIMS,
+        choices=datasets.names(),
         default="salicon",
         metavar="DATA",
-        help=f"whose weights and input size to use: {', '.join(DIMS)} (default: salicon)",
+        help=f"whose weights and input size to use: {', '.join(datasets.names())} (default: salicon)",
     )
     parser.add_argument(
         "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
@@ -352,7 +360,7 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--pixels-per-degree",
-        type=positive_float,
+        type=blur_width,
         metavar="P",
         help="pixels of the images that one degree of visual angle spans",
     )
@@ -394,22 +402,23 @@ def run_train(options: argparse.Namespace) -> None:
     if "custom" in options.data:
         if options.valid_fraction is None:
             options.valid_fraction = VALID_FRACTION
-        blur = fixations.Blur(options.sigma, options.pixels_per_degree)
-        prepare_custom(data.find_dataset("custom", options.path), blur)
         # They decide what is learnt, and so belong to the run's settings.
-        params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+        own = {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+        params |= own
+        folder = data.find_dataset("custom", options.path)
+        if not options.restart:
+            check_run(Path(params["results"]), "+".join(options.data), own)
+        prepare_custom(folder, fixations.Blur(options.sigma, options.pixels_per_degree))
     else:
         for flag in ("valid_fraction", "sigma", "pixels_per_degree"):
             if getattr(options, flag) is not None:
                 raise UserError(f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published.")
-    sizes = {name: DIMS[name] if options.input_size in (None, "auto") else options.input_size for name in options.data}
+    fixed = None if options.input_size == "auto" else options.input_size
+    sizes = {name: fixed or datasets.input_size(name) for name in options.data}
     groups = [
         data.load_groups(name, options.path, sizes[name], valid_fraction=options.valid_fraction)
         for name in options.data
     ]
-    if options.input_size == "auto":
-        height, width = sizes[options.data[0]]
-        groups = [part for whole in groups for part in data.group_by_shape(whole, height * width)]
     with quiet_stderr():
         from phases import train
     train.train(
@@ -420,7 +429,17 @@ def run_train(options: argparse.Namespace) -> None:
         context=options.context,
         init=options.init,
         restart=options.restart,
+        fit_pixels=math.prod(sizes[options.data[0]]) if options.input_size == "auto" else None,
     )
+
+
+def check_run(results: Path, name: str, settings: dict) -> None:
+    """Refuse to continue a training run with other settings than these, before maps are made that it cannot use."""
+    with quiet_stderr():
+        from phases import train
+    run = train.Run(results, name, settings)
+    if run.exists():
+        run.read()
 
 
 def prepare_custom(folder: Path, blur=None) -> None:
@@ -435,9 +454,9 @@ def run_download(options: argparse.Namespace) -> int:
     import download
 
     if options.list:
-        print(download.table())
+        print(datasets.table())
         return 0
-    names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    names = list(datasets.DATASETS) if options.data == "all" else [options.data]
     tasks: list[tuple[Callable, str, Path]]
     tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
     if options.weights:
@@ -507,9 +526,11 @@ def run_demo(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     import data
+    from scoring.protocols import PROTOCOLS
 
-    params = params_of(options)
-    if options.protocol == "mit" and (options.metric_maps or options.fit or options.density or options.sigma):
+    if not PROTOCOLS[options.protocol].uses_density and (
+        options.metric_maps or options.fit or options.density or options.sigma
+    ):
         raise UserError("--metric-maps, --fit, --density and --sigma belong to --protocol tuebingen.")
     if options.fit and options.split != "valid":
         raise UserError(f"--fit learns from the training split, so it cannot be scored on --split {options.split}.")
@@ -521,26 +542,31 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
-        train, valid = data.load_groups(options.data, folder, DIMS[options.data], valid_fraction=options.valid_fraction)
+        train, valid = data.load_groups(
+            options.data, folder, datasets.input_size(options.data), valid_fraction=options.valid_fraction
+        )
         samples = (train if options.split == "train" else valid).samples
     with quiet_stderr():
         from phases import evaluate
     evaluate.run(
-        options.data,
-        folder,
-        samples,
-        params,
-        part=options.split,
-        size=options.input_size,
-        weights=options.weights,
-        maps=options.maps,
-        protocol=options.protocol,
-        sigma=options.sigma,
-        with_baselines=options.baselines,
-        metric_maps=options.metric_maps,
-        density_file=options.density,
-        training=train.samples if train and options.fit else None,
-        name=options.name,
+        evaluate.Options(
+            options.data,
+            folder,
+            samples,
+            part=options.split,
+            params=params_of(options),
+            size=options.input_size,
+            weights=options.weights,
+            maps=options.maps,
+            protocol=options.protocol,
+            sigma=options.sigma,
+            baselines=options.baselines,
+            metric_maps=options.metric_maps,
+            density_file=options.density,
+            training=train.samples if train and options.fit else None,
+            valid_fraction=options.valid_fraction if options.data == "custom" and train else None,
+            name=options.name,
+        )
     )
 
 

@@ -9,8 +9,17 @@ import tensorflow as tf
 
 import checkpoint
 import utils
+from checkpoint import Knowledge, TrainedOn
 from config import VARIANTS
-from data import Group, training_plan, validation_plan
+from data import (
+    Group,
+    files_hash,
+    group_by_shape,
+    is_split_by_folders,
+    names_hash,
+    training_plan,
+    validation_plan,
+)
 from images import find_damaged
 from loss import cc, combined, kld, nss
 from model import build_model, check_precision, choose_layout
@@ -33,6 +42,7 @@ def train(
     context: str = "aspp",
     init: str | None = None,
     restart: bool = False,
+    fit_pixels: int | None = None,
 ) -> None:
     """Train, or continue an interrupted run of the same settings.
 
@@ -44,19 +54,22 @@ def train(
         context: "aspp", or "plain" for the paper's ablation.
         init: what to start from; see `checkpoint.initial_weights`.
         restart: begin anew where a run of this name exists.
+        fit_pixels: of the network's input, whose shape is then each photograph's own (see `data.fitted_size`); None
+            for the groups' sizes.
 
     Raises:
         UserError: an existing run has other settings, another process trains it, initial weights cannot be had, an
             image cannot be read, the memory is too small, or the loss or a weight is not a number.
     """
-    train_groups, valid_groups = ([group for group in column if group.samples] for column in zip(*groups, strict=True))
+    parts = groups if fit_pixels is None else [part for pair in groups for part in group_by_shape(pair, fit_pixels)]
+    train_groups, valid_groups = ([group for group in column if group.samples] for column in zip(*parts, strict=True))
     if not train_groups or not valid_groups:
         raise UserError(
             f"Training needs images that train and images that validate, received {_count(train_groups)} and "
             f"{_count(valid_groups)}: add images, or choose another --valid-fraction."
         )
-    settings = _settings(name, params, variant, context, init, train_groups, valid_groups)
-    run = Run(Path(params["results"]), name, settings, params["epochs"])
+    settings = _settings(name, groups, params, variant=variant, context=context, init=init, fit_pixels=fit_pixels)
+    run = Run(Path(params["results"]), name, settings, _knowledge(name, groups, settings), epochs=params["epochs"])
     with run.lock():
         _train(run, params, train_groups, valid_groups, restart)
 
@@ -77,7 +90,7 @@ def _train(
     resuming = run.exists() and not restart
     if resuming:
         run.read()
-        arrays = checkpoint.read_arrays(run.latest_path)
+        arrays = checkpoint.read_arrays(run.latest_path, "Begin anew with --restart.")
     else:
         arrays, run.start = checkpoint.initial_weights(
             name, run.settings["init"], results=run.results, context=context, variant=variant
@@ -234,18 +247,49 @@ def _say_learning_rate(run: Run, params: Mapping, steps: int) -> None:
             )
 
 
-def _settings(name, params, variant, context, init, train_groups, valid_groups) -> dict:
+def _settings(name: str, groups: Sequence[tuple[Group, Group]], params: Mapping, **others) -> dict:
     """What must not change while a run is continued. Devices, folders and the number of epochs may."""
     free = ("device", "gpus", "cache", "tensorboard", "results", "epochs")
+    named = [
+        not is_split_by_folders([*train.samples, *valid.samples])
+        for dataset, (train, valid) in zip(name.split("+"), groups, strict=True)
+        if dataset == "custom"
+    ]
     return {
         "dataset": name,
-        "variant": variant,
-        "context": context,
-        "init": init,
-        "train": [[len(group.samples), *group.size] for group in train_groups],
-        "valid": [[len(group.samples), *group.size] for group in valid_groups],
+        **others,
+        **{
+            part: [[len(group.samples), *group.size] for group in column if group.samples]
+            for part, column in zip(("train", "valid"), zip(*groups, strict=True), strict=True)
+        },
+        "split": [names_hash(*_names(pair)) for pair in groups],
+        **({"custom_split": "by name"} if any(named) else {}),
+        "files": [files_hash([*train.samples, *valid.samples]) for train, valid in groups],
         **{key: list(value) if isinstance(value, tuple) else value for key, value in params.items() if key not in free},
     }
+
+
+def _knowledge(name: str, groups: Sequence[tuple[Group, Group]], settings: dict) -> Knowledge:
+    """What the checkpoints of a run tell whoever predicts with them; `name` joins the datasets' names by "+"."""
+    datasets = {
+        dataset: TrainedOn(pair[0].size, *_names(pair), split)
+        for dataset, pair, split in zip(name.split("+"), groups, settings["split"], strict=True)
+    }
+    largest = max(datasets.values(), key=lambda dataset: len(dataset.train))
+    return Knowledge(
+        largest.input_size,
+        settings["context"],
+        settings["variant"],
+        datasets,
+        settings.get("valid_fraction"),
+        settings=settings,
+    )
+
+
+def _names(pair: tuple[Group, Group]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the images that train and that validate."""
+    train, valid = (tuple(sample.name for sample in group.samples) for group in pair)
+    return train, valid
 
 
 def _count(groups: Sequence[Group]) -> int:

@@ -21,7 +21,7 @@ import data
 import loss
 import main
 import model
-from config import PARAMS
+from config import PARAMS, VERSION
 from images import load_batches
 from phases import train
 from phases.training import batches, callbacks
@@ -137,6 +137,50 @@ def test_setting_that_an_earlier_version_did_not_record_does_not_stop_a_run(tmp_
     assert continued.history == [{"epoch": 1}]
     with pytest.raises(UserError, match="seed was 1, now 2"):
         train.Run(tmp_path, "custom", {"seed": 2, "sigma": None}).read()
+
+
+def test_checkpoints_know_what_trained_them(tiny_dataset, tmp_path):
+    folder, results = tiny_dataset(count=5), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    for kind in ("latest", "best"):
+        known = checkpoint.read_knowledge(results / "ckpts" / kind / "custom.weights.h5")
+        train_names, valid_names = known.datasets["custom"].train, known.datasets["custom"].valid
+        assert (known.input_size, known.context, known.variant) == ((48, 64), "aspp", "lite")
+        assert (known.valid_fraction, known.version, known.settings["seed"]) == (0.2, VERSION, 42)
+        assert len(train_names) == 4 and {*train_names, *valid_names} == {f"{i:04d}" for i in range(5)}
+        assert known.datasets["custom"].sha256 == data.names_hash(train_names, valid_names)
+    # Neither of these commands names the input size.
+    test = ["test", "-d", "custom", "-p", str(folder / "stimuli"), "--results", str(results)]
+    assert main.main(test) == 0
+    record = json.loads((results / "test.json").read_text(encoding="utf-8"))
+    assert record["input_size"] == [48, 64] and record["knowledge"]["datasets"]["custom"]["train"] == 4
+
+
+def test_run_is_not_continued_with_changed_photographs_or_maps(tiny_dataset, tmp_path, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    for changed in (folder / "stimuli" / "0001.png", folder / "saliency" / "0002.png"):
+        before = changed.read_bytes()
+        shutil.copyfile(changed.with_name("0000.png"), changed)
+        assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+        error = capsys.readouterr().err
+        assert "photographs or saliency maps have changed" in error and error.count("\n") == 1
+        changed.write_bytes(before)
+    for kind in ("stimuli", "saliency", "fixations"):
+        (folder / kind / "0001.png").rename(folder / kind / "0009.png")
+    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+    assert "other images train or validate" in capsys.readouterr().err
+
+
+def test_run_that_was_split_by_an_earlier_version_is_not_continued(tiny_dataset, tmp_path, monkeypatch, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    attributes = checkpoint.read_attributes(results / "ckpts" / "latest" / "custom.weights.h5")
+    for key in ("split", "files", "custom_split"):
+        del attributes["settings"][key]
+    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
+    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+    assert "custom_split was by shuffling, now by name" in capsys.readouterr().err
 
 
 def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
@@ -326,19 +370,6 @@ def test_second_training_of_a_run_is_refused_and_names_the_first(tiny_dataset, t
         pass
 
 
-def test_files_that_a_killed_training_had_not_finished_are_removed_by_the_next(tmp_path):
-    run = train.Run(tmp_path, "custom", {})
-    folders = [run.latest_path.parent, run.best_path.parent, run.history_path.parent]
-    left = [folders[0] / ".0a1b2c3d.custom.weights.h5", folders[1] / ".0a1b2c3d.custom.weights.h5"]
-    left += [folders[2] / f".0a1b2c3d.custom{suffix}" for suffix in (".csv", ".png", ".json")]
-    others = [folders[0] / ".0a1b2c3d.osie+custom.weights.h5", run.latest_path, run.best_path]
-    for file in (*left, *others):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    with run.lock():
-        assert not any(file.exists() for file in left) and all(file.exists() for file in others)
-
-
 def test_continued_run_keeps_its_init_and_refuses_another(tmp_path):
     network, first = compiled_model(), train.Run(tmp_path, "custom", {"init": "scratch"}, epochs=5)
     first.start = "random weights"
@@ -391,11 +422,12 @@ def test_shortened_warm_up_and_stretched_cosine_are_said(tmp_path, capsys):
 
 def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(tiny_dataset, tmp_path, monkeypatch):
     folder, received = tiny_dataset(count=3, height=64, width=48), []
-    monkeypatch.setattr(train, "train", lambda name, groups, params, **options: received.append(groups))
-    assert run(folder, "--input-size", "auto") == 0
-    assert [train.size for train, _ in received[0]] == [(320, 240)]
-    assert run(folder, "--input-size", "56", "72") == 0
-    assert [train.size for train, _ in received[1]] == [(56, 72)]
+    monkeypatch.setattr(train, "_train", lambda run, *parts: received.append((run, *parts)))
+    assert run(folder, "--input-size", "auto", "--results", str(tmp_path)) == 0
+    assert run(folder, "--input-size", "56", "72", "--results", str(tmp_path)) == 0
+    sizes = [[group.size for group in (*groups, *valid)] for _, _, groups, valid, _ in received]
+    assert sizes == [[(320, 240)] * 2, [(56, 72)] * 2]
+    assert [run.settings["fit_pixels"] for run, *_ in received] == [240 * 320, None]
 
 
 def test_memory_that_is_too_small_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):

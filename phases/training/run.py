@@ -14,9 +14,20 @@ from filelock import FileLock, Timeout
 
 import checkpoint
 import utils
+from checkpoint import Knowledge
 from config import PARAMS
 from phases.training.callbacks import averaged_weights
-from utils import UserError, remove_leftovers, whole_file
+from utils import UserError, whole_file
+
+# What an interrupted run complains of, where hashes would say little.
+CHANGED = {
+    "split": "other images train or validate than before",
+    "files": "photographs or saliency maps have changed since",
+}
+
+# Settings that an earlier version did not record: it did what is now the default, and shuffled one's own data.
+EARLIER = {key: list(value) if isinstance(value, tuple) else value for key, value in PARAMS.items()}
+EARLIER |= {"custom_split": "by shuffling", "fit_pixels": None}
 
 
 class Run:
@@ -26,13 +37,14 @@ class Run:
     The best one holds the weights alone. The CSV, the curve and the record are for people to read.
     """
 
-    def __init__(self, results: Path, name: str, settings: dict, epochs: int = 0):
+    def __init__(self, results: Path, name: str, settings: dict, knowledge: Knowledge | None = None, epochs: int = 0):
         self.results = results
         self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
         self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
         self.history_path = results / "history" / f"{name}.csv"
         self.cache_path = results / "cache" / name
         self.settings = settings
+        self.knowledge = knowledge  # What its checkpoints tell whoever predicts with them.
         self.epochs = epochs
         self.epochs_before: int | None = None
         self.history: list[dict] = []
@@ -40,7 +52,7 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from this run, and remove what one that was killed had not finished writing.
+        """Keep other processes from this run.
 
         Raises:
             UserError: another process trains it; it says which, and since when.
@@ -57,9 +69,6 @@ class Run:
             ) from error
         try:
             utils.write_json(owner, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
-            record, curve = (self.history_path.with_suffix(suffix) for suffix in (".json", ".png"))
-            for path in (self.latest_path, self.best_path, self.history_path, record, curve):
-                remove_leftovers(path)
             yield
         finally:
             owner.unlink(missing_ok=True)
@@ -95,13 +104,16 @@ class Run:
             UserError: it belongs to a run with other settings.
         """
         attributes = checkpoint.read_attributes(self.latest_path)
-        before = attributes.get("settings", {})
+        with checkpoint.reading(self.latest_path, "is no checkpoint of a training run", "Begin anew with --restart."):
+            before = dict(attributes["settings"])
+            self.history = [dict(row) for row in attributes["history"]]
+            self.start = str(attributes["start"]).rpartition("; first from ")[2]  # Earlier versions repeated it.
+            self.epochs_before = attributes.get("epochs")
         if self.settings.get("init") is None:  # What a run started from need not be said again.
             self.settings["init"] = before.get("init")
-        # An earlier version may not have known a setting, and did what is now the default of a parameter.
-        known = {key: _as_json(value) for key, value in PARAMS.items()} | before
+        known = EARLIER | before
         changed = [
-            f"{key} was {known[key]}, now {value}"
+            CHANGED.get(key) or f"{key} was {known[key]}, now {value}"
             for key, value in self.settings.items()
             if key in known and known[key] != value
         ]
@@ -110,9 +122,6 @@ class Run:
                 f"{self.latest_path} belongs to a run with other settings: {'; '.join(changed)}. Repeat them to "
                 f"continue it, name another --results folder, or begin anew with --restart."
             )
-        self.history = attributes["history"]
-        self.epochs_before = attributes.get("epochs")
-        self.start = attributes["start"].rpartition("; first from ")[2]  # Earlier versions repeated it.
         if self.settings["init"] and "init" not in before:
             print(f"--init {self.settings['init']} has no effect: this run goes on, and began from {self.start}.")
 
@@ -127,8 +136,12 @@ class Run:
         self._check_numbers(model, row)
         self.history.append(row)
         attributes = {
-            "settings": self.settings, "history": self.history, "start": self.start, "epochs": self.epochs
-        }  # fmt: skip
+            **(self.knowledge.to_json() if self.knowledge else {}),
+            "settings": self.settings,
+            "history": self.history,
+            "start": self.start,
+            "epochs": self.epochs,
+        }
         with whole_file(self.latest_path) as temporary:
             checkpoint.save_checkpoint(model, temporary, attributes)
             if row["val_loss"] == self.best():
@@ -177,7 +190,3 @@ def _describe(owner: Path) -> str:
         return f": process {holder['process']}, since {holder['since']}"
     except (OSError, ValueError, KeyError):  # It has only just begun.
         return ""
-
-
-def _as_json(value):
-    return list(value) if isinstance(value, tuple) else value
