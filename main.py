@@ -184,7 +184,7 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument(
         "--sigma",
-        type=positive_float,
+        type=blur_width,
         metavar="PIXELS",
         help="standard deviation of the Gaussian that blurs fixations for CC, SIM and KLD "
         "(default: use the dataset's saliency maps)",
@@ -203,8 +203,8 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "--valid-fraction",
         type=fraction,
-        default=VALID_FRACTION,
-        help=f"share of your own images that validates, as in training (default: {VALID_FRACTION})",
+        help="share of your own images that validates (default: as the weights were trained, where their file says so, "
+        f"or else {VALID_FRACTION})",
     )
     add_params(phase, (*SHARED_PARAMS, "seed"))
 
@@ -337,13 +337,13 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--sigma",
-        type=positive_float,
+        type=blur_width,
         help="standard deviation of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in "
         "degrees with --pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
     )
     group.add_argument(
         "--pixels-per-degree",
-        type=positive_float,
+        type=blur_width,
         metavar="P",
         help="pixels of the images that one degree of visual angle spans",
     )
@@ -385,10 +385,13 @@ def run_train(options: argparse.Namespace) -> None:
     if "custom" in options.data:
         if options.valid_fraction is None:
             options.valid_fraction = VALID_FRACTION
-        blur = fixations.Blur(options.sigma, options.pixels_per_degree)
-        prepare_custom(data.find_dataset("custom", options.path), blur)
         # They decide what is learnt, and so belong to the run's settings.
-        params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+        own = {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+        params |= own
+        folder = data.find_dataset("custom", options.path)
+        if not options.restart:
+            check_run(Path(params["results"]), "+".join(options.data), own)
+        prepare_custom(folder, fixations.Blur(options.sigma, options.pixels_per_degree))
     else:
         for flag in ("input_size", "valid_fraction", "sigma", "pixels_per_degree"):
             if getattr(options, flag) is not None:
@@ -416,6 +419,15 @@ def run_train(options: argparse.Namespace) -> None:
         init=options.init,
         restart=options.restart,
     )
+
+
+def check_run(results: Path, name: str, settings: dict) -> None:
+    """Refuse to continue a training run with other settings than these, before maps are made that it cannot use."""
+    with quiet_stderr():
+        from phases import train
+    run = train.Run(results, name, settings)
+    if run.exists():
+        run.read()
 
 
 def prepare_custom(folder: Path, blur=None) -> None:
@@ -502,15 +514,24 @@ def run_demo(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     import data
+    from scoring.protocols import PROTOCOLS
 
-    params = params_of(options)
-    if options.protocol == "mit" and (options.metric_maps or options.fit or options.density or options.sigma):
+    if not PROTOCOLS[options.protocol].uses_density and (
+        options.metric_maps or options.fit or options.density or options.sigma
+    ):
         raise UserError("--metric-maps, --fit, --density and --sigma belong to --protocol tuebingen.")
     if options.fit and options.split != "valid":
         raise UserError(f"--fit learns from the training split, so it cannot be scored on --split {options.split}.")
     folder = data.find_dataset(options.data, options.path)
     if options.data == "custom":
         prepare_custom(folder)
+    if options.valid_fraction is None:
+        options.valid_fraction = VALID_FRACTION
+        if options.data == "custom" and options.split != "all" and (options.weights or not options.maps):
+            with quiet_stderr():
+                from phases import evaluate
+            known = evaluate.fraction_of_training("custom", options.weights, Path(params_of(options)["results"]))
+            options.valid_fraction = VALID_FRACTION if known is None else known
     train = None
     samples: Sequence[data.Sample]
     if options.split == "all":
@@ -521,21 +542,24 @@ def run_evaluate(options: argparse.Namespace) -> None:
     with quiet_stderr():
         from phases import evaluate
     evaluate.run(
-        options.data,
-        folder,
-        samples,
-        params,
-        part=options.split,
-        size=options.input_size,
-        weights=options.weights,
-        maps=options.maps,
-        protocol=options.protocol,
-        sigma=options.sigma,
-        with_baselines=options.baselines,
-        metric_maps=options.metric_maps,
-        density_file=options.density,
-        training=train.samples if train and options.fit else None,
-        name=options.name,
+        evaluate.Options(
+            options.data,
+            folder,
+            samples,
+            part=options.split,
+            params=params_of(options),
+            size=options.input_size,
+            weights=options.weights,
+            maps=options.maps,
+            protocol=options.protocol,
+            sigma=options.sigma,
+            baselines=options.baselines,
+            metric_maps=options.metric_maps,
+            density_file=options.density,
+            training=train.samples if train and options.fit else None,
+            valid_fraction=options.valid_fraction if options.data == "custom" and train else None,
+            name=options.name,
+        )
     )
 
 
@@ -589,6 +613,7 @@ network_side = number(
 port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
 pixel_count = number(int, lambda value: 1 <= value <= MAX_PIXELS, f"a whole number from 1 to {MAX_PIXELS}")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+blur_width = number(float, lambda value: 0.01 <= value <= 1000, "a number from 0.01 to 1000")
 fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 

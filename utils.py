@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections import deque
@@ -99,6 +100,23 @@ def check_space(folder: Path, size: int) -> None:
             f"The disk is full: {size / 1e6:.0f} MB are to be written into {folder}, and {free / 1e6:.0f} MB are free. "
             f"Make room, and repeat the command."
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Check, before anything is computed, that files can be written into a folder; it is created when missing.
+
+    Raises:
+        UserError: it says why not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise UserError(
+            f"Nothing can be written into {folder} ({error.strerror}): make room there, change its permissions, or "
+            f"name another folder."
+        ) from error
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -9,29 +9,13 @@ import csv
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from acquisition.gaze import UNKNOWN_OBSERVER, Fixations, gaussian_blur, lit_pixels
 from utils import DownloadError, parallel_map, whole_file
-
-UNKNOWN_OBSERVER = -1
-
-
-class Fixations(NamedTuple):
-    """Where people looked in one image.
-
-    Attributes:
-        points: int64, (n, 3): x, y and observer of each fixation; 0, 0 is the top left pixel. Archives that hold
-            only a map of the fixated pixels give each pixel once, and `UNKNOWN_OBSERVER`.
-        size: height and width of the image as the archive says, or None.
-    """
-
-    points: np.ndarray
-    size: tuple[int, int] | None = None
-
 
 Reader = Callable[[Path], Mapping[str, Callable[[], Fixations]]]
 
@@ -87,8 +71,6 @@ def convert(stimuli: Mapping[str, Path], folder: Path, raw: Path, reader: Reader
 
 def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int], sigma: float | None) -> None:
     """Write an image's binary fixation map, and its saliency map when a Gaussian is given; 8-bit PNG, 0 to 255."""
-    from scipy.ndimage import gaussian_filter
-
     paths = [folder / kind / f"{name}.png" for kind in ("fixations", "saliency")]
     fixations = np.zeros(size, np.uint8)  # (H, W)
     fixations[points[:, 1], points[:, 0]] = 255
@@ -96,7 +78,7 @@ def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int
         _write_png(paths[0], fixations)
     if sigma and not _is_there(paths[1]):
         # As published, the binary map is blurred: what was fixated twice counts once.
-        saliency = gaussian_filter(fixations / 255, sigma)
+        saliency = gaussian_blur(fixations / 255, sigma)
         _write_png(paths[1], np.round(255 * saliency / max(saliency.max(), 1e-12)).astype(np.uint8))
 
 
@@ -116,7 +98,7 @@ def read_salicon(raw: Path) -> dict[str, Callable[[], Fixations]]:
 
 def read_cat2000(raw: Path) -> dict[str, Callable[[], Fixations]]:
     """`<category>/<name>.mat` with `fixLocs`, a binary map."""
-    return _each_file(raw, lambda path: _lit_pixels(_load_mat(path, "fixLocs")["fixLocs"]))
+    return _each_file(raw, lambda path: lit_pixels(_load_mat(path, "fixLocs")["fixLocs"]))
 
 
 def read_dutomron(raw: Path) -> dict[str, Callable[[], Fixations]]:
@@ -176,7 +158,7 @@ def read_maps(raw: Path) -> dict[str, Callable[[], Fixations]]:
     def read(path: Path) -> Fixations:
         with Image.open(path) as image:
             # One channel: of a transparent image the colour, not the opacity.
-            return _lit_pixels(np.asarray(image.convert("RGB").convert("L")))
+            return lit_pixels(np.asarray(image.convert("RGB").convert("L")))
 
     return _each_file(raw, read)
 
@@ -223,13 +205,6 @@ def _with_observers(observers: list[np.ndarray]) -> np.ndarray:
     """Join the fixations (n, 2) of observers 0, 1, 2 and so on into (sum of n, 3)."""
     numbers = np.repeat(np.arange(len(observers)), [len(points) for points in observers])
     return np.column_stack([np.concatenate([np.zeros((0, 2), np.int64), *observers]), numbers])
-
-
-def _lit_pixels(image) -> Fixations:
-    """The pixels that are brighter than half of the brightest. A JPEG has grey around each fixation."""
-    image = image.toarray() if hasattr(image, "toarray") else np.asarray(image)  # MATLAB may store it as sparse.
-    y, x = np.nonzero(image > image.max() / 2)
-    return Fixations(np.column_stack([x, y, np.full(len(x), UNKNOWN_OBSERVER)]), image.shape)
 
 
 def _size(resolution) -> tuple[int, int] | None:

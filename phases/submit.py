@@ -16,6 +16,7 @@ from data import image_size, list_images
 from images import decode_image, encode_map
 from msinet import Network
 from scoring import density
+from scoring.fitted import FittedDensity
 from utils import UserError, whole_file, write_record
 
 # How far the sum of a written density may be from 1, as a logarithm. The benchmark accepts 1e-3.
@@ -175,11 +176,11 @@ def run(
         params: `config.PARAMS` with the user's flags.
         weights: see `checkpoint.choose_weights`.
         size: height and width of the network's input; by default those of the benchmark's training set.
-        density_file: a fitted density, see `density.FittedDensity`.
+        density_file: a fitted density, see `FittedDensity`.
     """
     benchmark, results = BENCHMARKS[data], Path(params["results"])
     images = find_stimuli(benchmark, path)
-    fitted = density.FittedDensity.load(density_file) if density_file else None
+    fitted = FittedDensity.load(density_file) if density_file else None
     network = msinet.load(weights, data=benchmark.dataset, results=results, input_size=size, device=params["device"])
     print(network.summary())
     files = write_submission(

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "images": "geometry data utils config",
     "weight_files": "model utils config",
     "checkpoint": "weight_files download model utils config",
-    "scoring": "scoring images data utils config",
+    "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data model utils config",
     "phases": "phases.formats msinet scoring checkpoint images data model loss utils config",
     "phases.download": "download utils config",

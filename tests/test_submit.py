@@ -16,6 +16,7 @@ import main
 import model
 from phases import submit
 from scoring import density
+from scoring.fitted import FittedDensity
 from utils import UserError
 
 SIZES = {"Action/001.jpg": (40, 60), "Action/002.jpg": (40, 60), "Random/001.jpg": (64, 48), "Random/002.jpg": (50, 50)}
@@ -68,7 +69,7 @@ def test_both_files_hold_every_image_by_its_name_and_size(run, tmp_path, stimuli
 
 
 def test_fitted_density_is_used(run, tmp_path):
-    fitted = density.FittedDensity(0.02, np.linspace(1, 2, 20), np.linspace(0, -9, 12), 1.0)
+    fitted = FittedDensity(0.02, np.linspace(1, 2, 20), np.linspace(0, -9, 12), 1.0)
     fitted.save(tmp_path / "density.json")
     assert run("--density", tmp_path / "density.json") == 0
     with h5py.File(tmp_path / "submissions" / "cat2000_densities.hdf5") as file:
