@@ -53,7 +53,7 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
     are downloaded when missing; the lite network that comes with the program.
 
     Args:
-        data: a key of `config.DIMS`.
+        data: one of `datasets.names()`.
         weights: a path, "published" or "lite" to force either, or None.
         results: the folder with the checkpoints of training runs.
 
@@ -131,11 +131,13 @@ def _initial_choice(name: str, init: str | None, results: Path, variant: str) ->
         return Choice(LITE_PATH, "the lite network that comes with the program")
     try:
         return published_weights("salicon")
-    except UserError as error:
-        raise UserError(
-            f"Fine-tuning starts from a network trained on SALICON, and there is none: {best} does not exist, and "
-            f"{error} Train one with 'python main.py train -d salicon', put the published one there, or choose "
-            f"another start with --init {{vgg16,scratch,lite,PATH}}."
+    except DownloadError as error:
+        raise DownloadError(
+            f"Fine-tuning starts from a network trained on SALICON, and there is none: {best} does not exist, and the "
+            f"published one cannot be had. Train one with 'python main.py train -d salicon', or choose another start "
+            f"with --init {{vgg16,scratch,lite,PATH}}.",
+            error.details,
+            error.brief,
         ) from error
 
 
@@ -167,8 +169,9 @@ def vgg16_weights() -> Choice:
 
     try:
         path = download.weights("vgg16_hybrid", WEIGHTS_FOLDER)
-    except UserError as error:
-        raise UserError(f"{error} Or start from random weights with --init scratch.") from error
+    except DownloadError as error:
+        message = f"{error.message} Or start from random weights with --init scratch."
+        raise DownloadError(message, error.details, error.brief) from error
     if path.name == "vgg16_hybrid.ckpt":
         return Choice(path, "the published VGG16 weights")
     return Choice(path, "Keras' ImageNet VGG16")

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import utils
+from acquisition.datasets import CUSTOM, DATASETS, Dataset
 from config import MAX_PIXELS
 from utils import UserError, name_some
 
@@ -24,34 +26,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 MAP_SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 MAP_FORMATS = ("JPEG", "PNG")
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What the published program knows of a dataset.
-
-    Attributes:
-        train, valid: numbers of images that train and that validate.
-        split: "given" (the archive has folders `train` and `val`), "shuffled", or "per category" (the same shuffled
-            positions in each of the folders that the stimuli are in).
-        categories: number of those folders.
-    """
-
-    train: int
-    valid: int
-    split: str = "shuffled"
-    categories: int = 1
-
-
-DATASETS = {
-    "salicon": DatasetSpec(10_000, 5_000, "given"),
-    "mit1003": DatasetSpec(803, 200),
-    "cat2000": DatasetSpec(1_600, 400, "per category", categories=20),
-    "dutomron": DatasetSpec(4_168, 1_000),
-    "pascals": DatasetSpec(650, 200),
-    "osie": DatasetSpec(500, 200),
-    "fiwi": DatasetSpec(99, 50),
-}
 
 # Of the end of a file that `files_hash` reads.
 TAIL_BYTES = 4096
@@ -104,19 +78,7 @@ def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
     Raises:
         UserError: a folder below it cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
-        )
-
-    found = []
-    for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
-        ]
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+    return utils.list_files(folder, tuple(suffixes))
 
 
 def pair_files(folder: Path) -> list[Sample]:
@@ -144,12 +106,12 @@ def pair_files(folder: Path) -> list[Sample]:
     return [Sample(name, stimuli[name], saliency[name], fixations[name] if fixations else None) for name in stimuli]
 
 
-def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Sample], row: Dataset) -> tuple[list[Sample], list[Sample]]:
     """The published split of a dataset.
 
     Args:
         samples: all of it, in the order of `files_by_name`.
-        spec: its row of `DATASETS`.
+        row: its row of `DATASETS`.
 
     Returns:
         The samples that train and those that validate.
@@ -157,26 +119,26 @@ def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], l
     Raises:
         UserError: their number is not the one that the split is made for.
     """
-    if spec.split == "given":
+    if row.split == "given":
         parts = [[s for s in samples if s.name.startswith(part)] for part in ("train/", "val/")]
-        _check_count("images in the folder train", len(parts[0]), spec.train)
-        _check_count("images in the folder val", len(parts[1]), spec.valid)
+        _check_count("images in the folder train", len(parts[0]), row.train)
+        _check_count("images in the folder val", len(parts[1]), row.valid)
         return parts[0], parts[1]
-    _check_count("images", len(samples), spec.train + spec.valid)
+    _check_count("images", len(samples), row.train + row.valid)
     groups = [list(samples)]
-    if spec.split == "per category":
+    if row.split == "per category":
         folders = sorted({s.name.rpartition("/")[0] for s in samples})
-        _check_count("category folders", len(folders), spec.categories)
+        _check_count("category folders", len(folders), row.categories)
         groups = [[s for s in samples if s.name.rpartition("/")[0] == folder] for folder in folders]
-    train, valid = split_indices(spec)
+    train, valid = split_indices(row)
     for group in groups:
         _check_count("images in each category", len(group), len(train) + len(valid))
     return [group[i] for group in groups for i in train], [group[i] for group in groups for i in valid]
 
 
-def split_indices(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
+def split_indices(row: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Positions in the name-sorted list (of each category) that train and that validate, as published."""
-    train, valid = spec.train // spec.categories, spec.valid // spec.categories
+    train, valid = row.train // row.categories, row.valid // row.categories
     order = np.arange(train + valid)
     np.random.RandomState(SPLIT_SEED).shuffle(order)
     return order[:train], order[train:]
@@ -190,13 +152,7 @@ def files_by_name(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> d
     Raises:
         UserError: two files share a name.
     """
-    files: dict[str, Path] = {}
-    for file in list_images(folder, suffixes):
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise UserError(f"Two files for one image: {files[name]} and {file}. Keep one of them.")
-        files[name] = file
-    return files
+    return utils.files_by_name(folder, list_images(folder, suffixes))
 
 
 @dataclass(frozen=True)
@@ -272,6 +228,7 @@ def check_files(samples: Sequence[Sample]) -> None:
 
 
 def why_unreadable(file: Path, error: Exception) -> str:
+    """Why a file could not be read as an image, in a few words; `error` is what the attempt raised."""
     if not file.exists():
         return "no such file"
     if file.stat().st_size == 0:
@@ -303,9 +260,9 @@ def load_groups(
         valid_fraction: of one's own photographs; see `split_custom`.
     """
     samples = pair_files(find_dataset(name, path))
-    if name == "custom":
+    if name == CUSTOM:
         check_files(samples)
-    parts = split_custom(samples, valid_fraction) if name == "custom" else split(samples, DATASETS[name])
+    parts = split_custom(samples, valid_fraction) if name == CUSTOM else split(samples, DATASETS[name])
     height, width = size
     return Group(parts[0], (height, width)), Group(parts[1], (height, width))
 

@@ -18,8 +18,9 @@ import tensorflow as tf
 from PIL import Image
 
 import checkpoint
+from acquisition import datasets
 from checkpoint import Architecture, Choice, Knowledge
-from config import DIMS, MAX_PIXELS
+from config import MAX_PIXELS
 from data import Header, Unreadable, fitted_size, read_header
 from images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
 from model import CHANNELS_LAST, choose_layout, msi_net, normalize, tensor_convolutions
@@ -259,26 +260,26 @@ def load(
     Args:
         weights: "lite" (it comes with the program), "published" (downloaded when missing), the path of a file in any
             known format, or None for the best there is; see `checkpoint.choose_weights`.
-        data: the dataset whose network and input size to use, a key of `config.DIMS`.
+        data: the dataset whose network and input size to use, one of `datasets.names()`.
         results: the folder with the checkpoints of your own training runs.
         input_size: height and width that photographs are fitted into, divisible by 8; "auto" for one that suits each
             photograph's shape and has about as many pixels as the default. That is the size that the weights were
-            trained with, or where their file does not say, `config.DIMS` of the dataset.
+            trained with, or where their file does not say, that of the dataset.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
         mirrored, max_pixels: see `Network`.
 
     Raises:
         UserError: the weights cannot be had, are damaged, or are not those of a whole network.
     """
-    if data not in DIMS:
-        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(DIMS)}.")
+    if data not in datasets.names():
+        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
     if isinstance(input_size, str) and input_size != "auto":
         raise UserError(f"Received the input size {input_size!r}, expected a height and a width, or 'auto'.")
     layout, device = choose_layout(device)
     choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
     knowledge = checkpoint.read_knowledge(choice.path)
-    size = knowledge.size_for(data) if knowledge else DIMS[data]
+    size = knowledge.size_for(data) if knowledge else datasets.input_size(data)
     if input_size is not None and not isinstance(input_size, str):
         size = input_size
     network = from_arrays(

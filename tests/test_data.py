@@ -1,5 +1,6 @@
 """Datasets: pairing, splits, geometry and batches."""
 
+import os
 import shutil
 import struct
 import zlib
@@ -10,7 +11,8 @@ from conftest import write
 from PIL import Image
 
 import data
-from data import DATASETS, Group, Sample
+from acquisition.datasets import DATASETS
+from data import Group, Sample
 from utils import UserError
 
 # First positions that `numpy.random.RandomState(42).shuffle(arange(n))` gives, written down once.
@@ -207,6 +209,17 @@ def test_huge_photographs_are_measured_without_decoding_them(tmp_path):
     chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     file = write(tmp_path / "huge.png", b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + b"\0" * 16)
     assert data.image_size(file) == (10_000, 15_000)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_pipe_in_place_of_an_image_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    # Something is in it, so that who reads it all the same fails and does not hang.
+    descriptor = os.open(tmp_path / "pipe.jpg", os.O_RDWR)
+    os.write(descriptor, bytes(10_000))
+    with pytest.raises(UserError, match="not a regular file"):
+        data.image_size(tmp_path / "pipe.jpg")
+    os.close(descriptor)
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------------
