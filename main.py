@@ -204,7 +204,8 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "--name", help="name of the run's folder in results/evaluation (default: made of the data and the flags)"
     )
-    add_input_size(phase)
+    add_input_size(phase, auto=True)
+    add_mirrored(phase)
     phase.add_argument(
         "--valid-fraction",
         type=fraction,
@@ -558,6 +559,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             part=options.split,
             params=params_of(options),
             size=options.input_size,
+            mirrored=options.mirrored,
             weights=options.weights,
             maps=options.maps,
             protocol=options.protocol,

@@ -38,7 +38,7 @@ class Options:
         data, folder, samples: the dataset's key, its folder, and the images of it to predict.
         part: which images they are, "valid", "train" or "all".
         params: `config.PARAMS` with the user's flags.
-        size: height and width of the networks' input; None for the dataset's.
+        size, mirrored: see `msinet.load`.
         weights: see `choose_weights`; None for the best there are, unless `maps` are given.
         maps: folders of existing maps.
         protocol: a key of `protocols.PROTOCOLS`.
@@ -56,7 +56,8 @@ class Options:
     samples: Sequence[Sample]
     part: str
     params: Mapping
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | str | None = None
+    mirrored: bool = False
     weights: Sequence[str] | None = None
     maps: Sequence[Path] = ()
     protocol: str = "tuebingen"
@@ -139,6 +140,7 @@ def load_models(options: Options) -> list[Contender]:
                 results=options.params["results"],
                 input_size=options.size,
                 device=options.params["device"],
+                mirrored=options.mirrored,
             )
             print(network.summary())
             name = free_name(network.weights.path.name.split(".")[0], taken)
