@@ -454,3 +454,13 @@ def test_paired_interval_is_narrower_than_that_of_unpaired_means():
     means = report.estimates(scores, seed=0)
     assert 0 < difference.low < 0.3 < difference.high < 0.6
     assert means["a"]["NSS"].high > means["b"]["NSS"].low  # The means' own intervals would not tell.
+
+
+def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narrow):
+    found = {}
+    for flags in ((), ("--input-size", "auto"), ("--mirrored",)):
+        assert run("--weights", narrow, *flags, name=f"run{len(flags)}{''.join(flags)[-4:]}") == 0
+        contender = run.summary()["contenders"]["narrow"]
+        found[flags] = contender["fit_shape"], contender["mirrored"], run.summary()["scores"]["narrow"]["NSS"]["mean"]
+    assert [row[:2] for row in found.values()] == [(False, False), (True, False), (False, True)]
+    assert found[()][2] != found[("--mirrored",)][2]
