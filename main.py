@@ -215,12 +215,13 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "--name", help="name of the run's folder in results/evaluation (default: made of the data and the flags)"
     )
-    add_input_size(phase)
+    add_input_size(phase, auto=True)
+    add_mirrored(phase)
     phase.add_argument(
         "--valid-fraction",
         type=fraction,
-        default=VALID_FRACTION,
-        help=f"share of your own images that validates, as in training (default: {VALID_FRACTION})",
+        help="share of your own images that validates (default: as the weights were trained, where their file says so, "
+        f"or else {VALID_FRACTION})",
     )
     add_params(phase, (*SHARED_PARAMS, "seed"))
 
@@ -537,6 +538,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
     folder = data.find_dataset(options.data, options.path)
     if options.data == "custom":
         prepare_custom(folder)
+    if options.valid_fraction is None:
+        options.valid_fraction = VALID_FRACTION
+        if options.data == "custom" and options.split != "all" and (options.weights or not options.maps):
+            with quiet_stderr():
+                from phases import evaluate
+            known = evaluate.fraction_of_training("custom", options.weights, Path(params_of(options)["results"]))
+            options.valid_fraction = VALID_FRACTION if known is None else known
     train = None
     samples: Sequence[data.Sample]
     if options.split == "all":
@@ -556,6 +564,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             part=options.split,
             params=params_of(options),
             size=options.input_size,
+            mirrored=options.mirrored,
             weights=options.weights,
             maps=options.maps,
             protocol=options.protocol,
