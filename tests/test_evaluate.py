@@ -19,7 +19,7 @@ import images
 import main
 import model
 import utils
-from scoring import contenders, density, ground_truth, metrics, report
+from scoring import contenders, density, ground_truth, metrics, pictures, report
 from scoring.protocols import MIT
 
 SHAPE = (48, 64)
@@ -272,9 +272,11 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
 
 
 @pytest.fixture
-def noisy(dataset, maps, tmp_path):
+def noisy(dataset, maps, tmp_path, monkeypatch):
     """`evaluate` of noise, with the default name of the run's folder: the exit status. `folders()` lists the runs."""
     folder = maps("noise", noise)
+    for name in ("draw_examples", "draw_distributions"):  # They take most of the time.
+        monkeypatch.setattr(pictures, name, lambda *_: None)
 
     def evaluate_noise(*flags, data=dataset, results=tmp_path):
         fixed = ["-d", "custom", "-p", data, "--split", "all", "--maps", folder, "--results", results]
