@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from config import DIMS, EXPORTS, MAX_PIXELS, PARAMS, RECIPES, VARIANTS, VERSION
+from acquisition import datasets
+from config import EXPORTS, MAX_PIXELS, PARAMS, RECIPES, VARIANTS, VERSION
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
@@ -26,7 +27,6 @@ PARAM_HELP = {
     "seed": "seed of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
-PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 VALID_FRACTION = 0.2  # of one's own photographs
 MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 SHARED_PARAMS = ("device", "results", "batch_size")
@@ -76,10 +76,10 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         "-d",
         "--data",
         nargs="+",
-        choices=DIMS,
+        choices=datasets.names(),
         default=["salicon"],
         metavar="DATA",
-        help=f"{', '.join(DIMS)}; several are trained on together (default: salicon)",
+        help=f"{', '.join(datasets.names())}; several are trained on together (default: salicon)",
     )
     add_dataset_path(phase)
     phase.add_argument(
@@ -112,10 +112,10 @@ def add_download(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d",
         "--data",
-        choices=(*PUBLISHED_DATA, "all"),
+        choices=(*datasets.DATASETS, "all"),
         default="salicon",
         metavar="DATA",
-        help=f"{', '.join(PUBLISHED_DATA)}, or all (default: salicon)",
+        help=f"{', '.join(datasets.DATASETS)}, or all (default: salicon)",
     )
     phase.add_argument(
         "-p", "--path", type=Path, help="folder that the datasets' folders go to (default: data; for weights: weights)"
@@ -159,7 +159,12 @@ def add_test(phase: argparse.ArgumentParser) -> None:
 def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_evaluate)
     phase.add_argument(
-        "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
+        "-d",
+        "--data",
+        choices=datasets.names(),
+        default="salicon",
+        metavar="DATA",
+        help=f"{', '.join(datasets.names())} (default: salicon)",
     )
     add_dataset_path(phase)
     phase.add_argument(
@@ -225,14 +230,16 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
 
 def add_export(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_export)
-    phase.add_argument("--format", choices=EXPORTS, required=True, help="format of the export")
+    phase.add_argument(
+        "--format", choices=EXPORTS, required=True, help="format of the export; hub is a folder to push to Hugging Face"
+    )
     add_network_flags(phase)
     phase.add_argument(
         "--bits",
         type=int,
         choices=(32, 16, 8),
         default=32,
-        help="bits that store a weight; tflite and tfjs offer 16, tflite also 8 (default: 32)",
+        help="bits that store a weight; onnx, tflite and tfjs offer 16, tflite also 8 (default: 32)",
     )
     phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
     phase.add_argument(
@@ -274,10 +281,10 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-d",
         "--data",
-        choices=DIMS,
+        choices=datasets.names(),
         default="salicon",
         metavar="DATA",
-        help=f"whose weights and input size to use: {', '.join(DIMS)} (default: salicon)",
+        help=f"whose weights and input size to use: {', '.join(datasets.names())} (default: salicon)",
     )
     parser.add_argument(
         "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
@@ -397,13 +404,13 @@ def run_train(options: argparse.Namespace) -> None:
             if getattr(options, flag) is not None:
                 raise UserError(
                     f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
-                    f"network's input size for them is in config.DIMS."
+                    f"network's input size for them is changed in config.DIMS."
                 )
     groups = [
         data.load_groups(
             name,
             options.path,
-            options.input_size if name == "custom" and options.input_size else DIMS[name],
+            options.input_size if name == "custom" and options.input_size else datasets.input_size(name),
             valid_fraction=options.valid_fraction,
         )
         for name in options.data
@@ -442,9 +449,9 @@ def run_download(options: argparse.Namespace) -> int:
     import download
 
     if options.list:
-        print(download.table())
+        print(datasets.table())
         return 0
-    names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    names = list(datasets.DATASETS) if options.data == "all" else [options.data]
     tasks: list[tuple[Callable, str, Path]]
     tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
     if options.weights:
@@ -530,7 +537,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
-        train, valid = data.load_groups(options.data, folder, DIMS[options.data], valid_fraction=options.valid_fraction)
+        train, valid = data.load_groups(
+            options.data, folder, datasets.input_size(options.data), valid_fraction=options.valid_fraction
+        )
         samples = (train if options.split == "train" else valid).samples
     with quiet_stderr():
         from phases import evaluate

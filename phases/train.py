@@ -13,12 +13,19 @@ from tqdm import tqdm
 
 import checkpoint
 import utils
+from checkpoint import Knowledge, TrainedOn
 from config import VARIANTS
-from data import Group, training_plan, validation_plan
+from data import Group, files_hash, is_split_by_folders, names_hash, training_plan, validation_plan
 from images import find_damaged, load_batches
 from loss import kld
 from model import build_model, choose_layout
 from utils import UserError, whole_file
+
+# What an interrupted run complains of, where hashes would say little.
+CHANGED = {
+    "split": "other images train or validate than before",
+    "files": "photographs or saliency maps have changed since",
+}
 
 # The paper's value, and that of TensorFlow 1; Keras' own default is 1e-7.
 ADAM_EPSILON = 1e-8
@@ -57,11 +64,12 @@ def train(
             f"{_count(valid_groups)}: add images, or choose another --valid-fraction."
         )
     layout, device = choose_layout(params["device"])
-    run = Run(results, name, _settings(name, params, variant, context, train_groups, valid_groups))
+    settings = _settings(name, groups, params, variant, context)
+    run = Run(results, name, settings, _knowledge(name, groups, settings))
     resuming = run.exists() and not restart
     if resuming:
         run.read()
-        arrays = checkpoint.read_arrays(run.latest_path)
+        arrays = checkpoint.read_arrays(run.latest_path, "Begin anew with --restart.")
     else:
         arrays, run.start = checkpoint.initial_weights(name, init, results=results, context=context, variant=variant)
 
@@ -155,11 +163,12 @@ class Run:
     The CSV, the curve and the record are written from it for people to read.
     """
 
-    def __init__(self, results: Path, name: str, settings: dict):
+    def __init__(self, results: Path, name: str, settings: dict, knowledge: Knowledge | None = None):
         self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
         self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
         self.history_path = results / "history" / f"{name}.csv"
         self.settings = settings
+        self.knowledge = knowledge  # What its checkpoints tell whoever predicts with them.
         self.history: list[dict] = []
         self.start = ""
 
@@ -177,9 +186,12 @@ class Run:
             UserError: it belongs to a run with other settings.
         """
         attributes = checkpoint.read_attributes(self.latest_path)
-        before = attributes.get("settings", {})
+        with checkpoint.reading(self.latest_path, "is no checkpoint of a training run", "Begin anew with --restart."):
+            before = {"custom_split": "by shuffling", **attributes["settings"]}  # So it was before it was recorded.
+            self.history = [dict(row) for row in attributes["history"]]
+            self.start = f"epoch {len(self.history)} of {self.latest_path}; first from {attributes['start']}"
         changed = [
-            f"{key} was {before[key]}, now {self.settings[key]}"
+            CHANGED.get(key) or f"{key} was {before[key]}, now {self.settings[key]}"
             for key in self.settings
             if key in before and before[key] != self.settings[key]  # An earlier version may not have known the setting.
         ]
@@ -188,8 +200,6 @@ class Run:
                 f"{self.latest_path} belongs to a run with other settings: {'; '.join(changed)}. Repeat them to "
                 f"continue it, name another --results folder, or begin anew with --restart."
             )
-        self.history = attributes["history"]
-        self.start = f"epoch {len(self.history)} of {self.latest_path}; first from {attributes['start']}"
 
     def save(self, model: keras.Model, row: dict) -> None:
         """Add an epoch to the history and write every file, the latest checkpoint last.
@@ -197,7 +207,8 @@ class Run:
         Killed at any moment, the run continues from the latest checkpoint, and writes the others again.
         """
         self.history.append(row)
-        attributes = {"settings": self.settings, "history": self.history, "start": self.start}
+        known = self.knowledge.to_json() if self.knowledge else {}
+        attributes = {**known, "settings": self.settings, "history": self.history, "start": self.start}
         with whole_file(self.latest_path) as temporary:
             checkpoint.save_checkpoint(model, temporary, attributes)
             if row["val_loss"] == self.best():
@@ -268,17 +279,50 @@ class EpochEnd(keras.callbacks.Callback):
         )
 
 
-def _settings(name, params, variant, context, train_groups, valid_groups) -> dict:
+def _settings(name: str, groups: Sequence[tuple[Group, Group]], params: Mapping, variant: str, context: str) -> dict:
     """What must not change while a run is continued. The device, the folder and the number of epochs may."""
     free = ("device", "results", "epochs")
+    named = [
+        not is_split_by_folders([*train.samples, *valid.samples])
+        for dataset, (train, valid) in zip(name.split("+"), groups, strict=True)
+        if dataset == "custom"
+    ]
     return {
         "dataset": name,
         "variant": variant,
         "context": context,
-        "train": [[len(group.samples), *group.size] for group in train_groups],
-        "valid": [[len(group.samples), *group.size] for group in valid_groups],
+        **{
+            part: [[len(group.samples), *group.size] for group in column if group.samples]
+            for part, column in zip(("train", "valid"), zip(*groups, strict=True), strict=True)
+        },
+        "split": [names_hash(*_names(pair)) for pair in groups],
+        **({"custom_split": "by name"} if any(named) else {}),
+        "files": [files_hash([*train.samples, *valid.samples]) for train, valid in groups],
         **{key: list(value) if isinstance(value, tuple) else value for key, value in params.items() if key not in free},
     }
+
+
+def _knowledge(name: str, groups: Sequence[tuple[Group, Group]], settings: dict) -> Knowledge:
+    """What the checkpoints of a run tell whoever predicts with them; `name` joins the datasets' names by "+"."""
+    datasets = {
+        dataset: TrainedOn(pair[0].size, *_names(pair), split)
+        for dataset, pair, split in zip(name.split("+"), groups, settings["split"], strict=True)
+    }
+    largest = max(datasets.values(), key=lambda dataset: len(dataset.train))
+    return Knowledge(
+        largest.input_size,
+        settings["context"],
+        settings["variant"],
+        datasets,
+        settings.get("valid_fraction"),
+        settings=settings,
+    )
+
+
+def _names(pair: tuple[Group, Group]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the images that train and that validate."""
+    train, valid = (tuple(sample.name for sample in group.samples) for group in pair)
+    return train, valid
 
 
 def _count(groups: Sequence[Group]) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import main
-from config import DIMS, PARAMS, RECIPES, VARIANTS
+from acquisition.datasets import input_size, names
+from config import PARAMS, RECIPES, VARIANTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,10 +53,11 @@ def test_flags_win_over_the_recipe_and_the_recipe_over_the_defaults():
 
 def test_defaults_are_the_papers():
     assert (PARAMS["epochs"], PARAMS["batch_size"], PARAMS["learning_rate"]) == (10, 1, 1e-5)
-    assert DIMS["salicon"] == DIMS["osie"] == (240, 320) and DIMS["cat2000"] == DIMS["fiwi"] == (216, 384)
-    assert DIMS["mit1003"] == DIMS["dutomron"] == DIMS["pascals"] == (360, 360)
+    sizes = {name: input_size(name) for name in names()}
+    assert sizes["salicon"] == sizes["osie"] == (240, 320) and sizes["cat2000"] == sizes["fiwi"] == (216, 384)
+    assert sizes["mit1003"] == sizes["dutomron"] == sizes["pascals"] == (360, 360)
     assert VARIANTS["full"] == {"width": 1.0, "batch_norm": False}
-    assert all(side % 8 == 0 for size in DIMS.values() for side in size)
+    assert all(side % 8 == 0 for size in sizes.values() for side in size)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,9 @@ def test_a_users_mistake_is_one_line_and_status_2(arguments, words, capsys, tmp_
     monkeypatch.chdir(tmp_path)
     assert main.main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
+    # The ways by hand, where a download failed, are indented below.
+    assert error.startswith("error: ") and all(line.startswith("  ") for line in error.splitlines()[1:])
+    assert "--from" in words or error.count("\n") == 1
     assert all(word in error for word in words)
 
 

@@ -19,7 +19,7 @@ import checkpoint
 import data
 import main
 import model
-from config import PARAMS
+from config import PARAMS, VERSION
 from phases import train
 from utils import UserError
 
@@ -130,6 +130,50 @@ def test_setting_that_an_earlier_version_did_not_record_does_not_stop_a_run(tmp_
     assert continued.history == [{"epoch": 1}]
     with pytest.raises(UserError, match="seed was 1, now 2"):
         train.Run(tmp_path, "custom", {"seed": 2, "sigma": None}).read()
+
+
+def test_checkpoints_know_what_trained_them(tiny_dataset, tmp_path):
+    folder, results = tiny_dataset(count=5), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    for kind in ("latest", "best"):
+        known = checkpoint.read_knowledge(results / "ckpts" / kind / "custom.weights.h5")
+        train_names, valid_names = known.datasets["custom"].train, known.datasets["custom"].valid
+        assert (known.input_size, known.context, known.variant) == ((48, 64), "aspp", "lite")
+        assert (known.valid_fraction, known.version, known.settings["seed"]) == (0.2, VERSION, 42)
+        assert len(train_names) == 4 and {*train_names, *valid_names} == {f"{i:04d}" for i in range(5)}
+        assert known.datasets["custom"].sha256 == data.names_hash(train_names, valid_names)
+    # Neither of these commands names the input size.
+    test = ["test", "-d", "custom", "-p", str(folder / "stimuli"), "--results", str(results)]
+    assert main.main(test) == 0
+    record = json.loads((results / "test.json").read_text(encoding="utf-8"))
+    assert record["input_size"] == [48, 64] and record["knowledge"]["datasets"]["custom"]["train"] == 4
+
+
+def test_run_is_not_continued_with_changed_photographs_or_maps(tiny_dataset, tmp_path, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    for changed in (folder / "stimuli" / "0001.png", folder / "saliency" / "0002.png"):
+        before = changed.read_bytes()
+        shutil.copyfile(changed.with_name("0000.png"), changed)
+        assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+        error = capsys.readouterr().err
+        assert "photographs or saliency maps have changed" in error and error.count("\n") == 1
+        changed.write_bytes(before)
+    for kind in ("stimuli", "saliency", "fixations"):
+        (folder / kind / "0001.png").rename(folder / kind / "0009.png")
+    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+    assert "other images train or validate" in capsys.readouterr().err
+
+
+def test_run_that_was_split_by_an_earlier_version_is_not_continued(tiny_dataset, tmp_path, monkeypatch, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    attributes = checkpoint.read_attributes(results / "ckpts" / "latest" / "custom.weights.h5")
+    for key in ("split", "files", "custom_split"):
+        del attributes["settings"][key]
+    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
+    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+    assert "custom_split was by shuffling, now by name" in capsys.readouterr().err
 
 
 def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
