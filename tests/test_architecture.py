@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "checkpoint": "weight_files download model utils config",
     "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data model acquisition.datasets utils config",
-    "phases": "phases.formats msinet scoring checkpoint images data model loss utils config",
+    "phases": "phases.formats phases.training msinet scoring checkpoint images data model loss utils config",
     "phases.download": "download utils config",
+    "phases.training": "phases.training checkpoint images data utils config",
     "phases.formats": "phases.formats msinet checkpoint images geometry data model utils config",
     "main": "phases scoring data download acquisition.datasets utils config",
 }

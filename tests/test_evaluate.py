@@ -173,6 +173,28 @@ def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow, tmp_p
     assert abs(summary["differences_from_the_first"]["images"]["NSS"]["high"]) < 1e-4
 
 
+def test_images_that_trained_the_weights_are_counted_above_the_table(run, dataset, tmp_path, capsys):
+    arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
+    groups = data.load_groups("custom", dataset, (24, 32), valid_fraction=0.5)
+    names = [tuple(sample.name for sample in group.samples) for group in groups]
+    known = checkpoint.Knowledge(
+        (24, 32), "aspp", "", {"custom": checkpoint.TrainedOn((24, 32), *names, "")}, valid_fraction=0.5
+    )
+    checkpoint.save_arrays(tmp_path / "known.npz", arrays, known)
+    assert len(names[0]) == 5 and run("--weights", tmp_path / "known.npz", name="all") == 0
+    assert "known: 5 of 10 images trained these weights" in capsys.readouterr().out.split("metric")[0]
+    record = run.summary()["contenders"]["known"]
+    assert record["images_that_trained"] == 5 and record["input_size"] == [24, 32]
+    # By default, the images that validated then, whatever the default share is.
+    assert run("--weights", tmp_path / "known.npz", split="valid", name="own") == 0
+    assert {image for _, image in run.rows()} == set(names[1])
+    assert "images trained these weights" not in capsys.readouterr().out
+    assert run.summary()["contenders"]["known"]["images_that_trained"] == 0
+    checkpoint.save_arrays(tmp_path / "unknown.npz", arrays)
+    assert run("--weights", tmp_path / "unknown.npz", "--input-size", 24, 32, split="valid", name="unknown") == 0
+    assert len(run.rows()) == 2 and run.summary()["contenders"]["unknown"]["images_that_trained"] is None
+
+
 def test_fitted_density_is_saved_gains_information_and_is_used_again(run, dataset, maps, capsys):
     # They know where people look, but are far too flat for a density.
     weak = maps("weak", lambda i: ground_truth.read_saliency(dataset / "saliency" / f"{i:04d}.png") ** 0.2)
@@ -434,3 +456,13 @@ def test_paired_interval_is_narrower_than_that_of_unpaired_means():
     means = report.estimates(scores, seed=0)
     assert 0 < difference.low < 0.3 < difference.high < 0.6
     assert means["a"]["NSS"].high > means["b"]["NSS"].low  # The means' own intervals would not tell.
+
+
+def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narrow):
+    found = {}
+    for flags in ((), ("--input-size", "auto"), ("--mirrored",)):
+        assert run("--weights", narrow, *flags, name=f"run{len(flags)}{''.join(flags)[-4:]}") == 0
+        contender = run.summary()["contenders"]["narrow"]
+        found[flags] = contender["fit_shape"], contender["mirrored"], run.summary()["scores"]["narrow"]["NSS"]["mean"]
+    assert [row[:2] for row in found.values()] == [(False, False), (True, False), (False, True)]
+    assert found[()][2] != found[("--mirrored",)][2]

@@ -307,6 +307,7 @@ def test_weights_can_be_read_back_from_what_was_exported(exported, weights, name
     assert original.keys() == read.keys()
     for key in original:
         np.testing.assert_array_equal(original[key], read[key])
+    assert msinet.load(exported(name, 32) / file).input_size == (72, 96)  # What it was exported for.
 
 
 def test_paper_ablation_can_be_exported_too(tmp_path):
