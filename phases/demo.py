@@ -16,8 +16,9 @@ import msinet
 from config import DEMO_SIZES
 from images import IMAGE_PADDING, OVERLAY_COLORS
 from msinet import Network
-from phases.export import DEMO_FOLDER, check_replaceable, install_node_packages, write_tfjs
-from utils import UserError, whole_folder
+from phases.formats.node import DEMO_FOLDER, install_node_packages
+from phases.formats.tfjs import write_tfjs
+from utils import UserError, check_replaceable, whole_folder
 
 PAGE_FILES = (
     "index.html", "page.css", "page.js", "sources.js", "maps.js", "view.js", "network.js", "worker.js", "backends.js",

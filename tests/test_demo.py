@@ -29,7 +29,7 @@ import model
 import msinet
 from config import DEMO_SIZES
 from phases import demo as serve
-from phases import export
+from phases.formats import node as node_packages
 from utils import UserError
 
 NO_WEBGL = ("--disable-gpu", "--disable-software-rasterizer")
@@ -50,7 +50,7 @@ def node():
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    export.install_node_packages()
+    node_packages.install_node_packages()
 
 
 @pytest.fixture(scope="module")
@@ -866,7 +866,7 @@ def test_geometry_equals_that_of_test(node, tmp_path):
         saliency.tofile(tmp_path / "map")
         numbers = [str(number) for number in (height, width, *size)]
         command = ["node", "--input-type=module", "--eval", script, "--", str(tmp_path), *numbers]
-        subprocess.run(command, cwd=export.DEMO_FOLDER, check=True)
+        subprocess.run(command, cwd=node_packages.DEMO_FOLDER, check=True)
         padded = np.fromfile(tmp_path / "padded", np.float32).reshape(*size, 3)
         restored = np.fromfile(tmp_path / "restored", np.float32).reshape(height, width, 1)
         np.testing.assert_allclose(padded, images.resize_and_pad(image[..., :3], size, images.IMAGE_PADDING), atol=1e-3)
