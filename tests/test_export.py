@@ -175,7 +175,13 @@ def test_text_says_what_a_published_network_was_trained_on(network):
 
     assert "SALICON" in named("model_salicon_cpu.pb").training
     assert "SALICON and MIT1003" in named("model_mit1003_gpu.pb").training
-    assert "not known" in named("mine.npz").training and named("mine.npz").spdx == "other"
+    assert "does not name" in named("mine.npz").training and named("mine.npz").spdx == "other"
+
+
+def test_text_says_what_ones_own_network_was_trained_on(network):
+    images = checkpoint.TrainedOn((72, 96), ("a", "b", "c"), ("d",), sha256="0")
+    knowledge = checkpoint.Knowledge((72, 96), "aspp", "lite", {"osie": images})
+    assert card.provenance(dataclasses.replace(network, knowledge=knowledge)).training == "osie (3 images)."
 
 
 def test_hub_folder_is_a_repository_with_front_matter_and_sizes(exported):
