@@ -270,9 +270,8 @@ def test_savedmodel_takes_photographs_of_any_size_and_predicts_like_the_program(
 
 def test_savedmodel_runs_from_the_command_line_as_its_text_says(exported, network, photograph, tmp_path):
     folder = exported("savedmodel", 32)
-    command = re.search(r"```bash\n(saved_model_cli run .+?)```", (folder / "MODEL.md").read_text("utf-8"), re.DOTALL)[
-        1
-    ]
+    text = (folder / "MODEL.md").read_text(encoding="utf-8").replace("\\\n", " ")  # One line, as for a shell.
+    command = re.findall(r"```bash\n(saved_model_cli run .+?)```", text, re.DOTALL)[0]
     image = photograph(90, 70)
     np.save(tmp_path / "photograph.npy", image)
     shutil.copytree(folder / "saved_model", tmp_path / "saved_model")
