@@ -16,7 +16,14 @@ PARAMS = {
     "color": 0.0,  # greatest relative change of brightness, contrast and saturation
     "crop": 0.0,  # greatest share of each side that is cut away
     "scales": (1.0,),  # factors on the network's input size, of which each training step draws one
+    "weight_average": 0.0,  # share that a running average of the weights keeps at each step; 0 for no average
+    "cc_weight": 0.0,  # of 1 - CC (correlation with the true map) in the loss, beside the paper's KLD
+    "nss_weight": 0.0,  # of -NSS (with the true map in the place of fixations) in the loss, beside the paper's KLD
+    "gpus": 0,  # GPUs of this machine that share each training step; 0 for all that TensorFlow sees
+    "cache": False,  # whether images are decoded and resized once for all epochs, and kept on the disk
+    "tensorboard": False,  # whether losses, speed and a few validation maps are written for TensorBoard
     # What every phase needs.
+    "precision": "float32",  # that convolutions compute in; "bfloat16" or, on GPUs, "float16" is faster and less exact
     "device": "auto",  # layout of the network: "cpu" (channels-last), "gpu" (channels-first), or "auto"
     "seed": 42,  # of shuffling, augmentation and initial weights
     "results": "results",  # folder that receives everything a run produces

@@ -10,7 +10,7 @@ import os
 import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -341,13 +341,36 @@ class Group:
     size: tuple[int, int]
 
 
+def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group, Group]]:
+    """What trains and what validates of one dataset, by the input size that suits each image's shape.
+
+    Args:
+        groups: as `load_groups` returns them; their own sizes do not count.
+        pixels: of the network's input; see `fitted_size`.
+    """
+    by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
+    for part, group in enumerate(groups):
+        for sample in group.samples:
+            size = fitted_size(image_size(sample.stimulus), pixels)
+            by_size.setdefault(size, ([], []))[part].append(sample)
+    return [(Group(train, size), Group(valid, size)) for size, (train, valid) in sorted(by_size.items())]
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One training step: its samples, the size that the network sees them in, and the seed of their augmentation."""
+    """One training step, or a device's share of one.
+
+    Attributes:
+        samples: what is in it.
+        size: height and width that the network sees them in.
+        seed: of their augmentation, together with a sample's position in the whole step.
+        first: position of the first sample in the whole step.
+    """
 
     samples: Sequence[Sample]
     size: tuple[int, int]
     seed: int = 0
+    first: int = 0
 
 
 def training_plan(
@@ -379,6 +402,25 @@ def validation_plan(groups: Sequence[Group], batch_size: int) -> list[Batch]:
         for group in groups
         for start in range(0, len(group.samples), batch_size)
     ]
+
+
+def share_out(plan: Sequence[Batch], devices: int) -> list[Batch]:
+    """Each batch of a plan as one share for each device, in turn.
+
+    The shares of a batch differ by one sample at most. Where it has fewer samples than there are devices, some are
+    in several shares, as no device can be without.
+    """
+    shares = []
+    for batch in plan:
+        size, surplus = divmod(len(batch.samples), devices)
+        for device in range(devices):
+            first = device * size + min(device, surplus)
+            samples = batch.samples[first : first + size + (device < surplus)]
+            if not samples:
+                first = device % len(batch.samples)
+                samples = batch.samples[first : first + 1]
+            shares.append(replace(batch, samples=samples, first=first))
+    return shares
 
 
 # Width to height, and height to width, of the photographs that there are.

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,15 @@ PARAM_HELP = {
     "color": "greatest relative change of brightness, contrast and saturation in training",
     "crop": "greatest share of each side that is cut away in training",
     "scales": "factors on the network's input size, of which each training step draws one",
+    "weight_average": "share that a running average of the weights keeps at each step, such as 0.998; unless it is 0, "
+    "the average is what validates and what is saved as best",
+    "cc_weight": "weight of 1 - CC, the correlation with the true map, in the loss beside the paper's KLD",
+    "nss_weight": "weight of -NSS, with the true map in the place of fixations, in the loss beside the paper's KLD",
+    "gpus": "GPUs of this machine that share each training step; 0 for all that TensorFlow sees",
+    "cache": "decode and resize images once and keep them on the disk, where training does not vary them",
+    "tensorboard": "also write losses, learning rate, images a second and a few validation maps for TensorBoard",
+    "precision": "that convolutions compute in: float32, as published; bfloat16 or, on GPUs, float16, which are faster "
+    "and less exact",
     "device": "layout of the network: cpu (channels-last), gpu (channels-first), or auto for what TensorFlow finds",
     "seed": "seed of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
@@ -104,6 +114,7 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         help="the ASPP module, or the paper's ablation of it (default: aspp)",
     )
     phase.add_argument("--restart", action="store_true", help="begin anew where an earlier run exists")
+    add_input_size(phase, auto=True)
     add_custom_flags(phase)
     add_params(phase, PARAMS)
 
@@ -205,12 +216,13 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "--name", help="name of the run's folder in results/evaluation (default: made of the data and the flags)"
     )
-    add_input_size(phase)
+    add_input_size(phase, auto=True)
+    add_mirrored(phase)
     phase.add_argument(
         "--valid-fraction",
         type=fraction,
-        default=VALID_FRACTION,
-        help=f"share of your own images that validates, as in training (default: {VALID_FRACTION})",
+        help="share of your own images that validates (default: as the weights were trained, where their file says so, "
+        f"or else {VALID_FRACTION})",
     )
     add_params(phase, (*SHARED_PARAMS, "seed"))
 
@@ -393,7 +405,6 @@ def add_mirrored(parser) -> None:
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("your own data (-d custom)")
-    add_input_size(group)
     group.add_argument(
         "--valid-fraction",
         type=fraction,
@@ -421,9 +432,9 @@ def add_params(parser: argparse.ArgumentParser, keys) -> None:
         if isinstance(value, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         elif isinstance(value, tuple):
-            parser.add_argument(flag, type=positive_float, nargs="+", metavar="FACTOR", help=text)
-        elif key == "device":
-            parser.add_argument(flag, choices=("auto", "cpu", "gpu"), help=text)
+            parser.add_argument(flag, type=PARAM_TYPES[key], nargs="+", metavar="FACTOR", help=text)
+        elif key in PARAM_CHOICES:
+            parser.add_argument(flag, choices=PARAM_CHOICES[key], help=text)
         else:
             parser.add_argument(flag, type=PARAM_TYPES.get(key, str), metavar=key.upper(), help=text)
 
@@ -457,19 +468,13 @@ def run_train(options: argparse.Namespace) -> None:
             check_run(Path(params["results"]), "+".join(options.data), own)
         prepare_custom(folder, fixations.Blur(options.sigma, options.pixels_per_degree))
     else:
-        for flag in ("input_size", "valid_fraction", "sigma", "pixels_per_degree"):
+        for flag in ("valid_fraction", "sigma", "pixels_per_degree"):
             if getattr(options, flag) is not None:
-                raise UserError(
-                    f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
-                    f"network's input size for them is changed in config.DIMS."
-                )
+                raise UserError(f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published.")
+    fixed = None if options.input_size == "auto" else options.input_size
+    sizes = {name: fixed or datasets.input_size(name) for name in options.data}
     groups = [
-        data.load_groups(
-            name,
-            options.path,
-            options.input_size if name == "custom" and options.input_size else datasets.input_size(name),
-            valid_fraction=options.valid_fraction,
-        )
+        data.load_groups(name, options.path, sizes[name], valid_fraction=options.valid_fraction)
         for name in options.data
     ]
     with quiet_stderr():
@@ -482,6 +487,7 @@ def run_train(options: argparse.Namespace) -> None:
         context=options.context,
         init=options.init,
         restart=options.restart,
+        fit_pixels=math.prod(sizes[options.data[0]]) if options.input_size == "auto" else None,
     )
 
 
@@ -589,6 +595,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
     folder = data.find_dataset(options.data, options.path)
     if options.data == "custom":
         prepare_custom(folder)
+    if options.valid_fraction is None:
+        options.valid_fraction = VALID_FRACTION
+        if options.data == "custom" and options.split != "all" and (options.weights or not options.maps):
+            with quiet_stderr():
+                from phases import evaluate
+            known = evaluate.fraction_of_training("custom", options.weights, Path(params_of(options)["results"]))
+            options.valid_fraction = VALID_FRACTION if known is None else known
     train = None
     samples: Sequence[data.Sample]
     if options.split == "all":
@@ -608,6 +621,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             part=options.split,
             params=params_of(options),
             size=options.input_size,
+            mirrored=options.mirrored,
             weights=options.weights,
             maps=options.maps,
             protocol=options.protocol,
@@ -687,8 +701,10 @@ def number(kind: type, holds: Callable[[float], bool], expected: str) -> Callabl
     return convert
 
 
-positive_int = number(int, lambda value: value >= 1, "a whole number of at least 1")
-natural_int = number(int, lambda value: value >= 0, "a whole number of at least 0")
+counting = number(int, lambda value: 1 <= value <= 1_000_000, "a whole number from 1 to 1000000")
+step_count = number(int, lambda value: 0 <= value <= 1_000_000, "a whole number from 0 to 1000000")
+gpu_count = number(int, lambda value: 0 <= value <= 256, "a whole number from 0 to 256")
+seed_number = number(int, lambda value: 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}")
 network_side = number(
     int,
     lambda value: 8 <= value <= 4096 and value % 8 == 0,
@@ -697,6 +713,9 @@ network_side = number(
 port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
 pixel_count = number(int, lambda value: 1 <= value <= MAX_PIXELS, f"a whole number from 1 to {MAX_PIXELS}")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+rate = number(float, lambda value: 1e-15 <= value <= 1000, "a number from 1e-15 to 1000")
+scale_factor = number(float, lambda value: 0.05 <= value <= 8, "a number from 0.05 to 8")
+loss_weight = number(float, lambda value: 0 <= value <= 1000, "a number from 0 to 1000")
 blur_width = number(float, lambda value: 0.01 <= value <= 1000, "a number from 0.01 to 1000")
 fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
@@ -709,15 +728,21 @@ def existing_name(text: str) -> Path:
 
 
 PARAM_TYPES = {
-    "epochs": positive_int,
-    "batch_size": positive_int,
-    "learning_rate": positive_float,
-    "warmup_steps": natural_int,
+    "epochs": counting,
+    "batch_size": counting,
+    "learning_rate": rate,
+    "warmup_steps": step_count,
     "weight_decay": fraction,
     "color": fraction,
     "crop": fraction,
-    "seed": natural_int,
+    "scales": scale_factor,
+    "weight_average": fraction,
+    "cc_weight": loss_weight,
+    "nss_weight": loss_weight,
+    "gpus": gpu_count,
+    "seed": seed_number,
 }
+PARAM_CHOICES = {"precision": ("float32", "bfloat16", "float16"), "device": ("auto", "cpu", "gpu")}
 
 
 if __name__ == "__main__":

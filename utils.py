@@ -352,7 +352,8 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     epochs = [row["epoch"] for row in history]
     for key, label in (("loss", "training"), ("val_loss", "validation")):
         axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
-    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)")
+    plain = "val_kld" not in history[0]  # Where it has a column of its own, the loss is a sum of several terms.
+    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)" if plain else "loss")
     axes.locator_params("x", integer=True)
     axes.legend()
     with whole_file(path) as temporary:

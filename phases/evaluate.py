@@ -11,7 +11,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 import msinet
-from checkpoint import LITE_PATH, file_sha256
+from checkpoint import LITE_PATH, choose_weights, file_sha256, read_knowledge
 from data import Sample
 from msinet import Network
 from scoring import contenders, pictures, report
@@ -25,8 +25,9 @@ from utils import UserError, check_writable, name_some, write_record
 # Letters of a run's folder and of a contender's name, beyond which a file system may refuse the names of their files.
 LONGEST_NAME = 100
 
-# What of a network's record does not decide its maps: where the weights are, why it is these, and what computes.
-INCIDENTAL = ("weights", "reason", "device")
+# What of a network's record does not decide its maps: where the weights are, why it is these, how they came about, and
+# what computes.
+INCIDENTAL = ("weights", "reason", "device", "knowledge", "images_that_trained")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Options:
         data, folder, samples: the dataset's key, its folder, and the images of it to predict.
         part: which images they are, "valid", "train" or "all".
         params: `config.PARAMS` with the user's flags.
-        size: height and width of the networks' input; None for the dataset's.
-        weights: see `checkpoint.choose_weights`; None for the best there are, unless `maps` are given.
+        size, mirrored: see `msinet.load`.
+        weights: see `choose_weights`; None for the best there are, unless `maps` are given.
         maps: folders of existing maps.
         protocol: a key of `protocols.PROTOCOLS`.
         sigma: see `GroundTruth`.
@@ -55,7 +56,8 @@ class Options:
     samples: Sequence[Sample]
     part: str
     params: Mapping
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | str | None = None
+    mirrored: bool = False
     weights: Sequence[str] | None = None
     maps: Sequence[Path] = ()
     protocol: str = "tuebingen"
@@ -108,6 +110,9 @@ def run(options: Options) -> None:
     for model in models:
         path = target / f"examples_{model.name}.png"
         pictures.draw_examples(path, model, truth, protocol, scores[model.name], metric)
+        worst_by = "IG" if columns[model.name]["IG"].images else metric
+        path = target / f"worst_{model.name}.jpeg"
+        pictures.draw_worst(path, model, truth, protocol, scores[model.name], worst_by)
     summary = {
         **settings,
         "images": len(options.samples),
@@ -138,15 +143,23 @@ def load_models(options: Options) -> list[Contender]:
                 results=options.params["results"],
                 input_size=options.size,
                 device=options.params["device"],
+                mirrored=options.mirrored,
             )
             print(network.summary())
             name = free_name(network.weights.path.name.split(".")[0], taken)
             # Nobody asked for it: whoever reads the table must not take it for the published network.
             note = network.weights.reason if wanted is None and network.weights.path == LITE_PATH else ""
-            models.append(network_contender(name, network, options.params["batch_size"], note))
+            models.append(network_contender(name, network, options, note))
     for folder in options.maps:
         models.append(contenders.folder_contender(free_name(folder.resolve().name, taken), folder))
     return models
+
+
+def fraction_of_training(data: str, weights: Sequence[str] | None, results: Path) -> float | None:
+    """The share of one's own images that validated while the first of some weights was trained, where that is known."""
+    choice = choose_weights(data, weights[0] if weights else None, results)
+    knowledge = read_knowledge(choice.path)
+    return knowledge.valid_fraction if knowledge else None
 
 
 def free_name(wanted: str, taken: set[str]) -> str:
@@ -158,18 +171,23 @@ def free_name(wanted: str, taken: set[str]) -> str:
     return name
 
 
-def network_contender(name: str, network: Network, batch_size: int, note: str = "") -> Contender:
-    """A network that predicts."""
+def network_contender(name: str, network: Network, options: Options, note: str = "") -> Contender:
+    """A network that predicts; its note says too when it was trained on images that it is scored on."""
 
     def maps(cases: Sequence[Case]) -> Iterator:
-        for prediction in network.predictions([case.sample.stimulus for case in cases], batch_size):
+        for prediction in network.predictions([case.sample.stimulus for case in cases], options.params["batch_size"]):
             if prediction.saliency is None:
                 raise UserError(
                     f"{prediction.photograph}: {prediction.error}. Replace it, or take it out of the dataset."
                 )
             yield prediction.saliency
 
-    record = network.record()
+    names = [sample.name for sample in options.samples]
+    known = network.knowledge
+    seen = len(known.trained_on(options.data, names)) if known and known.datasets else None
+    if seen:
+        note = "; ".join([*([note] if note else []), f"{seen} of {len(names)} images trained these weights"])
+    record = {**network.record(), "images_that_trained": seen}
     settings = {key: value for key, value in record.items() if key not in INCIDENTAL}
     return Contender(name, maps, record=record, settings=settings, note=note)
 

@@ -79,7 +79,7 @@ def test_evaluation_makes_missing_maps_too_and_keeps_those_of_training(photograp
     [
         (("--sigma", "3"), ["--sigma", "-d custom"]),
         (("--pixels-per-degree", "30"), ["--pixels-per-degree", "-d custom"]),
-        (("--input-size", "48", "64"), ["--input-size", "-d custom"]),
+        (("--valid-fraction", "0.1"), ["--valid-fraction", "-d custom"]),
     ],
 )
 def test_flags_of_ones_own_data_are_refused_with_other_data(flags, words, capsys):

@@ -245,3 +245,12 @@ def test_batches_of_several_datasets_have_one_size_each():
         names = {s.name for s in batch.samples}
         assert names <= set("abcde") or names <= set("vwxyz")
         assert batch.size in ({(24, 32), (48, 64)} if names <= set("abcde") else {(40, 40), (32, 32), (72, 72)})
+
+
+def test_groups_by_shape_hold_every_sample_at_the_size_that_suits_its_photograph(tiny_dataset):
+    lying = data.pair_files(tiny_dataset("lying", count=3, height=48, width=64))
+    upright = data.pair_files(tiny_dataset("upright", count=2, height=64, width=48))
+    whole = data.Group([*lying, upright[0]], (48, 64)), data.Group(upright[1:], (48, 64))
+    groups = data.group_by_shape(whole, 240 * 320)
+    assert [(len(train.samples), train.size) for train, _ in groups] == [(3, (240, 320)), (1, (320, 240))]
+    assert [(len(valid.samples), valid.size) for _, valid in groups] == [(0, (240, 320)), (1, (320, 240))]

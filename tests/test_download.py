@@ -391,10 +391,13 @@ def test_body_that_exceeds_the_size_it_was_to_have_is_cut_off(server, tmp_path, 
         handler.end_headers()
         handler.wfile.write(contents)
         loopback.pour(handler)
+        taken.append("all")
 
+    taken = []
     url = server.serve("/file.zip", CONTENTS, *[longer] * 20)
     with pytest.raises(DownloadError, match="of 300,002"):
         transfer.fetch([url], tmp_path / "file.zip")
+    assert taken == []
 
 
 def test_length_that_the_server_never_delivers_is_an_error(server, tmp_path):

@@ -19,7 +19,7 @@ import images
 import main
 import model
 import utils
-from scoring import contenders, density, ground_truth, metrics, report
+from scoring import contenders, density, ground_truth, metrics, pictures, report
 from scoring.protocols import MIT
 
 SHAPE = (48, 64)
@@ -136,7 +136,7 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
     assert differences["saliency"]["NSS"]["mean"] == pytest.approx(scores["saliency"]["NSS"] - scores["noise"]["NSS"])
     assert differences["saliency"]["NSS"]["low"] > 0 > differences["saliency"]["KLD"]["high"]
     assert {"protocol", "versions", "seed", "contenders", "centre_bias"} <= summary.keys()
-    for name in ("distributions.png", "examples_noise.png", "examples_saliency.png"):
+    for name in ("distributions.png", "examples_noise.png", "examples_saliency.png", "worst_noise.jpeg"):
         assert images.decode_image(tf.io.read_file(str(run.folder / name)), 3).shape[0] > 200
 
 
@@ -171,6 +171,28 @@ def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow, tmp_p
     assert summary["contenders"]["narrow"]["weights"] == str(narrow)
     # A scale apart, the predictions are the same: the paired interval is narrow, unlike that of either mean.
     assert abs(summary["differences_from_the_first"]["images"]["NSS"]["high"]) < 1e-4
+
+
+def test_images_that_trained_the_weights_are_counted_above_the_table(run, dataset, tmp_path, capsys):
+    arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
+    groups = data.load_groups("custom", dataset, (24, 32), valid_fraction=0.5)
+    names = [tuple(sample.name for sample in group.samples) for group in groups]
+    known = checkpoint.Knowledge(
+        (24, 32), "aspp", "", {"custom": checkpoint.TrainedOn((24, 32), *names, "")}, valid_fraction=0.5
+    )
+    checkpoint.save_arrays(tmp_path / "known.npz", arrays, known)
+    assert len(names[0]) == 5 and run("--weights", tmp_path / "known.npz", name="all") == 0
+    assert "known: 5 of 10 images trained these weights" in capsys.readouterr().out.split("metric")[0]
+    record = run.summary()["contenders"]["known"]
+    assert record["images_that_trained"] == 5 and record["input_size"] == [24, 32]
+    # By default, the images that validated then, whatever the default share is.
+    assert run("--weights", tmp_path / "known.npz", split="valid", name="own") == 0
+    assert {image for _, image in run.rows()} == set(names[1])
+    assert "images trained these weights" not in capsys.readouterr().out
+    assert run.summary()["contenders"]["known"]["images_that_trained"] == 0
+    checkpoint.save_arrays(tmp_path / "unknown.npz", arrays)
+    assert run("--weights", tmp_path / "unknown.npz", "--input-size", 24, 32, split="valid", name="unknown") == 0
+    assert len(run.rows()) == 2 and run.summary()["contenders"]["unknown"]["images_that_trained"] is None
 
 
 def test_fitted_density_is_saved_gains_information_and_is_used_again(run, dataset, maps, capsys):
@@ -272,9 +294,11 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
 
 
 @pytest.fixture
-def noisy(dataset, maps, tmp_path):
+def noisy(dataset, maps, tmp_path, monkeypatch):
     """`evaluate` of noise, with the default name of the run's folder: the exit status. `folders()` lists the runs."""
     folder = maps("noise", noise)
+    for name in ("draw_examples", "draw_distributions"):  # They take most of the time.
+        monkeypatch.setattr(pictures, name, lambda *_: None)
 
     def evaluate_noise(*flags, data=dataset, results=tmp_path):
         fixed = ["-d", "custom", "-p", data, "--split", "all", "--maps", folder, "--results", results]
@@ -432,3 +456,19 @@ def test_paired_interval_is_narrower_than_that_of_unpaired_means():
     means = report.estimates(scores, seed=0)
     assert 0 < difference.low < 0.3 < difference.high < 0.6
     assert means["a"]["NSS"].high > means["b"]["NSS"].low  # The means' own intervals would not tell.
+
+
+def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narrow):
+    found = {}
+    for flags in ((), ("--input-size", "auto"), ("--mirrored",)):
+        assert run("--weights", narrow, *flags, name=f"run{len(flags)}{''.join(flags)[-4:]}") == 0
+        contender = run.summary()["contenders"]["narrow"]
+        found[flags] = contender["fit_shape"], contender["mirrored"], run.summary()["scores"]["narrow"]["NSS"]["mean"]
+    assert [row[:2] for row in found.values()] == [(False, False), (True, False), (False, True)]
+    assert found[()][2] != found[("--mirrored",)][2]
+
+
+def test_best_come_first_and_what_is_no_number_is_left_out():
+    values = np.array([3.0, np.nan, 1.0, 2.0])
+    assert pictures.best_first(values, less_is_better=False) == [0, 3, 2]
+    assert pictures.best_first(values, less_is_better=True) == [2, 3, 0]

@@ -32,8 +32,11 @@ assert not heavy, heavy
 def test_every_parameter_is_a_flag_of_train():
     flags = {
         "epochs": "3", "batch_size": "2", "learning_rate": "0.5", "warmup_steps": "7", "cosine_decay": None,
-        "weight_decay": "0.25", "mirror": None, "color": "0.125", "crop": "0.5", "scales": "0.75", "device": "gpu",
-        "seed": "9", "results": "elsewhere",
+        "weight_decay": "0.25", "mirror": None, "color": "0.125", "crop": "0.5", "scales": "0.75",
+        "weight_average": "0.5", "cc_weight": "0.5", "nss_weight": "0.25", "gpus": "2",
+        "cache": None, "tensorboard": None, "precision": "bfloat16",
+        "device": "gpu", "seed": "9",
+        "results": "elsewhere",
     }  # fmt: skip
     assert flags.keys() == PARAMS.keys()
     arguments = ["train"]
@@ -66,7 +69,6 @@ def test_defaults_are_the_papers():
         (["train", "-d", "custom", "-p", "nowhere"], ["No such folder: nowhere", "-p"]),
         (["train", "-p", "nowhere"], ["salicon-stimuli.zip", "network", "--from"]),
         (["download", "-d", "osie", "--from", "nowhere.zip"], ["nowhere.zip", "--from"]),
-        (["train", "-d", "osie", "--input-size", "48", "64"], ["--input-size", "custom"]),
         (["train", "-d", "osie", "--valid-fraction", "0.1"], ["--valid-fraction", "custom"]),
         (["train", "-d", "osie", "osie"], ["osie osie", "once"]),
         (["test", "-p", "nowhere.jpg"], ["nowhere.jpg", "-p"]),
@@ -83,7 +85,13 @@ def test_a_users_mistake_is_one_line_and_status_2(arguments, words, capsys, tmp_
     assert all(word in error for word in words)
 
 
-@pytest.mark.parametrize("flag", ["--epochs=0", "--batch-size=x", "--learning-rate=-1", "--seed=-1", "--crop=1"])
+@pytest.mark.parametrize(
+    "flag",
+    ["--epochs=0", "--batch-size=x", "--learning-rate=-1", "--seed=-1", "--crop=1", "--cc-weight=-1", "--scales=nan"]
+    + [f"--{key}={'9' * 21}" for key in ("epochs", "batch-size", "learning-rate", "warmup-steps", "scales", "seed")]
+    + [f"--{key}={'9' * 21}" for key in ("weight-decay", "color", "crop", "weight-average", "cc-weight", "nss-weight")]
+    + ["--learning-rate=1e-300", "--sigma=1e-300", "--scales=1e-300"],
+)
 def test_impossible_values_are_refused_by_the_parser(flag, capsys):
     with pytest.raises(SystemExit) as stop:
         main.parse(["train", flag])

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+import checkpoint
 from model import DilatedConv2D, LegacyUpsampling
 from msinet import Network
 from phases.formats.base import Format, keras_model, python_example
@@ -20,6 +21,7 @@ NEWER_SETTINGS = {"InputLayer": ("ragged", "optional"), "ZerosLike": ("dtype",)}
 def write_keras(network: Network, folder: Path, bits: int, calibration=()) -> None:
     portable_model(keras_model(network)).save(folder / FILE)
     _drop_newer_settings(folder / FILE)
+    checkpoint.write_knowledge(folder / FILE, checkpoint.knowledge_of(network))
 
 
 def portable_model(model: keras.Model) -> keras.Model:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+import checkpoint
 from images import IMAGE_PADDING, crop_and_restore, resize_and_pad
 from msinet import Network
 from phases.formats.base import Format, named_graph
@@ -21,6 +22,7 @@ def write_savedmodel(network: Network, folder: Path, bits: int, calibration=()) 
     }
     concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
     tf.saved_model.save(tf.Module(), str(folder / FOLDER), signatures=concrete)
+    checkpoint.write_knowledge(folder / FOLDER, checkpoint.knowledge_of(network))
 
 
 def photograph_graph(graph, size: tuple[int, int]):

@@ -14,6 +14,7 @@ FILE = "msinet.weights.h5"
 
 def write_weights(network: Network, folder: Path, bits: int, calibration=()) -> None:
     keras_model(network).save_weights(folder / FILE)
+    checkpoint.write_knowledge(folder / FILE, checkpoint.knowledge_of(network))
 
 
 def predict_weights(folder: Path, images: np.ndarray) -> np.ndarray:

@@ -77,9 +77,7 @@ def _size(options: Options) -> list[str]:
 
 def _shared(options: Options, *keys: str) -> list[str]:
     """The flags of parameters that are not of training alone."""
-    return flags_of(
-        {key: options.params[key] for key in ("device", "batch_size", "precision", *keys) if key in options.params}
-    )
+    return flags_of({key: options.params[key] for key in ("device", "batch_size", *keys)})
 
 
 def _again(options: Options) -> str:

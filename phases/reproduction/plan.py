@@ -209,7 +209,6 @@ def _evaluations(
             "protocol": protocol,
             "size": options.size,
             "seed": options.params["seed"],
-            "precision": options.params.get("precision"),
         }
         words = [f"evaluate {options.title(network)} on {data.data}", *([] if seed is None else [f"seed {seed}"])]
         needs = (data.name,) if source is None else (data.name, source.name)
