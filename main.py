@@ -310,7 +310,7 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument(
         "--seeds",
-        type=positive_int,
+        type=counting,
         default=1,
         metavar="N",
         help="how often to train each network, with seeds that follow one another (default: 1)",
