@@ -116,10 +116,10 @@ class Report:
             f"{count(len(options.names), 'dataset')}: {', '.join(DATASETS[name].title for name in options.names)}.",
         ]
         if options.weights != "published":
+            stand_in = "the lite network" if options.weights == "lite" else options.weights
             lines.append(
-                f"**The published networks are not in these tables.** In their place stands the "
-                f"{options.title('published').partition(',')[0]}, as `--weights {options.weights}` asked for; its "
-                f"numbers are not those of the paper."
+                f"**The published networks are not in these tables.** In their place stands {stand_in}, as `--weights` asked "
+                f"for; its numbers are not those of the paper."
             )
         if options.size:
             lines.append(f"**The networks' input was {options.size[0]}×{options.size[1]}**, not that of the paper.")
