@@ -118,8 +118,8 @@ class Report:
         if options.weights != "published":
             stand_in = "the lite network" if options.weights == "lite" else options.weights
             lines.append(
-                f"**The published networks are not in these tables.** In their place stands {stand_in}, as `--weights` asked "
-                f"for; its numbers are not those of the paper."
+                f"**The published networks are not in these tables.** In their place stands {stand_in}, as "
+                f"`--weights` asked for; its numbers are not those of the paper."
             )
         if options.size:
             lines.append(f"**The networks' input was {options.size[0]}×{options.size[1]}**, not that of the paper.")
