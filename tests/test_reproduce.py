@@ -368,7 +368,8 @@ def test_what_is_done_is_not_done_again_unless_something_of_it_has_changed(inter
     key = ("published", title, "osie", "mit")
     assert run.rows()[key] != first[key]
     assert run(*flags, "--seed", "7") == 0 and len(quick) == 10  # Another seed: nothing is mixed in.
-    (tmp_path / "data" / "osie" / "fixations.csv").open("a").write("1001,3,3,0\n")
+    table = tmp_path / "data" / "osie" / "fixations.csv"
+    table.write_text(table.read_text(encoding="utf-8") + "1001,3,3,0\n", encoding="utf-8")
     assert run(*flags) == 0 and len(quick) == 14
     shutil.rmtree(run.folder / "evaluation")  # What a record promises is gone.
     assert run(*flags) == 0 and sorted(quick.values()) == [1] * 10 + [2] * 4
@@ -414,7 +415,7 @@ def test_rows_that_cannot_be_made_say_why_and_the_others_are_right(internet, vgg
     of = {(network, dataset, protocol): reason for (network, _, dataset, protocol), reason in reasons.items()}
     for network in ("published", "salicon", "trained"):
         assert "nobody.invalid is unknown" in of[network, "fiwi", "tuebingen"]
-        assert "data of pascals: salObj.zip" in of[network, "pascals", "mit"]
+        assert "salObj.zip: wrong checksum" in of[network, "pascals", "mit"]
     assert "404" in of["published", "mit1003", "mit"] and "cat2000" in of["published", "cat2000", "mit"]
     assert of["published", "osie", "mit"] == "the disk is full"
     assert of["trained", "dutomron", "mit"].endswith("The loss became nan in epoch 1, step 3")
