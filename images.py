@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -204,6 +205,12 @@ def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
     if suffix == ".png":
         return tf.io.encode_png(image).numpy()
     return tf.io.encode_jpeg(image, format="grayscale", quality=100).numpy()
+
+
+def encode_overlay(path: Path, saliency: np.ndarray) -> bytes:
+    """A photograph with its map laid over it, as the contents of a JPEG file; see `blend`."""
+    photograph = decode_image(tf.io.read_file(os.fsencode(path)), 3).numpy()
+    return tf.io.encode_jpeg(blend(photograph, saliency), quality=95).numpy()
 
 
 def blend(photograph: np.ndarray, saliency: np.ndarray) -> np.ndarray:

@@ -1,50 +1,16 @@
 """The `test` phase: from image files to saliency maps of the images' own sizes."""
 
-import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import tensorflow as tf
 from tqdm import tqdm
 
 import msinet
-from data import IMAGE_SUFFIXES, list_images
-from images import blend, decode_image, encode_map
+from images import encode_map, encode_overlay
 from msinet import Network, Prediction
-from utils import UserError, count, parallel_map, whole_file, write_record
-
-
-def find_images(path: Path) -> list[Path]:
-    """The image files that `path` names: itself, or all below it.
-
-    Raises:
-        UserError: there is none.
-    """
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
-    images = list_images(path)
-    if not images:
-        raise UserError(f"No image below {path}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
-    return images
-
-
-def output_paths(images: Sequence[Path], root: Path, folder: Path, suffix: str) -> dict[Path, Path]:
-    """Where the map of each image goes: the same sub-folder and name below `folder`, with another suffix.
-
-    Images that differ only by suffix keep it inside the name, so that their maps do not overwrite each other.
-    """
-    relative = {image: Path(image.name) if root == image else image.relative_to(root) for image in images}
-    # Compared without case, as some file systems do.
-    shared = Counter(str(path.with_suffix("")).lower() for path in relative.values())
-    return {
-        image: folder
-        / path.with_name((path.name if shared[str(path.with_suffix("")).lower()] > 1 else path.stem) + suffix)
-        for image, path in relative.items()
-    }
+from photographs import find_images, output_paths
+from utils import count, parallel_map, whole_file, write_record
 
 
 def test(
@@ -61,7 +27,7 @@ def test(
 
     Args:
         network: what predicts.
-        images: see `find_images`.
+        images: see `photographs.find_images`.
         root: the folder that they are in, or the only one of them.
         results: the folder of results.
         batch_size: images that go through the network together.
@@ -80,9 +46,7 @@ def test(
             return f"{path}: {prediction.error}"
         _write_bytes(targets[path], encode_map(prediction.saliency, suffix))
         if overlay:
-            photograph = decode_image(tf.io.read_file(os.fsencode(path)), 3).numpy()
-            blended = blend(photograph, prediction.saliency)
-            _write_bytes(overlays[path], tf.io.encode_jpeg(blended, quality=95).numpy())
+            _write_bytes(overlays[path], encode_overlay(path, prediction.saliency))
         return ""
 
     outcomes = parallel_map(write, network.predictions(images, batch_size))

@@ -1,0 +1,414 @@
+"""`test --cluster`: the maps of any number of photographs, on the machines that Ray Data finds.
+
+The list of photographs is a stream of portions. A portion is what a worker takes at a time, and one file of the index:
+the worker predicts its photographs as `test` does, writes their maps, and last the file of the index, whole or not at
+all. What the index does not have by the end, because a worker died, is tried again one photograph at a time.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from utils import UserError, count, parallel_map, versions
+
+try:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers.
+    import pyarrow as pa
+    import ray
+    import ray.data
+except ImportError as error:
+    raise UserError(
+        "--cluster needs Ray, which is not installed: python -m pip install -r requirements-cluster.txt"
+    ) from error
+
+import msinet
+from images import encode_map, encode_overlay
+from model import choose_layout
+from msinet import Network
+from phases import cluster_index as index
+from phases.cluster_store import TEMPORARY, Photograph, Photographs, Store, absolute, is_address, open_store
+
+ROOT = Path(__file__).parents[1]
+
+# Photographs in a portion, at most.
+PORTION = 256
+
+# Of a photograph whose worker dies: once in its portion, then alone. It is given up after the last.
+ATTEMPTS = 3
+
+# Photographs that a worker reads from an object store at a time, as waiting takes longer than the network needs.
+READERS = 8
+
+# Ray keeps the weights and lists of names here, on each machine that a run without an address starts.
+OBJECT_STORE_BYTES = 512 * 2**20
+
+SUMMARY = "summary.json"
+
+# What other machines need not have: a run's data, and weights, which travel as arrays.
+NOT_SENT = [".git", "data", "results", "weights", "docs", "tests", "**/node_modules"]
+
+# What is printed of photographs that failed; the index has all.
+MOST_ERRORS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What each worker does with a photograph; see `phases.test.test`."""
+
+    results: str
+    suffix: str
+    overlay: bool
+    shards: bool
+    batch_size: int
+    device: str
+    threads: int = 1
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run has done so far, as far as its workers told."""
+
+    done: int = 0
+    failed: int = 0
+    errors: list[str] = dataclasses.field(default_factory=list)
+    listed: int = -1  # unknown until the list has come to its end
+
+    def add(self, told: dict) -> None:
+        self.done += told["done"]
+        self.failed += told["failed"]
+        self.errors += told["errors"][: MOST_ERRORS - len(self.errors)]
+        self.listed = max(self.listed, told["listed"])
+
+
+def run(
+    path: Path | str,
+    *,
+    data: str,
+    size: tuple[int, int] | None,
+    weights: str | None,
+    params: dict,
+    suffix: str,
+    overlay: bool,
+    address: str,
+    workers: int | None,
+    shards: bool,
+    restart: bool,
+) -> int:
+    """Predict, and say what was done, as `test` does; the run's summary goes to `summary.json`.
+
+    Args:
+        path: see `cluster_store.Photographs`.
+        address: of a Ray cluster, or "local" for one on this machine that lives as long as the run.
+        workers: at most; by default one for each processor core, or for each GPU.
+        shards: put the maps into the index instead of files of their own.
+        restart: begin anew where the results are those of another run.
+        others: see `phases.test.run`.
+
+    Returns:
+        The exit status: 1 when an image failed, else 0.
+    """
+    results = open_store(absolute(params["results"]))
+    photographs = Photographs(absolute(path), results.path, suffix)
+    if next(iter(photographs), None) is None:  # First, as weights may be a long download, which nothing is worth.
+        raise UserError(f"No image below {path}. Name a folder of photographs, or a list of them, with -p.")
+    kept = Path("results") if is_address(params["results"]) else Path(params["results"])
+    network = msinet.load(weights, data=data, results=kept, input_size=size, device=params["device"])
+    print(network.summary())
+    job = Job(results.path, suffix, overlay, shards, params["batch_size"], params["device"])
+    index.claim(results, _settings(photographs, network, job), restart)
+    start = time.perf_counter()
+    with _connected(address):
+        try:
+            before, progress = _predict(photographs, results, network, job, workers)
+        finally:
+            results.remove(TEMPORARY)
+    for error in progress.errors:
+        print(f"error: {error}", file=sys.stderr)
+    if progress.failed > len(progress.errors):
+        print(f"error: and {progress.failed - len(progress.errors)} more, see the index", file=sys.stderr)
+    if before:
+        print(f"{count(before, 'map')} had been written before.")
+    print(f"{count(progress.done, 'map')} written to {results.full(index.INDEX if shards else 'images')}.")
+    if progress.failed:
+        print(f"{count(progress.failed, 'image')} failed.")
+    seconds = time.perf_counter() - start
+    summary = {
+        "path": photographs.path,
+        "data": data,
+        **network.record(),
+        "written": progress.done,
+        "written_before": before,
+        "failed": progress.failed,
+        "seconds": round(seconds, 3),
+        "images_per_second": round((progress.done + progress.failed) / seconds, 3),
+        "versions": {**versions(), "ray": ray.__version__, "pyarrow": importlib.metadata.version("pyarrow")},
+    }
+    results.write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+    return 1 if progress.failed else 0
+
+
+def _predict(
+    photographs: Photographs, results: Store, network: Network, job: Job, workers: int | None
+) -> tuple[int, Progress]:
+    """All that is missing; returns how many maps there were before, and what was done."""
+    done = before = index.known(results, shards=job.shards)
+    job, resources = _workers(job, workers)
+    network_ref = ray.put(network)  # Ray copies it to each machine once; there the workers share the arrays.
+    progress = Progress()
+    total = _count.remote(photographs)
+    bar = tqdm(unit="image", leave=False, disable=None, initial=len(before))
+    with bar:
+        for attempt in range(ATTEMPTS):
+            listing = Listing(photographs, ray.put(done), PORTION if attempt == 0 else 1)
+            this_pass = Progress()
+            for told in _pass(listing, network_ref, job, resources):
+                for sums in (this_pass, progress):
+                    sums.add(told)
+                _show(bar, told, progress, total)
+            if this_pass.done + this_pass.failed == this_pass.listed:
+                return len(before), progress
+            done = index.known(results, shards=job.shards, recent=True)
+        _give_up(photographs, done, results, progress)
+    return len(before), progress
+
+
+def _pass(listing: "Listing", network_ref, job: Job, resources: dict) -> Iterator[dict]:
+    """Let the workers have all portions of a listing; yields what they tell of each."""
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = 1  # A block holds one portion, that is one row.
+    context.max_errored_blocks = -1  # A worker that dies takes its portion along; `_predict` comes back to it.
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Listing waits for the disk or the store. Were it to ask for a processor core, it would wait for ever for the
+    # workers, which may have them all, and they for it.
+    portions = ray.data.read_datasource(listing, override_num_blocks=1, concurrency=1, ray_remote_args={"num_cpus": 0})
+    told = portions.map(
+        Worker,
+        fn_constructor_args=[network_ref, job],
+        compute=ray.data.ActorPoolStrategy(size=resources["workers"], max_tasks_in_flight_per_actor=2),
+        num_cpus=resources["num_cpus"],
+        num_gpus=resources["num_gpus"],
+        max_restarts=0,  # Ray Data starts another in its place, wherever there is room, for other portions.
+    )
+    for row in told.iter_rows():
+        if row["stopped"]:
+            raise UserError(row["stopped"])
+        yield row
+
+
+def _workers(job: Job, workers: int | None) -> tuple[Job, dict]:
+    """How many workers there are to be, and the part of a machine that each has."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = [int(machine.get("CPU", 0)) for machine in machines]
+    gpus = [int(machine.get("GPU", 0)) for machine in machines]
+    if sum(gpus) and job.device != "cpu":
+        threads = max(1, min(core // gpu for core, gpu in zip(cores, gpus, strict=True) if gpu))
+        resources = {"workers": workers or sum(gpus), "num_cpus": threads, "num_gpus": 1}
+    else:
+        workers = workers or sum(cores) or 1
+        fits = (n for n in range(max(cores, default=1), 1, -1) if sum(core // n for core in cores) >= workers)
+        resources = {"workers": workers, "num_cpus": next(fits, 1), "num_gpus": 0}
+    return dataclasses.replace(job, threads=resources["num_cpus"]), resources
+
+
+def _show(bar, told: dict, progress: Progress, total) -> None:
+    if bar.total is None and ray.wait([total], timeout=0)[0]:
+        with contextlib.suppress(ray.exceptions.RayError, UserError):
+            bar.total = ray.get(total)
+    bar.set_postfix(failed=progress.failed, refresh=False)
+    bar.update(told["done"] + told["failed"])
+
+
+@ray.remote(num_cpus=0)
+def _count(photographs: Photographs) -> int:
+    """For the progress bar, which says the time left."""
+    return sum(1 for _ in photographs)
+
+
+def _give_up(photographs: Photographs, done: np.ndarray, results: Store, progress: Progress) -> None:
+    """Put what no worker survived into the index."""
+    missing = (photograph for photograph in photographs if not index.contains(done, [photograph.path])[0])
+    while portion := list(itertools.islice(missing, PORTION)):
+        reason = f"its worker died each of {ATTEMPTS} times"
+        rows = [index.row(photograph, error=reason) for photograph in portion]
+        index.write_part(results, rows)
+        errors = [f"{row['path']}: {reason}" for row in rows]
+        progress.add({"done": 0, "failed": len(rows), "errors": errors, "listed": -1})
+
+
+# --- The list, as Ray reads it ----------------------------------------------------------------------------------------
+
+
+class Listing(ray.data.Datasource):
+    """Photographs in portions: a row has the paths of one, and the last row, an empty one, how many there were.
+
+    Args:
+        photographs: all there are.
+        done: Ray's reference to what `cluster_index.known` returns; they are left out.
+        portion: photographs in a portion, at most.
+    """
+
+    def __init__(self, photographs: Photographs, done, portion: int):
+        super().__init__()
+        self.photographs, self.done, self.portion = photographs, done, portion
+
+    def estimate_inmemory_data_size(self) -> None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list:
+        nothing_known = ray.data.block.BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ray.data.ReadTask(self._portions, nothing_known)]
+
+    def _portions(self) -> Iterator[pa.Table]:
+        done = ray.get(self.done)
+        photographs, seen, listed = iter(self.photographs), 0, 0
+        # A portion is a small part of what came before, so that all workers have work at once, and end together.
+        while portion := list(itertools.islice(photographs, min(self.portion, max(4, seen // 32)))):
+            was_done = index.contains(done, [photograph.path for photograph in portion])
+            missing = [photograph for photograph, there in zip(portion, was_done, strict=True) if not there]
+            seen, listed = seen + len(portion), listed + len(missing)
+            if missing:
+                yield _portion_row(missing)
+        yield _portion_row([], listed)
+
+
+def _portion_row(portion: list[Photograph], listed: int = -1) -> pa.Table:
+    # As bytes, because a file's name need not be valid text.
+    columns = {field: [[os.fsencode(getattr(p, field)) for p in portion]] for field in Photograph._fields}
+    names = pa.list_(pa.binary())
+    return pa.table({**{field: pa.array(values, names) for field, values in columns.items()}, "listed": [listed]})
+
+
+# --- A worker ---------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process with a network, which Ray gives one portion after another.
+
+    Args:
+        network: Ray's reference to the network.
+        job: what to do.
+    """
+
+    def __init__(self, network, job: Job):
+        tf.config.threading.set_intra_op_parallelism_threads(job.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        layout, device = choose_layout(job.device)
+        self.network = dataclasses.replace(ray.get(network), layout=layout, device=device)
+        self.job = job
+        self.results = open_store(job.results)
+
+    def __call__(self, row: dict) -> dict:
+        """A portion -> how many photographs are done and failed, and why; or why the whole run has to stop."""
+        columns = ([os.fsdecode(name) for name in row[field]] for field in Photograph._fields)
+        portion = [Photograph(*names) for names in zip(*columns, strict=True)]
+        told = {"done": 0, "failed": 0, "errors": [], "listed": row["listed"], "stopped": ""}
+        try:
+            rows = list(self._rows(portion))
+            if rows:
+                index.write_part(self.results, rows)
+        except OSError as error:
+            stopped = f"{self.job.results} cannot be written: {error}. Check its permissions and space; the same command goes on."
+            return {**told, "stopped": stopped}
+        except Exception:  # Ray would take it for a worker's death.
+            return {**told, "stopped": f"a worker failed: {traceback.format_exc()}"}
+        errors = [f"{row['path']}: {row['error']}" for row in rows if row["error"]]
+        return {**told, "done": len(rows) - len(errors), "failed": len(errors), "errors": errors}
+
+    def _rows(self, portion: list[Photograph]) -> Iterator[dict]:
+        """Predict a portion and write its maps; yields a row of the index for each photograph."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = parallel_map(lambda photograph: _fetch(photograph.path, Path(folder)), portion, READERS)
+            files, unread = itertools.tee(files)
+            predictions = self.network.predictions((file for file, _ in files), self.job.batch_size)
+            steps = zip(portion, predictions, (error for _, error in unread), strict=True)
+            before = time.perf_counter()
+            for row in parallel_map(lambda step: self._finish(*step), steps):
+                now = time.perf_counter()
+                yield {**row, "seconds": now - before}
+                before = now
+
+    def _finish(self, photograph: Photograph, prediction, unread: str) -> dict:
+        """Write a photograph's map; returns its row."""
+        file = prediction.photograph
+        try:
+            if unread or prediction.error:
+                return index.row(photograph, error=unread or prediction.error)
+            contents = encode_map(prediction.saliency, self.job.suffix)
+            height, width = prediction.saliency.shape
+            values = {"height": height, "width": width, "sha256": hashlib.sha256(contents).hexdigest()}
+            files = {photograph.map: contents}
+            if self.job.overlay:
+                values["overlay"] = photograph.overlay
+                files[photograph.overlay] = encode_overlay(file, prediction.saliency)
+            if self.job.shards:
+                values.update(zip(("contents", "overlay_contents"), files.values(), strict=False))
+            else:
+                for name, contents in files.items():
+                    self.results.write(name, contents)
+            return index.row(photograph, **values)
+        finally:
+            if str(file) != photograph.path:
+                file.unlink(missing_ok=True)
+
+
+def _fetch(path: str, folder: Path) -> tuple[Path, str]:
+    """A photograph as a file of this machine, and in a few words why it cannot be had."""
+    if not is_address(path):
+        return Path(path), ""
+    address, name = path.rsplit("/", 1)
+    file = folder / f"{uuid.uuid4().hex}{Path(name).suffix}"
+    try:
+        file.write_bytes(open_store(address).read(name))
+    except FileNotFoundError:
+        return file, "no such file"
+    except OSError as error:
+        return file, f"cannot be read from the store ({str(error)[:200]})"
+    return file, ""
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """A connection to the Ray cluster at an address, or to one of our own for as long as the block runs."""
+    if ray.is_initialized():
+        yield
+        return
+    options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    variables = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    environment = {"env_vars": variables}
+    if address != "local":  # The other machines have the program from us.
+        environment = {**environment, "working_dir": str(ROOT), "excludes": NOT_SENT}
+    with contextlib.suppress(ConnectionError):
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **options)
+    if not ray.is_initialized():
+        raise UserError(f"No Ray cluster at {address}: start one with `ray start --head`, or leave the address out.")
+    try:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _settings(photographs: Photographs, network: Network, job: Job) -> dict:
+    """What decides what the maps are, and so tells one run from another."""
+    record = {key: value for key, value in network.record().items() if key not in ("weights", "reason", "device")}
+    return {"path": photographs.path, "format": job.suffix, "overlay": job.overlay, "shards": job.shards, **record}
