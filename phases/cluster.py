@@ -18,10 +18,10 @@ import tempfile
 import time
 import traceback
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -29,7 +29,6 @@ from utils import UserError, count, parallel_map, versions
 
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers.
-    import pyarrow as pa
     import ray
     import ray.data
 except ImportError as error:
@@ -42,7 +41,7 @@ from images import encode_map, encode_overlay
 from model import choose_layout
 from msinet import Network
 from phases import cluster_index as index
-from phases.cluster_store import TEMPORARY, Photograph, Photographs, Store, absolute, is_address, open_store
+from phases.cluster_store import Photograph, Photographs, Store, absolute, is_address, open_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,8 +56,6 @@ READERS = 8
 
 # Ray keeps the weights and lists of names here, on each machine that a run without an address starts.
 OBJECT_STORE_BYTES = 512 * 2**20
-
-SUMMARY = "summary.json"
 
 # What other machines need not have: a run's data, and weights, which travel as arrays.
 NOT_SENT = [".git", "data", "results", "weights", "docs", "tests", "**/node_modules"]
@@ -87,13 +84,11 @@ class Progress:
     done: int = 0
     failed: int = 0
     errors: list[str] = dataclasses.field(default_factory=list)
-    listed: int = -1  # unknown until the list has come to its end
 
     def add(self, told: dict) -> None:
         self.done += told["done"]
         self.failed += told["failed"]
         self.errors += told["errors"][: MOST_ERRORS - len(self.errors)]
-        self.listed = max(self.listed, told["listed"])
 
 
 def run(
@@ -131,81 +126,87 @@ def run(
     network = msinet.load(weights, data=data, results=kept, input_size=size, device=params["device"])
     print(network.summary())
     job = Job(results.path, suffix, overlay, shards, params["batch_size"], params["device"])
-    index.claim(results, _settings(photographs, network, job), restart)
-    start = time.perf_counter()
-    with _connected(address):
-        try:
+    with results.open_for_writing():
+        index.claim(results, _settings(photographs, network, job), restart)
+        start = time.perf_counter()
+        with _connected(address):
             before, progress = _predict(photographs, results, network, job, workers)
-        finally:
-            results.remove(TEMPORARY)
+        seconds = time.perf_counter() - start
+        _report(results, job, before, progress)
+        summary = {
+            "path": photographs.path,
+            "data": data,
+            **network.record(),
+            "written": progress.done,
+            "written_before": before,
+            "failed": progress.failed,
+            "seconds": round(seconds, 3),
+            "images_per_second": round((progress.done + progress.failed) / seconds, 3),
+            "versions": {**versions(), "ray": ray.__version__, "pyarrow": importlib.metadata.version("pyarrow")},
+        }
+        results.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return 1 if progress.failed else 0
+
+
+def _report(results: Store, job: Job, before: int, progress: Progress) -> None:
     for error in progress.errors:
         print(f"error: {error}", file=sys.stderr)
     if progress.failed > len(progress.errors):
         print(f"error: and {progress.failed - len(progress.errors)} more, see the index", file=sys.stderr)
     if before:
         print(f"{count(before, 'map')} had been written before.")
-    print(f"{count(progress.done, 'map')} written to {results.full(index.INDEX if shards else 'images')}.")
+    print(f"{count(progress.done, 'map')} written to {results.full(index.INDEX if job.shards else 'images')}.")
     if progress.failed:
         print(f"{count(progress.failed, 'image')} failed.")
-    seconds = time.perf_counter() - start
-    summary = {
-        "path": photographs.path,
-        "data": data,
-        **network.record(),
-        "written": progress.done,
-        "written_before": before,
-        "failed": progress.failed,
-        "seconds": round(seconds, 3),
-        "images_per_second": round((progress.done + progress.failed) / seconds, 3),
-        "versions": {**versions(), "ray": ray.__version__, "pyarrow": importlib.metadata.version("pyarrow")},
-    }
-    results.write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
-    return 1 if progress.failed else 0
 
 
 def _predict(
     photographs: Photographs, results: Store, network: Network, job: Job, workers: int | None
 ) -> tuple[int, Progress]:
     """All that is missing; returns how many maps there were before, and what was done."""
-    done = before = index.known(results, shards=job.shards)
+    before, _ = index.known(results, shards=job.shards)
     job, resources = _workers(job, workers)
     network_ref = ray.put(network)  # Ray copies it to each machine once; there the workers share the arrays.
-    progress = Progress()
-    total = _count.remote(photographs)
-    bar = tqdm(unit="image", leave=False, disable=None, initial=len(before))
-    with bar:
+    total = index.count_photographs.remote(photographs)
+    progress, done = Progress(), before
+    with tqdm(unit="image", leave=False, disable=None, initial=len(before)) as bar:
         for attempt in range(ATTEMPTS):
-            listing = Listing(photographs, ray.put(done), PORTION if attempt == 0 else 1)
-            this_pass = Progress()
-            for told in _pass(listing, network_ref, job, resources):
-                for sums in (this_pass, progress):
-                    sums.add(told)
+            listing = index.Listing(photographs, ray.put(done), PORTION if attempt == 0 else 1)
+            told_of, listed = 0, -1
+            for told in _pass(listing, network_ref, job, resources, alone=attempt > 0):
+                progress.add(told)
+                told_of += told["done"] + told["failed"]
+                listed = max(listed, told["listed"])
                 _show(bar, told, progress, total)
-            if this_pass.done + this_pass.failed == this_pass.listed:
+            if told_of == listed:
                 return len(before), progress
-            done = index.known(results, shards=job.shards, recent=True)
+            done, failed = index.known(results, shards=job.shards, recent=True)
+            progress.done, progress.failed = len(done) - len(before) - failed, failed
         _give_up(photographs, done, results, progress)
     return len(before), progress
 
 
-def _pass(listing: "Listing", network_ref, job: Job, resources: dict) -> Iterator[dict]:
-    """Let the workers have all portions of a listing; yields what they tell of each."""
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = 1  # A block holds one portion, that is one row.
-    context.max_errored_blocks = -1  # A worker that dies takes its portion along; `_predict` comes back to it.
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+def _pass(listing: index.Listing, network_ref, job: Job, resources: dict, alone: bool) -> Iterator[dict]:
+    """Let the workers have all portions of a listing, one at a time if `alone`; yields what they tell of each."""
     # Listing waits for the disk or the store. Were it to ask for a processor core, it would wait for ever for the
     # workers, which may have them all, and they for it.
-    portions = ray.data.read_datasource(listing, override_num_blocks=1, concurrency=1, ray_remote_args={"num_cpus": 0})
-    told = portions.map(
-        Worker,
-        fn_constructor_args=[network_ref, job],
-        compute=ray.data.ActorPoolStrategy(size=resources["workers"], max_tasks_in_flight_per_actor=2),
-        num_cpus=resources["num_cpus"],
-        num_gpus=resources["num_gpus"],
-        max_restarts=0,  # Ray Data starts another in its place, wherever there is room, for other portions.
-    )
+    portions = ray.data.read_datasource(listing, override_num_blocks=1, concurrency=1, num_cpus=0)
+    with warnings.catch_warnings():
+        # The only way to say it until Ray 2.64, which is why requirements-cluster.txt has an upper bound.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+        told = portions.map(
+            Worker,
+            fn_constructor_args=[network_ref, job],
+            compute=ray.data.ActorPoolStrategy(
+                size=resources["workers"], max_tasks_in_flight_per_actor=1 if alone else 2
+            ),
+            num_cpus=resources["num_cpus"],
+            num_gpus=resources["num_gpus"],
+            max_task_retries=0,  # Ray starts the worker again, but not with the portion that it died of.
+        )
+    index.quiet(told)
+    told.context.target_max_block_size = 1  # A block holds one portion, that is one row.
+    told.context.max_errored_blocks = -1  # A worker that dies takes its portion along; `_predict` comes back to it.
     for row in told.iter_rows():
         if row["stopped"]:
             raise UserError(row["stopped"])
@@ -235,13 +236,7 @@ def _show(bar, told: dict, progress: Progress, total) -> None:
     bar.update(told["done"] + told["failed"])
 
 
-@ray.remote(num_cpus=0)
-def _count(photographs: Photographs) -> int:
-    """For the progress bar, which says the time left."""
-    return sum(1 for _ in photographs)
-
-
-def _give_up(photographs: Photographs, done: np.ndarray, results: Store, progress: Progress) -> None:
+def _give_up(photographs: Photographs, done, results: Store, progress: Progress) -> None:
     """Put what no worker survived into the index."""
     missing = (photograph for photograph in photographs if not index.contains(done, [photograph.path])[0])
     while portion := list(itertools.islice(missing, PORTION)):
@@ -249,50 +244,7 @@ def _give_up(photographs: Photographs, done: np.ndarray, results: Store, progres
         rows = [index.row(photograph, error=reason) for photograph in portion]
         index.write_part(results, rows)
         errors = [f"{row['path']}: {reason}" for row in rows]
-        progress.add({"done": 0, "failed": len(rows), "errors": errors, "listed": -1})
-
-
-# --- The list, as Ray reads it ----------------------------------------------------------------------------------------
-
-
-class Listing(ray.data.Datasource):
-    """Photographs in portions: a row has the paths of one, and the last row, an empty one, how many there were.
-
-    Args:
-        photographs: all there are.
-        done: Ray's reference to what `cluster_index.known` returns; they are left out.
-        portion: photographs in a portion, at most.
-    """
-
-    def __init__(self, photographs: Photographs, done, portion: int):
-        super().__init__()
-        self.photographs, self.done, self.portion = photographs, done, portion
-
-    def estimate_inmemory_data_size(self) -> None:
-        return None
-
-    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list:
-        nothing_known = ray.data.block.BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ray.data.ReadTask(self._portions, nothing_known)]
-
-    def _portions(self) -> Iterator[pa.Table]:
-        done = ray.get(self.done)
-        photographs, seen, listed = iter(self.photographs), 0, 0
-        # A portion is a small part of what came before, so that all workers have work at once, and end together.
-        while portion := list(itertools.islice(photographs, min(self.portion, max(4, seen // 32)))):
-            was_done = index.contains(done, [photograph.path for photograph in portion])
-            missing = [photograph for photograph, there in zip(portion, was_done, strict=True) if not there]
-            seen, listed = seen + len(portion), listed + len(missing)
-            if missing:
-                yield _portion_row(missing)
-        yield _portion_row([], listed)
-
-
-def _portion_row(portion: list[Photograph], listed: int = -1) -> pa.Table:
-    # As bytes, because a file's name need not be valid text.
-    columns = {field: [[os.fsencode(getattr(p, field)) for p in portion]] for field in Photograph._fields}
-    names = pa.list_(pa.binary())
-    return pa.table({**{field: pa.array(values, names) for field, values in columns.items()}, "listed": [listed]})
+        progress.add({"done": 0, "failed": len(rows), "errors": errors})
 
 
 # --- A worker ---------------------------------------------------------------------------------------------------------
@@ -324,8 +276,8 @@ class Worker:
             if rows:
                 index.write_part(self.results, rows)
         except OSError as error:
-            stopped = f"{self.job.results} cannot be written: {error}. Check its permissions and space; the same command goes on."
-            return {**told, "stopped": stopped}
+            where = f"{self.job.results} cannot be written: {error}"
+            return {**told, "stopped": f"{where}. Check its permissions and space, and repeat the command; it goes on."}
         except Exception:  # Ray would take it for a worker's death.
             return {**told, "stopped": f"a worker failed: {traceback.format_exc()}"}
         errors = [f"{row['path']}: {row['error']}" for row in rows if row["error"]]
@@ -393,10 +345,9 @@ def _connected(address: str) -> Iterator[None]:
         yield
         return
     options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
-    variables = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
-    environment = {"env_vars": variables}
-    if address != "local":  # The other machines have the program from us.
-        environment = {**environment, "working_dir": str(ROOT), "excludes": NOT_SENT}
+    environment: dict = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has already sent the program.
+        environment |= {"working_dir": str(ROOT), "excludes": NOT_SENT}
     with contextlib.suppress(ConnectionError):
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **options)
     if not ray.is_initialized():

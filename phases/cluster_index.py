@@ -1,10 +1,15 @@
-"""What `phases.cluster` remembers beside the maps: a row for each photograph, in files that are whole or not there."""
+"""What there is to do and what is done, for `phases.cluster`: the list of photographs as Ray reads it, and the index.
+
+The index has a row for each photograph, in files that are whole or not there.
+"""
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import socket
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from phases.cluster_store import Photograph, Store
+from phases.cluster_store import Photograph, Photographs, Store
 from utils import UserError
 
 INDEX, RUN = "index", "run.json"
@@ -70,8 +75,8 @@ def contains(known: np.ndarray, paths: list[str]) -> np.ndarray:
     return known[np.searchsorted(known, wanted).clip(max=len(known) - 1)] == wanted
 
 
-def known(results: Store, *, shards: bool, recent: bool = False) -> np.ndarray:
-    """The photographs that need not be predicted again, as sorted `ids`: 16 bytes each.
+def known(results: Store, *, shards: bool, recent: bool = False) -> tuple[np.ndarray, int]:
+    """The photographs that need not be predicted again, as sorted `ids`, 16 bytes each; and how many of them failed.
 
     They are those that the index says are done and whose maps are there; all other rows leave the index, so that a
     photograph never has two. What is `recent` is believed, failures too.
@@ -79,20 +84,27 @@ def known(results: Store, *, shards: bool, recent: bool = False) -> np.ndarray:
     try:
         parts = [name for name in results.entries(INDEX)[1] if name.endswith(".parquet")]
     except OSError:
-        return np.array([], ID)
+        parts = []
     if not parts:
-        return np.array([], ID)
-    blocks = min(len(parts), 200)
-    checked = ray.data.from_items(parts, override_num_blocks=blocks).map_batches(
+        return np.array([], ID), 0
+    checked = ray.data.from_items(parts, override_num_blocks=min(len(parts), 200)).map_batches(
         _check, fn_args=(results, shards, recent), batch_size=None, num_cpus=0.5
     )
-    found = [batch["id"] for batch in checked.iter_batches(batch_size=None, batch_format="numpy")]
-    return np.unique(np.concatenate([np.array(batch, ID) for batch in found]))
+    quiet(checked)
+    found = list(checked.iter_batches(batch_size=None, batch_format="numpy"))
+    every = np.concatenate([np.array(batch["id"], ID) for batch in found])
+    return np.unique(every), int(sum(batch["failed"].sum() for batch in found))
+
+
+def quiet(dataset) -> None:
+    """Let Ray Data work in silence: `phases.cluster` has a progress bar of its own."""
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
 
 
 def _check(batch: dict, results: Store, shards: bool, recent: bool) -> dict:
-    """Names of files of the index -> the ids of those of their photographs that are known."""
-    found = [np.array([], ID)]
+    """Names of files of the index -> the ids of their photographs that are known, and which of them failed."""
+    kept: list[dict] = []
     for name in batch["item"]:
         part = f"{INDEX}/{name}"
         try:
@@ -114,8 +126,9 @@ def _check(batch: dict, results: Store, shards: bool, recent: bool) -> dict:
         elif not all(keep):
             whole = pq.read_table(io.BytesIO(contents))
             results.write(part, _parquet(whole.filter(pa.array(keep))))
-        found.append(ids([row["path"] for row, kept in zip(rows, keep, strict=True) if kept]))
-    return {"id": np.concatenate(found).astype(object)}
+        kept += itertools.compress(rows, keep)
+    failed = np.array([row["status"] == FAILED for row in kept], bool)
+    return {"id": ids([row["path"] for row in kept]).astype(object), "failed": failed}
 
 
 def claim(results: Store, settings: dict, restart: bool) -> None:
@@ -149,3 +162,52 @@ def _parquet(table: pa.Table) -> bytes:
 def _text(name: str) -> str:
     """A name of a file that is not valid text has its odd bytes written out."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+# --- The list, as Ray reads it ----------------------------------------------------------------------------------------
+
+
+class Listing(ray.data.Datasource):
+    """Photographs in portions: a row has the paths of one, and the last row, an empty one, how many there were.
+
+    Args:
+        photographs: all there are.
+        done: Ray's reference to what `known` returns; they are left out.
+        portion: photographs in a portion, at most.
+    """
+
+    def __init__(self, photographs: Photographs, done, portion: int):
+        super().__init__()
+        self.photographs, self.done, self.portion = photographs, done, portion
+
+    def estimate_inmemory_data_size(self) -> None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list:
+        nothing_known = ray.data.block.BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ray.data.ReadTask(self._portions, nothing_known)]
+
+    def _portions(self) -> Iterator[pa.Table]:
+        done = ray.get(self.done)
+        photographs, seen, listed = iter(self.photographs), 0, 0
+        # A portion is a small part of what came before, so that all workers have work at once, and end together.
+        while portion := list(itertools.islice(photographs, min(self.portion, max(4, seen // 32)))):
+            was_done = contains(done, [photograph.path for photograph in portion])
+            missing = [photograph for photograph, there in zip(portion, was_done, strict=True) if not there]
+            seen, listed = seen + len(portion), listed + len(missing)
+            if missing:
+                yield _portion_row(missing)
+        yield _portion_row([], listed)
+
+
+def _portion_row(portion: list[Photograph], listed: int = -1) -> pa.Table:
+    # As bytes, because a file's name need not be valid text.
+    columns = {field: [[os.fsencode(getattr(p, field)) for p in portion]] for field in Photograph._fields}
+    names = pa.list_(pa.binary())
+    return pa.table({**{field: pa.array(values, names) for field, values in columns.items()}, "listed": [listed]})
+
+
+@ray.remote(num_cpus=0)
+def count_photographs(photographs: Photographs) -> int:
+    """For the progress bar, which says the time left."""
+    return sum(1 for _ in photographs)

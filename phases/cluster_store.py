@@ -1,6 +1,7 @@
 """What `phases.cluster` reads and writes: folders and object stores alike, and the list of photographs as a stream."""
 
 import abc
+import contextlib
 import functools
 import io
 import itertools
@@ -53,6 +54,11 @@ class Store(abc.ABC):
     def __reduce__(self):
         return type(self), (self.path,)
 
+    @contextlib.contextmanager
+    def open_for_writing(self) -> Iterator[None]:
+        """What workers write is taken as long as the block runs."""
+        yield
+
     def full(self, name: str) -> str:
         return f"{self.path}/{name}"
 
@@ -77,6 +83,15 @@ class Store(abc.ABC):
 
 
 class Folder(Store):
+    @contextlib.contextmanager
+    def open_for_writing(self) -> Iterator[None]:
+        self.remove(TEMPORARY)  # Of a run that was killed.
+        Path(self.path, TEMPORARY).mkdir(parents=True)
+        try:
+            yield
+        finally:
+            self.remove(TEMPORARY)
+
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         with os.scandir(Path(self.path, folder)) as found:
             visible = [entry for entry in found if not entry.name.startswith(".")]
@@ -89,8 +104,7 @@ class Folder(Store):
 
     def write(self, name: str, contents: bytes) -> None:
         target, temporary = Path(self.path, name), Path(self.path, TEMPORARY, uuid.uuid4().hex)
-        for folder in (target.parent, temporary.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(contents)
             temporary.replace(target)
