@@ -3,7 +3,6 @@
 What does not need Ray's machines is tested without: names, portions, files written whole, the index.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -30,13 +29,15 @@ from phases import test
 from photographs import find_images, output_paths
 from utils import UserError
 
+# Ray looks at them when it is imported.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4, RAY_USAGE_STATS_ENABLED="0")
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
 pytest.importorskip("moto", reason="moto, a store for the tests, is not installed: pip install -r requirements-dev.txt")
 
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
-import ray.cloudpickle  # noqa: E402
-import ray.cluster_utils  # noqa: E402
+from ray import cloudpickle  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
 
 from phases import cluster, cluster_index, cluster_store  # noqa: E402
 from phases.cluster_store import Photographs  # noqa: E402
@@ -44,7 +45,7 @@ from phases.cluster_store import Photographs  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("default")  # Ray has warnings of its own.
 
 # Classes of this file travel to the workers, which cannot import it.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 FIXED = ("--weights", "lite", "--input-size", "48", "64")
 STORE_ENVIRONMENT = {
@@ -55,6 +56,7 @@ STORE_ENVIRONMENT = {
 }
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Trouble(msinet.Network):
     """A network whose process is killed where a photograph's name has the word "deadly".
 
@@ -83,9 +85,7 @@ def troubled(monkeypatch, **values) -> None:
 
     def load_trouble(*arguments, **options):
         network = load(*arguments, **options)
-        trouble = Trouble(**{field.name: getattr(network, field.name) for field in dataclasses.fields(network)})
-        trouble.__dict__.update(values)
-        return trouble
+        return Trouble(**{field.name: getattr(network, field.name) for field in dataclasses.fields(network)}, **values)
 
     monkeypatch.setattr(msinet, "load", load_trouble)
 
@@ -263,30 +263,288 @@ def test_only_what_is_done_and_there_is_known(tmp_path, worker):
     assert not (results / "index" / "half.parquet").exists()
 
 
-def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
-    write(tmp_path / "a.jpg", small(0))
-    for module in ("ray", "phases.cluster"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delattr(sys.modules["phases"], "cluster", raising=False)
-    assert main.main(["test", "-p", str(tmp_path / "a.jpg"), "--results", str(tmp_path / "r"), "--cluster"]) == 2
-    printed = capsys.readouterr()
-    assert printed.err == (
-        "error: --cluster needs Ray, which is not installed: python -m pip install -r requirements-cluster.txt\n"
-    )
-
-
 @pytest.mark.parametrize(
-    ("flags", "complaint"),
-    [
-        (["--shards"], "--shards: only with --cluster"),
-        (["--workers", "2", "--restart"], "--workers and --restart: only with --cluster"),
-        (["-p", "s3://bucket/photographs"], "with --cluster only"),
-        (["-p", "nowhere.jpg", "--cluster"], "nowhere.jpg cannot be read"),
-        (["-p", "zip0://nowhere/photographs", "--cluster"], "zip0://, which cannot be opened"),
-    ],
+    ("path", "complaint"),
+    [("nowhere.jpg", "nowhere.jpg cannot be read"), ("zip0://nowhere/in", "zip0://, which cannot be opened")],
 )
-def test_flags_that_cannot_be_followed_are_clear_errors(tmp_path, monkeypatch, capsys, flags, complaint):
-    monkeypatch.chdir(tmp_path)
-    assert main.main(["test", "--results", str(tmp_path / "r"), *flags]) == 2
+def test_photographs_that_cannot_be_listed_are_a_clear_error(tmp_path, capsys, path, complaint):
+    assert main.main(["test", "-p", path, "--results", str(tmp_path / "r"), "--cluster"]) == 2
     assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+# --- On machines ------------------------------------------------------------------------------------------------------
+
+
+class FaultyStore:
+    """A loopback S3 server. It answers the first requests for each key with an error of its own, and is slow."""
+
+    def __init__(self):
+        from moto import server
+
+        self.requests: list[tuple[str, str]] = []
+        self.faults, self.pause, self.denied = 0, 0.0, ""
+        application = server.DomainDispatcherApplication.__call__
+
+        def misbehaving(dispatcher, environment, start_response):
+            request = (environment["REQUEST_METHOD"], environment["PATH_INFO"])
+            self.requests.append(request)
+            time.sleep(self.pause)
+            if self.denied and self.denied in request[1]:
+                start_response("403 Forbidden", [("Content-Length", "0")])
+                return [b""]
+            if self.requests.count(request) <= self.faults:
+                start_response("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
+            return application(dispatcher, environment, start_response)
+
+        server.DomainDispatcherApplication.__call__ = misbehaving
+        self.server = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        self.server.start()
+        self.url = "http://{}:{}".format(*self.server.get_host_and_port())
+
+        def restore():
+            self.server.stop()
+            server.DomainDispatcherApplication.__call__ = application
+
+        self.close = restore
+
+
+@pytest.fixture(scope="module")
+def store():
+    faulty = FaultyStore()
+    before = dict(os.environ)
+    os.environ.update(STORE_ENVIRONMENT, AWS_ENDPOINT_URL=faulty.url)
+    cluster_store._filesystem.cache_clear()
+    yield faulty
+    faulty.close()
+    cluster_store._filesystem.cache_clear()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def machines(store):
+    """A Ray cluster that asks for a token: a head without processor cores, and two machines with one each."""
+    size = {"object_store_memory": 150 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **size})
+    cluster.size = size
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, **size)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def run(machines, tmp_path):
+    """`test --cluster` there, with the lite network at a small size."""
+
+    def run_test(path, *flags, results=tmp_path / "results"):
+        fixed = ("--results", str(results), "--cluster", machines.address)
+        return main.main(["test", "-p", str(path), *FIXED, *fixed, *flags])
+
+    return run_test
+
+
+def damaged_files(whole: bytes) -> dict[str, bytes]:
+    """Twenty kinds of files that are no whole image, by name."""
+    png, gif = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (40, 30), (9, 99, 199)).save(png, "PNG")
+    Image.new("L", (40, 30)).save(gif, "GIF")
+    png, gif = png.getvalue(), gif.getvalue()
+    claim = b"\x7f\xff\xff\xff"
+    return {
+        "empty.jpg": b"",
+        "one_byte.jpg": b"\xff",
+        "magic.jpg": whole[:4],
+        "header.jpg": whole[:100],
+        "third.jpg": whole[: len(whole) // 3],
+        "text.jpg": b"not an image at all",
+        "html.jpg": b"<!DOCTYPE html><html><body>404</body></html>",
+        "zeros.jpg": bytes(3000),
+        "noise.jpg": np.random.default_rng(1).bytes(3000),
+        "pdf.jpg": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n",
+        "zip.jpg": b"PK\x03\x04" + bytes(60),
+        "reversed.jpg": whole[::-1],
+        "empty.png": b"",
+        "magic.png": png[:8],
+        "header.png": png[:40],
+        "cut.png": png[:-30],
+        "checksum.png": png[:29] + bytes([png[29] ^ 255]) + png[30:],
+        "giant.png": png[:16] + claim + claim + png[24:],
+        "cut.gif": gif[:20],
+        "cut.webp": b"RIFF\x24\x00\x00\x00WEBPVP8 ",
+        "cut.bmp": b"BM" + bytes(10),
+    }
+
+
+@pytest.mark.cluster
+def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatch, capsys):
+    folder = write_photographs(tmp_path / "in", 40)
+    for name, contents in damaged_files(small(1)).items():
+        write(folder / "damaged" / name, contents)
+    write(folder / "deadly_once.jpg", small(3))
+    troubled(monkeypatch, marker=str(tmp_path / "marker"))
+    assert run(folder, "--overlay") == 1
+    printed = capsys.readouterr()
+    expected = plain(folder, tmp_path / "plain", overlay=True)
+    assert contents_of(tmp_path / "results") == expected
+    assert_whole(tmp_path / "results")
+    assert (tmp_path / "marker").exists()
+
+    assert main.main(["test", "-p", str(folder), *FIXED, "--results", str(tmp_path / "plain"), "--overlay"]) == 1
+    of_plain = capsys.readouterr()
+    assert sorted(line for line in printed.err.splitlines() if line.startswith("error: ")) == sorted(
+        line for line in of_plain.err.splitlines() if line.startswith("error: ")
+    )
+    last_lines = of_plain.out.replace(str(tmp_path / "plain"), str(tmp_path / "results")).splitlines()[-2:]
+    assert printed.out.splitlines()[-2:] == last_lines
+
+    index = index_of(tmp_path / "results")
+    assert set(index) == {str(file) for file in list_images(folder)}
+    done = {path: row for path, row in index.items() if row["status"] == "done"}
+    assert len(done) == len(expected) // 2
+    for row in done.values():
+        contents = expected[row["map"]]
+        assert hashlib.sha256(contents).hexdigest() == row["sha256"] and row["overlay"] in expected
+        assert tf.io.extract_jpeg_shape(contents).numpy().tolist() == [row["height"], row["width"], 1]
+        assert row["seconds"] > 0 and row["host"] and not row["error"]
+    summary = json.loads((tmp_path / "results" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["written"], summary["failed"]) == (len(done), len(index) - len(done))
+    assert summary["variant"] == "lite" and len(summary["sha256"]) == 64 and summary["versions"]["ray"]
+
+    # The same command does nothing again but what failed; another network is refused, unless with --restart.
+    before = {name: (tmp_path / "results" / name).stat().st_mtime_ns for name in expected}
+    assert run(folder, "--overlay") == 1
+    assert f"{len(done)} maps had been written before.\n0 maps written to" in capsys.readouterr().out
+    assert {name: (tmp_path / "results" / name).stat().st_mtime_ns for name in expected} == before
+    assert index_of(tmp_path / "results").keys() == index.keys()
+    assert run(folder, "--overlay", "--input-size", "56", "64") == 2
+    assert "input_size [48, 64], now [56, 64]" in capsys.readouterr().err
+
+
+@pytest.mark.cluster
+def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkeypatch):
+    folder = write_photographs(tmp_path / "in", 60)
+    troubled(monkeypatch, pause=0.05)
+    lost = sorted(machines.worker_nodes, key=lambda node: node.node_id)[0]
+
+    def lose():
+        while len(contents_of(tmp_path / "results")) < 10:
+            time.sleep(0.02)
+        machines.remove_node(lost, allow_graceful=False)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    try:
+        assert run(folder, "--format", "npy") == 0
+    finally:
+        thread.join()
+        machines.add_node(num_cpus=1, **machines.size)
+    assert contents_of(tmp_path / "results") == plain(folder, tmp_path / "plain", ".npy")
+    assert len(index_of(tmp_path / "results")) == 60
+    assert_whole(tmp_path / "results")
+
+
+@pytest.mark.cluster
+def test_killed_command_repeated_does_only_what_is_missing(tmp_path, run, machines, capsys):
+    folder, results = write_photographs(tmp_path / "in", 60), tmp_path / "results"
+    flags = ("--input-size", "240", "320", "--format", "png")
+    command = [sys.executable, "main.py", "test", "-p", str(folder), "--weights", "lite", "--results", str(results)]
+    killed = subprocess.Popen([*command, *flags, "--cluster", machines.address], cwd=Path(main.__file__).parent)
+    while len(list(results.glob("index/*.parquet"))) < 2:
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    count = -1
+    while count != (count := len(list(results.glob("index/*.parquet")))):  # Its workers end a moment later.
+        time.sleep(2)
+    done = {row["map"] for row in index_of(results).values()}
+    assert 0 < len(done) < 60
+    before = {name: (results / name).stat().st_mtime_ns for name in done}
+    assert run(folder, *flags) == 0
+    assert {name: (results / name).stat().st_mtime_ns for name in done} == before
+    printed = capsys.readouterr().out
+    assert f"{len(done)} maps had been written before.\n{60 - len(done)} maps written to" in printed
+    assert len(index_of(results)) == 60
+    assert_whole(results)
+    assert main.main([*command[2:8], "--results", str(tmp_path / "plain"), *flags]) == 0
+    assert contents_of(results) == contents_of(tmp_path / "plain")
+
+
+@pytest.mark.cluster
+def test_photograph_that_kills_its_worker_is_given_up_and_the_others_go_on(tmp_path, run, monkeypatch, capsys):
+    folder = write_photographs(tmp_path / "in", 12)
+    write(folder / "0_deadly.jpg", small(3))
+    troubled(monkeypatch)
+    monkeypatch.setattr(cluster, "ATTEMPTS", 2)
+    assert run(folder) == 1
+    printed = capsys.readouterr()
+    assert f"error: {folder / '0_deadly.jpg'}: its worker died each of 2 times\n" in printed.err
+    assert "12 maps written to" in printed.out and "1 image failed." in printed.out
+    row = index_of(tmp_path / "results")[str(folder / "0_deadly.jpg")]
+    assert row["status"] == "failed" and "its worker died" in row["error"] and not row["map"]
+    (folder / "0_deadly.jpg").unlink()
+    assert contents_of(tmp_path / "results") == plain(folder, tmp_path / "plain")
+
+
+@pytest.mark.cluster
+def test_object_store_that_is_slow_and_fails_for_a_while(tmp_path, run, store, capsys):
+    folder = write_photographs(tmp_path / "in", 16)
+    bucket = cluster_store.Bucket("s3://bucket/photos")
+    bucket.filesystem.create_dir("bucket", recursive=False)
+    for file in list_images(folder):
+        bucket.write(file.relative_to(folder).as_posix(), file.read_bytes())
+    bucket.write("damaged.jpg", b"not an image at all")
+    bucket.write("denied.jpg", small(1))
+    store.requests.clear()
+    store.faults, store.pause, store.denied = 1, 0.02, "denied.jpg"
+    try:
+        assert run("s3://bucket/photos/", "--overlay", results="s3://bucket/maps/") == 1
+    finally:
+        puts = [path for method, path in store.requests if method == "PUT" and "/overlays/" in path]
+        store.faults, store.pause, store.denied = 0, 0.0, ""
+    printed = capsys.readouterr()
+    assert "error: s3://bucket/photos/damaged.jpg: " in printed.err
+    assert "error: s3://bucket/photos/denied.jpg: cannot be read from the store" in printed.err
+    assert "16 maps written to s3://bucket/maps/images." in printed.out
+    assert len(puts) == 2 * 16, "one PUT a file, and one that failed"
+    maps = cluster_store.Bucket("s3://bucket/maps")
+    for name, contents in plain(folder, tmp_path / "plain", overlay=True).items():
+        assert maps.read(name) == contents
+
+    # A list of some of them, into shards; read back with the line that docs/cluster.md has.
+    names = [file.relative_to(folder).as_posix() for file in list_images(folder)]
+    bucket.write("some.txt", "\n".join([*names[:6], "missing.jpg"]).encode())
+    assert run("s3://bucket/photos/some.txt", "--format", "npy", "--shards", "--overlay") == 1
+    printed = capsys.readouterr()
+    assert "error: s3://bucket/photos/missing.jpg: no such file" in printed.err
+    table = pq.read_table(
+        tmp_path / "results" / "index", columns=["map", "contents"], filters=[("status", "=", "done")]
+    )
+    network = msinet.load("lite", input_size=(48, 64))
+    assert {row["map"]: row["contents"] for row in table.to_pylist()} == {
+        f"images/{name}.npy": encode_map(next(network.predictions([folder / name])).saliency, ".npy")
+        for name in names[:6]
+    }
+    assert contents_of(tmp_path / "results") == {}
+
+
+@pytest.mark.cluster
+def test_results_that_cannot_be_written_end_the_run(tmp_path, run, capsys):
+    folder = write_photographs(tmp_path / "in", 3)
+    write(tmp_path / "results" / "images", b"a file where the folder should be")
+    assert run(folder) == 2
+    printed = capsys.readouterr()
+    assert "results cannot be written" in printed.err and "maps written" not in printed.out
+    assert_whole(tmp_path / "results")
+
+
+@pytest.mark.cluster
+def test_cluster_that_is_not_there_is_a_clear_error(tmp_path, capsys):
+    folder = write_photographs(tmp_path / "in", 1)
+    flags = ("--results", str(tmp_path / "results"), "--cluster", "127.0.0.1:9")
+    assert main.main(["test", "-p", str(folder), *FIXED, *flags]) == 2
+    assert "No Ray cluster at 127.0.0.1:9" in capsys.readouterr().err
