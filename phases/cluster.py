@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -59,6 +60,8 @@ OBJECT_STORE_BYTES = 512 * 2**20
 
 # What other machines need not have: a run's data, and weights, which travel as arrays.
 NOT_SENT = [".git", "data", "results", "weights", "docs", "tests", "**/node_modules"]
+
+CONNECT_SECONDS = 10
 
 # What is printed of photographs that failed; the index has all.
 MOST_ERRORS = 1000
@@ -181,6 +184,7 @@ def _predict(
             if told_of == listed:
                 return len(before), progress
             done, failed = index.known(results, shards=job.shards, recent=True)
+            resources["workers"] = min(resources["workers"], max(1, ray.get(total) - len(done)))
             progress.done, progress.failed = len(done) - len(before) - failed, failed
         _give_up(photographs, done, results, progress)
     return len(before), progress
@@ -348,7 +352,10 @@ def _connected(address: str) -> Iterator[None]:
     environment: dict = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has already sent the program.
         environment |= {"working_dir": str(ROOT), "excludes": NOT_SENT}
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(OSError):
+        if ":" in address:  # Ray would try for minutes.
+            host, port = address.rsplit("/", 1)[-1].rsplit(":", 1)
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **options)
     if not ray.is_initialized():
         raise UserError(f"No Ray cluster at {address}: start one with `ray start --head`, or leave the address out.")

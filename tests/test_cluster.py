@@ -327,13 +327,13 @@ def store():
 def machines(store):
     """A Ray cluster that asks for a token: a head without processor cores, and two machines with one each."""
     size = {"object_store_memory": 150 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **size})
-    cluster.size = size
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **size})
+    machines.size = size
     for _ in range(2):
-        cluster.add_node(num_cpus=1, **size)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+        machines.add_node(num_cpus=1, **size)
+    with cluster._connected(machines.address):
+        yield machines
+    machines.shutdown()
 
 
 @pytest.fixture
@@ -380,6 +380,14 @@ def damaged_files(whole: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.cluster
+def test_cluster_that_is_not_there_is_a_clear_error(tmp_path, capsys):
+    folder = write_photographs(tmp_path / "in", 1)
+    flags = ("--results", str(tmp_path / "results"), "--cluster", "127.0.0.1:9")
+    assert main.main(["test", "-p", str(folder), *FIXED, *flags]) == 2
+    assert "No Ray cluster at 127.0.0.1:9" in capsys.readouterr().err
+
+
+@pytest.mark.cluster
 def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatch, capsys):
     folder = write_photographs(tmp_path / "in", 40)
     for name, contents in damaged_files(small(1)).items():
@@ -416,7 +424,7 @@ def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatc
 
     # The same command does nothing again but what failed; another network is refused, unless with --restart.
     before = {name: (tmp_path / "results" / name).stat().st_mtime_ns for name in expected}
-    assert run(folder, "--overlay") == 1
+    assert run(folder, "--overlay", "--workers", "1") == 1
     assert f"{len(done)} maps had been written before.\n0 maps written to" in capsys.readouterr().out
     assert {name: (tmp_path / "results" / name).stat().st_mtime_ns for name in expected} == before
     assert index_of(tmp_path / "results").keys() == index.keys()
@@ -518,7 +526,7 @@ def test_object_store_that_is_slow_and_fails_for_a_while(tmp_path, run, store, c
     # A list of some of them, into shards; read back with the line that docs/cluster.md has.
     names = [file.relative_to(folder).as_posix() for file in list_images(folder)]
     bucket.write("some.txt", "\n".join([*names[:6], "missing.jpg"]).encode())
-    assert run("s3://bucket/photos/some.txt", "--format", "npy", "--shards", "--overlay") == 1
+    assert run("s3://bucket/photos/some.txt", "--workers", "1", "--format", "npy", "--shards", "--overlay") == 1
     printed = capsys.readouterr()
     assert "error: s3://bucket/photos/missing.jpg: no such file" in printed.err
     table = pq.read_table(
@@ -536,15 +544,7 @@ def test_object_store_that_is_slow_and_fails_for_a_while(tmp_path, run, store, c
 def test_results_that_cannot_be_written_end_the_run(tmp_path, run, capsys):
     folder = write_photographs(tmp_path / "in", 3)
     write(tmp_path / "results" / "images", b"a file where the folder should be")
-    assert run(folder) == 2
+    assert run(folder, "--workers", "1") == 2
     printed = capsys.readouterr()
     assert "results cannot be written" in printed.err and "maps written" not in printed.out
     assert_whole(tmp_path / "results")
-
-
-@pytest.mark.cluster
-def test_cluster_that_is_not_there_is_a_clear_error(tmp_path, capsys):
-    folder = write_photographs(tmp_path / "in", 1)
-    flags = ("--results", str(tmp_path / "results"), "--cluster", "127.0.0.1:9")
-    assert main.main(["test", "-p", str(folder), *FIXED, *flags]) == 2
-    assert "No Ray cluster at 127.0.0.1:9" in capsys.readouterr().err
