@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -387,7 +388,10 @@ def _read_imagenet(content: h5py.File) -> dict[str, np.ndarray]:
 def _by_published_name(items) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for full_name, values in items:
-        layer, variable = PUBLISHED_NAME.search(full_name).groups()
+        found = PUBLISHED_NAME.search(full_name)
+        if found is None:
+            raise ValueError(f"{full_name} is not of this network")
+        layer, variable = found.groups()
         name = f"{layer}/{PUBLISHED_VARIABLES.get(variable, variable)}"
         if name in arrays and not np.array_equal(arrays[name], values):
             raise ValueError(f"{name} occurs twice with different values")
@@ -502,5 +506,6 @@ def read_attributes(path: Path) -> dict:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a compressed `.npz` of float16, half the size of float32. `read_arrays` restores float32."""
+    halves: dict[str, Any] = {name: values.astype(np.float16) for name, values in arrays.items()}
     with whole_file(path) as temporary:
-        np.savez_compressed(temporary, **{name: values.astype(np.float16) for name, values in arrays.items()})
+        np.savez_compressed(temporary, **halves)

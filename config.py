@@ -22,6 +22,10 @@ PARAMS = {
     "results": "results",  # folder that receives everything a run produces
 }
 
+# An image of more pixels is refused: a file of a few bytes may claim any number, and each takes up to 15 bytes of
+# memory. It is where Pillow sees an attack, and its own bound.
+MAX_PIXELS = 178_956_970
+
 # Named sets of changes to PARAMS. "scratch" suits a few thousand photographs or fewer and no VGG16 weights.
 RECIPES = {
     "paper": {},

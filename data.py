@@ -4,6 +4,7 @@ A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/
 image have the same path below each of them, up to the suffix.
 """
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from config import MAX_PIXELS
 from utils import UserError, name_some
 
 # What TensorFlow decodes: to three channels all of these, to one channel only those of maps.
@@ -52,6 +54,10 @@ DATASETS = {
 SPLIT_SEED = 42
 
 
+class Unreadable(Exception):
+    """An image file that cannot be read; its message says why in a few words, without the file's name."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """The files of one image; `name` is their common path below the dataset's folders, without suffix."""
@@ -86,16 +92,25 @@ def find_dataset(name: str, path: Path) -> Path:
     )
 
 
-def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Every image file below a folder, in the order of their paths; hidden files and folders are passed over."""
-    return sorted(
-        (
-            file
-            for file in folder.rglob("*")
-            if file.suffix.lower() in suffixes and _is_visible(file, folder) and not file.is_dir()
-        ),
-        key=lambda file: file.relative_to(folder).as_posix(),
-    )
+def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """Every image file below a folder, in the order of their paths; hidden files and folders are passed over.
+
+    Raises:
+        UserError: a folder below it cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
+        )
+
+    found = []
+    for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
+        ]
+    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
 
 
 def pair_files(folder: Path) -> list[Sample]:
@@ -112,9 +127,10 @@ def pair_files(folder: Path) -> list[Sample]:
     fixations = files_by_name(folder / "fixations", MAP_SUFFIXES) if (folder / "fixations").is_dir() else None
     if not stimuli:
         raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
-    complaints = []
+    complaints = [f"stimuli/{name} is not a regular file" for name, file in stimuli.items() if not file.is_file()]
     for kind, files in (("saliency", saliency), ("fixations", fixations)):
         if files is not None:
+            complaints += [f"{kind}/{name} is not a regular file" for name, file in files.items() if not file.is_file()]
             complaints += [f"{kind}/{name} is missing" for name in stimuli if name not in files]
             complaints += [f"{kind}/{name} has no stimulus" for name in files if name not in stimuli]
     if complaints:
@@ -160,7 +176,7 @@ def split_indices(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
     return order[:train], order[train:]
 
 
-def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
+def files_by_name(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """Every image file below a folder by its name, the path there without suffix.
 
     They are in the order of their paths with the suffix, as the published splits count them: "a-1.jpg" before "a.jpg".
@@ -177,19 +193,55 @@ def files_by_name(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
     return files
 
 
-def image_size(file: Path, formats: Sequence[str] = IMAGE_FORMATS) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself: height and width as stored, its format, and whether it has several frames."""
+
+    size: tuple[int, int]
+    format: str
+    animated: bool = False
+
+    @property
+    def pixels(self) -> int:
+        return self.size[0] * self.size[1]
+
+
+def read_header(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS, most_pixels: int = MAX_PIXELS) -> Header:
+    """Read the header of an image file: the one place where image files enter, before anything is decompressed.
+
+    Args:
+        file: a regular file. A pipe, which may never end, or a device is refused.
+        formats: of Pillow's names, those to accept.
+        most_pixels: an image of more is refused, as a file of a few bytes may claim any number of them.
+
+    Raises:
+        Unreadable: it says in a few words why.
+    """
+    if file.exists() and not file.is_file():
+        raise Unreadable("not a regular file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Nothing is decompressed here.
+            with Image.open(file, formats=formats) as image:
+                header = Header((image.height, image.width), image.format or "", getattr(image, "is_animated", False))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Unreadable(why_unreadable(file, error)) from error
+    if header.pixels > most_pixels:
+        height, width = header.size
+        raise Unreadable(f"{width}×{height} pixels, at most {most_pixels} are read: shrink it, or raise --max-pixels")
+    return header
+
+
+def image_size(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS) -> tuple[int, int]:
     """Height and width of an image as stored, from the file's header alone.
 
     Raises:
         UserError: the file cannot be read as one of `formats`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Nothing is decompressed here.
-            with Image.open(file, formats=formats) as image:
-                return image.height, image.width
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: {why_unreadable(file, error)}. Expected {' or '.join(formats)}.") from error
+        return read_header(file, formats).size
+    except Unreadable as error:
+        raise UserError(f"{file}: {error}. Expected {' or '.join(formats)}.") from error
 
 
 def check_files(samples: Sequence[Sample]) -> None:
@@ -221,12 +273,8 @@ def why_unreadable(file: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, Image.DecompressionBombError):
-        return "too large an image"
+        return "more pixels than Pillow reads"
     return "not an image that can be read, or damaged"
-
-
-def _is_visible(file: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _check_count(what: str, received: int, expected: int) -> None:
@@ -252,7 +300,8 @@ def load_groups(
     if name == "custom":
         check_files(samples)
     parts = split_custom(samples, valid_fraction) if name == "custom" else split(samples, DATASETS[name])
-    return Group(parts[0], tuple(size)), Group(parts[1], tuple(size))
+    height, width = size
+    return Group(parts[0], (height, width)), Group(parts[1], (height, width))
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:
@@ -330,6 +379,32 @@ def validation_plan(groups: Sequence[Group], batch_size: int) -> list[Batch]:
         for group in groups
         for start in range(0, len(group.samples), batch_size)
     ]
+
+
+# Width to height, and height to width, of the photographs that there are.
+ASPECT_RATIOS = (1, 4 / 3, 3 / 2, 16 / 9)
+
+
+def fitted_size(shape: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """The network's input size that a photograph fills best, of those with about so many pixels.
+
+    Args:
+        shape: height and width of the photograph.
+        pixels: such as 240 · 320, which gives 240×320, 320×240, 280×280, 224×336, 336×224, 208×368 and 368×208.
+
+    Returns:
+        Height and width, divisible by 8, of one of `ASPECT_RATIOS`, lying or upright.
+    """
+    sizes = set()
+    for ratio in ASPECT_RATIOS:
+        short, long = (max(8, round((pixels * factor) ** 0.5 / 8) * 8) for factor in (1 / ratio, ratio))
+        sizes |= {(short, long), (long, short)}
+
+    def filled(size: tuple[int, int]) -> float:
+        ratio = min(size[0] / shape[0], size[1] / shape[1])
+        return shape[0] * shape[1] * ratio**2 / (size[0] * size[1])
+
+    return max(sorted(sizes), key=filled)
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

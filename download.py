@@ -380,7 +380,7 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 failures.append(str(error).rstrip("."))
                 print(f"{archive.file} cannot be had ({failures[-1]}).", flush=True)
         hint = _by_hand(archives, _weights_command(key), one_is_enough=True)
-        hosts = dict.fromkeys(urlsplit(url).hostname for archive in archives for url in archive.urls)
+        hosts = dict.fromkeys(urlsplit(url).hostname or url for archive in archives for url in archive.urls)
         brief = f"{' and '.join(hosts)} cannot be reached" if len(dead) == len(urls) else failures[0]
         raise DownloadError(f"The weights {key} cannot be had: {'; '.join(failures)}. {hint}", brief)
 

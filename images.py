@@ -2,14 +2,18 @@
 
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
-from data import Batch, Sample, why_unreadable
+import geometry
+from config import MAX_PIXELS
+from data import Batch, Header, Sample, Unreadable, read_header, why_unreadable
 
 # What fills the rest of the network's input around an image, and around its saliency map.
 IMAGE_PADDING, MAP_PADDING = 126, 0
@@ -63,6 +67,35 @@ def crop_and_restore(saliency, size: tuple[int, int]):
     return resized[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
 
 
+# A map is brought back as a whole and then cropped, unless what is cropped away is so many times what is kept.
+WASTE = 4
+
+
+def restore_map(saliency: tf.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """`crop_and_restore` for one map at a time, in memory that depends on the image alone.
+
+    A picture of 1×40000 pixels keeps a sliver of a map that would be 30000 rows high. Such a one is computed by
+    `geometry.restore`, which makes only the rows and columns that are kept and differs by rounding.
+
+    Args:
+        saliency: (h, w, 1) float32, 0 to 1.
+        size: height and width of the image.
+
+    Returns:
+        float32, (H, W), 0 to 255, not rounded.
+    """
+    height, width = saliency.shape[:2]
+    ratio = max(size[0] / height, size[1] / width)
+    if height * width * ratio**2 > WASTE * size[0] * size[1]:
+        return geometry.restore(saliency.numpy()[..., 0], size) * np.float32(255)
+    return _restore(saliency, size).numpy()[..., 0]
+
+
+@tf.function(input_signature=[tf.TensorSpec((None, None, 1), tf.float32), tf.TensorSpec((2,), tf.int32)])
+def _restore(saliency, size):
+    return crop_and_restore(saliency, size)
+
+
 def _resize(image, size):
     """Area interpolation when either side shrinks, else bicubic; (H, W, C) -> float32 (size[0], size[1], C)."""
 
@@ -72,7 +105,7 @@ def _resize(image, size):
     def bicubic():
         return tf.raw_ops.ResizeBicubic(images=images, size=size, align_corners=True, half_pixel_centers=False)
 
-    images = tf.cast(image, tf.float32)[None]
+    images = image[None]  # Of bytes: the kernels convert them on their way, which spares a copy of four times the size.
     resized = tf.cond(tf.reduce_any(size < tf.shape(image)[:2]), area, bicubic)[0]
     return tf.clip_by_value(resized, 0.0, 255.0)
 
@@ -137,6 +170,45 @@ def decode_image(contents, channels: int):
     """
     image = tf.io.decode_image(contents, channels, expand_animations=False)
     return tf.ensure_shape(image, (None, None, channels))
+
+
+def read_image(path: Path, header: Header) -> tf.Tensor:
+    """Read and decode an image file.
+
+    Args:
+        path: the file.
+        header: see `data.read_header`, which has to come first.
+
+    Returns:
+        uint8, (H, W, 3).
+
+    Raises:
+        Unreadable: it is damaged.
+    """
+    try:
+        if header.format == "WEBP" and header.animated:  # TensorFlow reads no animated ones.
+            with Image.open(path) as image:
+                return tf.constant(np.asarray(image.convert("RGB")))
+        return _decode_file(os.fsencode(path))
+    except (tf.errors.OpError, OSError, SyntaxError, ValueError) as error:
+        raise Unreadable(_damage(path, error)) from error
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+def _decode_file(path):
+    return decode_image(tf.io.read_file(path), 3)
+
+
+# What TensorFlow adds to its errors, and nobody can use.
+NODE_OF_TENSORFLOW = r"\{\{function_node .*?\}\} | \[Op:.*"
+
+
+def _damage(path: Path, error: Exception) -> str:
+    reason = why_unreadable(path, error)
+    if not reason.startswith("not an image"):
+        return reason
+    first_line = (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
+    return f"{reason} ({re.sub(NODE_OF_TENSORFLOW, '', first_line)[:120]})"
 
 
 def find_damaged(samples: Sequence[Sample]) -> list[str]:
@@ -207,9 +279,9 @@ def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
     return tf.io.encode_jpeg(image, format="grayscale", quality=100).numpy()
 
 
-def encode_overlay(path: Path, saliency: np.ndarray) -> bytes:
+def encode_overlay(path: Path, saliency: np.ndarray, max_pixels: int = MAX_PIXELS) -> bytes:
     """A photograph with its map laid over it, as the contents of a JPEG file; see `blend`."""
-    photograph = decode_image(tf.io.read_file(os.fsencode(path)), 3).numpy()
+    photograph = read_image(path, read_header(path, most_pixels=max_pixels)).numpy()
     return tf.io.encode_jpeg(blend(photograph, saliency), quality=95).numpy()
 
 

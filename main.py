@@ -1,32 +1,34 @@
 """MSI-Net: predicts where people look in photographs. Run `python main.py --help`."""
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from config import DIMS, EXPORTS, PARAMS, RECIPES, VARIANTS, VERSION
+from config import DIMS, EXPORTS, MAX_PIXELS, PARAMS, RECIPES, VARIANTS, VERSION
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
 PARAM_HELP = {
     "epochs": "passes over the training set; the total, also when a run is continued",
     "batch_size": "images that go through the network together",
-    "learning_rate": "of Adam",
+    "learning_rate": "learning rate of Adam",
     "warmup_steps": "training steps over which the learning rate rises from zero",
     "cosine_decay": "let the learning rate fall to zero along a cosine",
-    "weight_decay": "of the kernels, decoupled from the gradient",
+    "weight_decay": "weight decay of the kernels, decoupled from the gradient",
     "mirror": "swap left and right in half of the training images",
     "color": "greatest relative change of brightness, contrast and saturation in training",
     "crop": "greatest share of each side that is cut away in training",
     "scales": "factors on the network's input size, of which each training step draws one",
-    "device": "layout of the network: cpu (channels-last), gpu (channels-first), or what TensorFlow sees",
-    "seed": "of shuffling, augmentation and initial weights",
+    "device": "layout of the network: cpu (channels-last), gpu (channels-first), or auto for what TensorFlow finds",
+    "seed": "seed of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
 PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 VALID_FRACTION = 0.2  # of one's own photographs
+MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 SHARED_PARAMS = ("device", "results", "batch_size")
 
 
@@ -89,9 +91,11 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         "--recipe",
         choices=RECIPES,
         default="paper",
-        help="set of defaults: the paper's, or one for training without VGG16 weights",
+        help="set of defaults: the paper's, or one for training without VGG16 weights (default: paper)",
     )
-    phase.add_argument("--variant", choices=VARIANTS, help="size of the network (default: full; lite with --init lite)")
+    phase.add_argument(
+        "--variant", choices=VARIANTS, help="size of the network (default: full, or lite with --init lite)"
+    )
     phase.add_argument(
         "--context",
         choices=("aspp", "plain"),
@@ -137,9 +141,18 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         type=path_or_address,
         help="photograph, or folder of photographs (default: the one that Matplotlib ships)",
     )
-    phase.add_argument("--format", choices=("jpeg", "png", "npy"), default="jpeg", help="of the maps (default: jpeg)")
+    phase.add_argument(
+        "--format", choices=("jpeg", "png", "npy"), default="jpeg", help="format of the maps' files (default: jpeg)"
+    )
     phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
-    add_input_size(phase)
+    add_input_size(phase, auto=True)
+    add_mirrored(phase)
+    phase.add_argument(
+        "--max-pixels",
+        type=pixel_count,
+        default=MAX_PIXELS,
+        help=f"a photograph of more pixels is refused, as it would take too much memory (default: {MAX_PIXELS})",
+    )
     add_params(phase, SHARED_PARAMS)
     add_cluster(phase)
 
@@ -175,19 +188,25 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
         "--weights", nargs="+", metavar="{published,lite,PATH}", help="networks to score (default: the best there are)"
     )
     phase.add_argument(
-        "--maps", type=Path, nargs="+", default=[], metavar="DIR", help="score existing maps of the images' names"
+        "--maps",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of existing maps to score, which have the images' names",
     )
     phase.add_argument(
         "--protocol",
         choices=("tuebingen", "mit"),
         default="tuebingen",
-        help="whose definitions of the metrics (default: tuebingen)",
+        help="whose definitions of the metrics: the MIT/Tübingen or the original MIT benchmark's (default: tuebingen)",
     )
     phase.add_argument(
         "--sigma",
         type=positive_float,
         metavar="PIXELS",
-        help="blur fixations like this for CC, SIM and KLD (default: use the dataset's saliency maps)",
+        help="standard deviation of the Gaussian that blurs fixations for CC, SIM and KLD "
+        "(default: use the dataset's saliency maps)",
     )
     phase.add_argument("--baselines", action="store_true", help="also score uniform, centre bias and gold standard")
     phase.add_argument(
@@ -196,20 +215,24 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     choice = phase.add_mutually_exclusive_group()
     choice.add_argument("--fit", action="store_true", help="fit the density to the training split, and save it")
     choice.add_argument("--density", type=Path, metavar="FILE", help="use the density that --fit saved")
-    phase.add_argument("--name", help="of the run's folder in results/evaluation")
+    phase.add_argument(
+        "--name", help="name of the run's folder in results/evaluation (default: made of the data and the flags)"
+    )
     add_input_size(phase)
     phase.add_argument(
         "--valid-fraction",
         type=fraction,
         default=VALID_FRACTION,
-        help=f"share of one's own images that validates, as in training (default: {VALID_FRACTION})",
+        help=f"share of your own images that validates, as in training (default: {VALID_FRACTION})",
     )
     add_params(phase, (*SHARED_PARAMS, "seed"))
 
 
 def add_submit(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_submit)
-    phase.add_argument("-d", "--data", choices=("mit300", "cat2000"), required=True, help="benchmark")
+    phase.add_argument(
+        "-d", "--data", choices=("mit300", "cat2000"), required=True, help="benchmark to write the files for"
+    )
     phase.add_argument("-p", "--path", type=Path, required=True, help="folder of the benchmark's test photographs")
     phase.add_argument(
         "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
@@ -221,14 +244,14 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
 
 def add_export(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_export)
-    phase.add_argument("--format", choices=EXPORTS, required=True, help="of the export")
+    phase.add_argument("--format", choices=EXPORTS, required=True, help="format of the export")
     add_network_flags(phase)
     phase.add_argument(
         "--bits",
         type=int,
         choices=(32, 16, 8),
         default=32,
-        help="of a weight; tflite and tfjs have 16, tflite has 8 (default: 32)",
+        help="bits that store a weight; tflite and tfjs offer 16, tflite also 8 (default: 32)",
     )
     phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
     phase.add_argument(
@@ -244,7 +267,12 @@ def add_export(phase: argparse.ArgumentParser) -> None:
 def add_demo(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_demo)
     add_network_flags(phase)
-    phase.add_argument("--port", type=port_number, default=8000, help="of this computer; 0 for any (default: 8000)")
+    phase.add_argument(
+        "--port",
+        type=port_number,
+        default=8000,
+        help="port of this computer that the page is served at; 0 for any free one (default: 8000)",
+    )
     phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
     phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
     add_params(phase, ("results",))
@@ -275,15 +303,51 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_input_size(parser) -> None:
+class InputSize(argparse.Action):
+    """The network's input size: two numbers, or "auto" where `const` is true."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.const and values == ["auto"]:
+            setattr(namespace, self.dest, "auto")
+            return
+        if len(values) != 2:
+            expected = "a height and a width" + (", or auto" if self.const else "")
+            raise argparse.ArgumentError(self, f"received {' '.join(values)}, expected {expected}")
+        try:
+            sides = [network_side(value) for value in values]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        if sides[0] * sides[1] > MOST_INPUT_PIXELS:
+            raise argparse.ArgumentError(
+                self, f"received {sides[0]}×{sides[1]}, expected at most {MOST_INPUT_PIXELS} pixels, which need 10 GB"
+            )
+        setattr(namespace, self.dest, tuple(sides))
+
+
+def add_input_size(parser, auto: bool = False) -> None:
+    """The flag for the network's input size; `auto` offers to choose it by each photograph's shape."""
+    choice = "; auto chooses, among sizes with as many pixels, the one that suits each photograph's shape"
     parser.add_argument(
-        "--input-size", type=network_side, nargs=2, metavar=("H", "W"), help="height and width of the network's input"
+        "--input-size",
+        action=InputSize,
+        const=auto,
+        nargs="+",
+        metavar="SIDE",
+        help=f"height and width of the network's input{choice if auto else ''}",
+    )
+
+
+def add_mirrored(parser) -> None:
+    parser.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="average each map with that of the mirrored photograph, which takes twice the time",
     )
 
 
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
-    group = parser.add_argument_group("one's own data (-d custom)")
+    group = parser.add_argument_group("your own data (-d custom)")
     add_input_size(group)
     group.add_argument(
         "--valid-fraction",
@@ -293,11 +357,14 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sigma",
         type=positive_float,
-        help="of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in degrees with "
-        "--pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
+        help="standard deviation of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in "
+        "degrees with --pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
     )
     group.add_argument(
-        "--pixels-per-degree", type=positive_float, metavar="P", help="of visual angle, in the pixels of the images"
+        "--pixels-per-degree",
+        type=positive_float,
+        metavar="P",
+        help="pixels of the images that one degree of visual angle spans",
     )
 
 
@@ -385,6 +452,7 @@ def run_download(options: argparse.Namespace) -> int:
         print(download.table())
         return 0
     names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    tasks: list[tuple[Callable, str, Path]]
     tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
     if options.weights:
         keys = [f"model_{name}_cpu" for name in names] + (["vgg16_hybrid"] if "salicon" in names else [])
@@ -410,6 +478,8 @@ def run_test(options: argparse.Namespace) -> int:
         "params": params,
         "suffix": f".{options.format}",
         "overlay": options.overlay,
+        "mirrored": options.mirrored,
+        "max_pixels": options.max_pixels,
     }
     on_cluster = {"workers": options.workers, "shards": options.shards, "restart": options.restart}
     if options.cluster:
@@ -470,6 +540,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.data == "custom":
         prepare_custom(folder)
     train = None
+    samples: Sequence[data.Sample]
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
@@ -491,7 +562,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         with_baselines=options.baselines,
         metric_maps=options.metric_maps,
         density_file=options.density,
-        training=train.samples if options.fit else None,
+        training=train.samples if train and options.fit else None,
         name=options.name,
     )
 
@@ -521,11 +592,6 @@ def sample_photograph() -> Path:
 # --- Types of flags ---------------------------------------------------------------------------------------------------
 
 
-def path_or_address(text: str) -> Path | str:
-    """A path, or the address of something in an object store, which `Path` would damage."""
-    return text if "://" in text else Path(text)
-
-
 def number(kind: type, holds: Callable[[float], bool], expected: str) -> Callable[[str], float]:
     """The type of a flag: a number of a kind for which a condition holds."""
 
@@ -544,11 +610,27 @@ def number(kind: type, holds: Callable[[float], bool], expected: str) -> Callabl
 positive_int = number(int, lambda value: value >= 1, "a whole number of at least 1")
 natural_int = number(int, lambda value: value >= 0, "a whole number of at least 0")
 network_side = number(
-    int, lambda value: value >= 8 and value % 8 == 0, "a multiple of 8, as the network works in eighths"
+    int,
+    lambda value: 8 <= value <= 4096 and value % 8 == 0,
+    "a multiple of 8, as the network works in eighths, and at most 4096",
 )
 port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
+pixel_count = number(int, lambda value: 1 <= value <= MAX_PIXELS, f"a whole number from 1 to {MAX_PIXELS}")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
 fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+def existing_name(text: str) -> Path:
+    """The type of a path that must not be empty: an empty one would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("received an empty path, expected a file or folder")
+    return Path(text)
+
+
+def path_or_address(text: str) -> Path | str:
+    """The type of a path, or of the address of something in an object store, which `Path` would damage."""
+    return text if "://" in text else existing_name(text)
+
 
 PARAM_TYPES = {
     "epochs": positive_int,
@@ -564,5 +646,6 @@ PARAM_TYPES = {
 
 if __name__ == "__main__":
     # The name of a file that the terminal cannot show must not stop a run.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -8,11 +8,10 @@ saliency = network.predict("photograph.jpg")
 
 import functools
 import itertools
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,9 +19,10 @@ from PIL import Image
 
 import checkpoint
 from checkpoint import Architecture, Choice
-from config import DIMS
-from images import IMAGE_PADDING, crop_and_restore, decode_image, resize_and_pad
-from model import CHANNELS_LAST, choose_layout, msi_net, tensor_convolutions
+from config import DIMS, MAX_PIXELS
+from data import Header, Unreadable, fitted_size, read_header
+from images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
+from model import CHANNELS_LAST, choose_layout, msi_net, normalize, tensor_convolutions
 from utils import UserError, parallel_map
 
 # A photograph: an array, an image of Pillow, or the path of an image file.
@@ -30,6 +30,10 @@ Photograph = np.ndarray | Image.Image | Path | str
 
 # In place of a file, for weights that came from none.
 UNNAMED = Choice(Path("arrays"), "given as arrays")
+
+# Photographs that are read and maps that are brought to their sizes at one time have at most so many pixels together,
+# as they take up to 15 bytes for each; a greater one goes alone.
+PIXELS_IN_FLIGHT = 48_000_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Network:
         device: the same in words, and why.
         weights: the file that the arrays came from, and why it is this one.
         sha256: of that file, or of the files of a folder or checkpoint, in hexadecimal.
+        fit_shape: whether each photograph chooses, of the input sizes with about as many pixels, the one that suits its
+            shape; see `data.fitted_size`.
+        mirrored: whether the map is the mean of that of the photograph and that of its mirror image, which takes twice
+            the time.
+        max_pixels: a photograph of more pixels is refused.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -62,6 +71,9 @@ class Network:
     device: str
     weights: Choice
     sha256: str
+    fit_shape: bool = False
+    mirrored: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def __repr__(self) -> str:
         height, width = self.input_size
@@ -91,6 +103,7 @@ class Network:
         conv = tensor_convolutions(self.arrays, self.layout)
         signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
         context = self.architecture.context
+        assert context  # `from_arrays` refuses an encoder alone.
         return tf.function(lambda images: msi_net(images, conv, self.layout, context), signature, autograph=False)
 
     def predict(self, photograph: Photograph) -> np.ndarray:
@@ -122,7 +135,7 @@ class Network:
             UserError: at a photograph that cannot be read; it says which.
         """
         for i, prediction in enumerate(self.predictions(photographs, batch_size)):
-            if prediction.error:
+            if prediction.saliency is None:
                 name = prediction.photograph if isinstance(prediction.photograph, Path | str) else f"photograph {i}"
                 raise UserError(f"{name}: {prediction.error}.")
             yield prediction.saliency / np.float32(255)
@@ -135,8 +148,15 @@ class Network:
         Yields:
             A `Prediction` for each photograph, in order.
         """
-        loaded = parallel_map(self._load, photographs)
-        return parallel_map(self._restore, self._in_batches(loaded, batch_size))
+        opened = (self._open(photograph) for photograph in photographs)
+        loaded = parallel_map(self._load, opened, weight=_pixels, most=PIXELS_IN_FLIGHT)
+        predicted = self._in_batches(loaded, batch_size)
+        return parallel_map(self._restore, predicted, weight=_pixels, most=PIXELS_IN_FLIGHT)
+
+    def size_for(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the network's input for a photograph of this height and width."""
+        height, width = self.input_size
+        return fitted_size(shape, height * width) if self.fit_shape else self.input_size
 
     def record(self) -> dict:
         """What a run's record says of the network that made it."""
@@ -147,29 +167,76 @@ class Network:
             "variant": self.architecture.variant,
             "context": self.architecture.context,
             "input_size": list(self.input_size),
+            "fit_shape": self.fit_shape,
+            "mirrored": self.mirrored,
             "device": self.device,
         }
 
-    def _load(self, photograph: Photograph) -> tuple:
-        """Photograph -> (photograph, fitted image or None, height and width, what is wrong with it)."""
+    def _open(self, photograph: Photograph) -> "_Row":
+        """What is known of a photograph before it is read."""
         try:
+            if isinstance(photograph, Path | str):
+                header = read_header(Path(photograph), most_pixels=self.max_pixels)
+                return _Row(photograph, header.size, header)
             pixels = as_pixels(photograph)
-            return photograph, _fit(pixels, self.input_size), pixels.shape[:2], ""
-        except UserError as error:
-            return photograph, None, None, str(error)
+            return _Row(photograph, pixels.shape[:2], pixels)
+        except (Unreadable, UserError, OSError) as error:
+            return _Row(photograph, error=str(error))
 
-    def _in_batches(self, rows: Iterable[tuple], batch_size: int) -> Iterator[tuple]:
+    def _load(self, row: "_Row") -> "_Row":
+        """Put the photograph, fitted into the network's input, in the place of its pixels."""
+        if row.error:
+            return row
+        try:
+            pixels = row.content
+            if isinstance(pixels, Header) and isinstance(row.photograph, Path | str):
+                pixels = read_image(Path(row.photograph), pixels)
+                row.size = pixels.shape[:2]
+            row.content = _fit(pixels, self.size_for(row.size))
+        except (Unreadable, tf.errors.OpError) as error:
+            row.error = str(error)
+        return row
+
+    def _in_batches(self, rows: Iterable["_Row"], batch_size: int) -> Iterator["_Row"]:
         """Replace each row's image by its map; rows with an error pass through in their place."""
         rows = iter(rows)
         while chunk := list(itertools.islice(rows, batch_size)):
-            images = [image for _, image, _, error in chunk if not error]
-            maps = iter(self(tf.stack(images))) if images else iter(())
-            for photograph, _, shape, error in chunk:
-                yield photograph, None if error else next(maps), shape, error
+            by_size: dict = {}
+            for row in chunk:
+                if not row.error:
+                    by_size.setdefault(tuple(row.content.shape), []).append(row)
+            for together in by_size.values():
+                maps = self._maps(tf.stack([row.content for row in together]))
+                for row, saliency in zip(together, maps, strict=True):
+                    row.content = saliency
+            yield from chunk
 
-    def _restore(self, row: tuple) -> Prediction:
-        photograph, saliency, shape, error = row
-        return Prediction(photograph, None if error else _restore(saliency, shape).numpy()[..., 0], error)
+    def _maps(self, images: tf.Tensor) -> tf.Tensor:
+        """Maps of fitted images, if wished as means with those of the mirrored images."""
+        maps = self(images)
+        return normalize(maps + self(images[:, :, ::-1])[:, :, ::-1]) if self.mirrored else maps
+
+    def _restore(self, row: "_Row") -> Prediction:
+        if not row.error:
+            try:
+                return Prediction(row.photograph, restore_map(row.content, row.size))
+            except (tf.errors.OpError, MemoryError) as error:
+                row.error = f"its map cannot be made ({str(error).splitlines()[0][:120]})"
+        return Prediction(row.photograph, error=row.error)
+
+
+@dataclass
+class _Row:
+    """A photograph on its way: `content` is its header or pixels, then the fitted image, then the network's map."""
+
+    photograph: Photograph
+    size: tuple[int, int] = (0, 0)
+    content: Any = None
+    error: str = ""
+
+
+def _pixels(row: _Row) -> int:
+    return row.size[0] * row.size[1]
 
 
 def load(
@@ -177,8 +244,10 @@ def load(
     *,
     data: str = "salicon",
     results: str | Path = "results",
-    input_size: tuple[int, int] | None = None,
+    input_size: tuple[int, int] | str | None = None,
     device: str = "auto",
+    mirrored: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Network:
     """Load a trained network.
 
@@ -187,18 +256,24 @@ def load(
             known format, or None for the best there is; see `checkpoint.choose_weights`.
         data: the dataset whose network and input size to use, a key of `config.DIMS`.
         results: the folder with the checkpoints of your own training runs.
-        input_size: height and width that photographs are fitted into, divisible by 8.
+        input_size: height and width that photographs are fitted into, divisible by 8; "auto" for one that suits each
+            photograph's shape and has about as many pixels as the default.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
+        mirrored, max_pixels: see `Network`.
 
     Raises:
         UserError: the weights cannot be had, are damaged, or are not those of a whole network.
     """
     if data not in DIMS:
         raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(DIMS)}.")
+    if isinstance(input_size, str) and input_size != "auto":
+        raise UserError(f"Received the input size {input_size!r}, expected a height and a width, or 'auto'.")
     layout, device = choose_layout(device)
-    choice = checkpoint.choose_weights(data, weights=weights and str(weights), results=Path(results))
+    choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
-    return from_arrays(arrays, input_size or DIMS[data], layout=layout, device=device, weights=choice, sha256=sha256)
+    size = DIMS[data] if input_size is None or isinstance(input_size, str) else input_size
+    network = from_arrays(arrays, size, layout=layout, device=device, weights=choice, sha256=sha256)
+    return replace(network, fit_shape=input_size == "auto", mirrored=mirrored, max_pixels=max_pixels)
 
 
 def from_arrays(
@@ -234,14 +309,12 @@ def from_arrays(
 # --- Photographs ------------------------------------------------------------------------------------------------------
 
 
-def as_pixels(photograph: Photograph) -> np.ndarray | tf.Tensor:
-    """RGB pixels of a photograph, uint8 (H, W, 3); see `Network.predict`.
+def as_pixels(photograph: np.ndarray | Image.Image) -> np.ndarray:
+    """RGB pixels of a photograph that is in memory, uint8 (H, W, 3); see `Network.predict`.
 
     Raises:
         UserError: it says in a few words what is wrong.
     """
-    if isinstance(photograph, Path | str):
-        return _read(Path(photograph))
     if isinstance(photograph, Image.Image):
         photograph = photograph.convert("RGB")
     pixels = np.asarray(photograph)
@@ -255,33 +328,6 @@ def as_pixels(photograph: Photograph) -> np.ndarray | tf.Tensor:
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
 
 
-def _read(path: Path) -> tf.Tensor:
-    try:
-        return _decode(tf.constant(os.fsencode(path)))
-    except tf.errors.OpError as error:
-        raise UserError(_reason(path, error)) from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "no such file"
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    first_line = str(getattr(error, "message", error)).splitlines()[0]
-    reason = re.sub(r"\{\{function_node .*?\}\} | \[Op:.*", "", first_line)
-    return f"not an image that can be read, or damaged ({reason[:120]})"
-
-
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
-def _decode(path):
-    return decode_image(tf.io.read_file(path), 3)
-
-
 @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((2,), tf.int32)])
 def _fit(pixels, size):
     return resize_and_pad(pixels, size, IMAGE_PADDING)
-
-
-@tf.function(input_signature=[tf.TensorSpec((None, None, 1), tf.float32), tf.TensorSpec((2,), tf.int32)])
-def _restore(saliency, shape):
-    return crop_and_restore(saliency, shape)

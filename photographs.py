@@ -13,12 +13,14 @@ def find_images(path: Path) -> list[Path]:
     """The image files that `path` names: itself, or all below it.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a folder cannot be read.
     """
     if path.is_file():
         return [path]
     if not path.exists():
         raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
+    if not path.is_dir():
+        raise UserError(f"{path} is neither a regular file nor a folder. Name a photograph or a folder with -p.")
     images = list_images(path)
     if not images:
         raise UserError(f"No image below {path}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")

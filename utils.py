@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from config import VERSION
 
@@ -115,7 +117,14 @@ def name_some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str
     return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
-def parallel_map(function: Callable, items: Iterable, workers: int | None = None, ahead: int | None = None) -> Iterator:
+def parallel_map(
+    function: Callable,
+    items: Iterable,
+    workers: int | None = None,
+    ahead: int | None = None,
+    weight: Callable[[Any], float] | None = None,
+    most: float = math.inf,
+) -> Iterator:
     """Like `map`, in threads, which NumPy, SciPy, Pillow and TensorFlow let run side by side.
 
     Args:
@@ -123,23 +132,37 @@ def parallel_map(function: Callable, items: Iterable, workers: int | None = None
         items: any number of them; their number does not matter to the memory.
         workers: threads; one a processor core by default.
         ahead: the greatest number of items between the input and the output; four a thread by default.
+        weight: of an item, such as its pixels, where items differ much in the memory that they take.
+        most: the greatest sum of weights between the input and the output. An item that is heavier goes alone.
 
     Yields:
         The results, in order.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     ahead = ahead or 4 * workers
     pool = ThreadPoolExecutor(workers)
+    pending: deque = deque()  # of futures with their weights
+    load = 0.0
     try:
-        pending: deque = deque()
         for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) == ahead:
-                yield pending.popleft().result()
+            heavy = weight(item) if weight else 0.0
+            while pending and (len(pending) >= ahead or load + heavy > most):
+                future, gone = pending.popleft()
+                load -= gone
+                yield future.result()
+            pending.append((pool.submit(function, item), heavy))
+            load += heavy
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """The processor cores that this process may use, which containers and batch systems make fewer than there are."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get("OMP_NUM_THREADS", "")  # Ray, among others, says there what is a process's part.
+    return min(there, int(share)) if share.isdigit() and int(share) else there
 
 
 def count(number: int, noun: str) -> str:
@@ -168,10 +191,33 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     for key, label in (("loss", "training"), ("val_loss", "validation")):
         axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
     axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.legend()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+@contextlib.contextmanager
+def only_python_on_stderr() -> Iterator[None]:
+    """Keep native libraries from writing to the terminal, such as the JPEG library's remarks on damaged files.
+
+    What Python prints there is still seen. Where something else already receives it, nothing is changed.
+    """
+    try:
+        attached = sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        attached = False
+    if not attached:
+        yield
+        return
+    before = sys.stderr
+    with os.fdopen(os.dup(2), "w", encoding=before.encoding, errors=before.errors, buffering=1) as terminal:
+        sys.stderr = terminal
+        try:
+            with quiet_stderr():
+                yield
+        finally:
+            sys.stderr = before
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ def convert(stimuli: Mapping[str, Path], folder: Path, raw: Path, reader: Reader
             width, height = image.size  # As stored: CAT2000's Pattern/134.jpg has a wrong EXIF rotation.
         inside = (points[:, :2] >= 0).all(axis=1) & (points[:, 0] < width) & (points[:, 1] < height)
         write_maps(folder, name, points[inside], (height, width), sigma)
-        return name, points[inside], np.count_nonzero(~inside), size not in (None, (height, width))
+        return name, points[inside], int(np.count_nonzero(~inside)), size not in (None, (height, width))
 
     outside, resized = 0, []
     with whole_file(folder / "fixations.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -233,7 +233,10 @@ def _lit_pixels(image) -> Fixations:
 
 
 def _size(resolution) -> tuple[int, int] | None:
-    return None if resolution is None else tuple(int(side) for side in np.ravel(resolution))
+    if resolution is None:
+        return None
+    height, width = np.ravel(resolution)
+    return int(height), int(width)
 
 
 def _check_names(stimuli: Mapping, fixations: Mapping) -> None:

@@ -150,7 +150,7 @@ class Part:
     def __init__(self, path: Path, url: str):
         self.path = path.with_name(path.name + ".part")
         self.info_path = path.with_name(path.name + ".part.json")
-        self.info = {"url": url}
+        self.info: dict = {"url": url}
         with contextlib.suppress(OSError, ValueError):
             info = json.loads(self.info_path.read_text(encoding="utf-8"))
             # Another source may have the file in another state.

@@ -166,7 +166,7 @@ def print_listing(scratch: Path, number: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from phases.cluster_store import Photographs
+    from phases.distributed.store import Photographs
 
     folder = next(scratch.glob("in*"))
     manifest = scratch / "list.parquet"

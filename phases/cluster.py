@@ -7,6 +7,7 @@ all. What the index does not have by the end, because a worker died, is tried ag
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import itertools
@@ -38,11 +39,12 @@ except ImportError as error:
     ) from error
 
 import msinet
+from config import MAX_PIXELS
 from images import encode_map, encode_overlay
 from model import choose_layout
 from msinet import Network
-from phases import cluster_index as index
-from phases.cluster_store import Photograph, Photographs, Store, absolute, is_address, open_store
+from phases.distributed import index
+from phases.distributed.store import Photograph, Photographs, Store, absolute, is_address, open_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,11 +100,13 @@ def run(
     path: Path | str,
     *,
     data: str,
-    size: tuple[int, int] | None,
+    size: tuple[int, int] | str | None,
     weights: str | None,
     params: dict,
     suffix: str,
     overlay: bool,
+    mirrored: bool = False,
+    max_pixels: int = MAX_PIXELS,
     address: str,
     workers: int | None,
     shards: bool,
@@ -111,7 +115,7 @@ def run(
     """Predict, and say what was done, as `test` does; the run's summary goes to `summary.json`.
 
     Args:
-        path: see `cluster_store.Photographs`.
+        path: see `distributed.store.Photographs`.
         address: of a Ray cluster, or "local" for one on this machine that lives as long as the run.
         workers: at most; by default one for each processor core, or for each GPU.
         shards: put the maps into the index instead of files of their own.
@@ -126,7 +130,15 @@ def run(
     if next(iter(photographs), None) is None:  # First, as weights may be a long download, which nothing is worth.
         raise UserError(f"No image below {path}. Name a folder of photographs, or a list of them, with -p.")
     kept = Path("results") if is_address(params["results"]) else Path(params["results"])
-    network = msinet.load(weights, data=data, results=kept, input_size=size, device=params["device"])
+    network = msinet.load(
+        weights,
+        data=data,
+        results=kept,
+        input_size=size,
+        device=params["device"],
+        mirrored=mirrored,
+        max_pixels=max_pixels,
+    )
     print(network.summary())
     job = Job(results.path, suffix, overlay, shards, params["batch_size"], params["device"])
     with results.open_for_writing():
@@ -295,7 +307,10 @@ class Worker:
             predictions = self.network.predictions((file for file, _ in files), self.job.batch_size)
             steps = zip(portion, predictions, (error for _, error in unread), strict=True)
             before = time.perf_counter()
-            for row in parallel_map(lambda step: self._finish(*step), steps):
+            finished = parallel_map(
+                lambda step: self._finish(*step), steps, weight=_map_pixels, most=msinet.PIXELS_IN_FLIGHT
+            )
+            for row in finished:
                 now = time.perf_counter()
                 yield {**row, "seconds": now - before}
                 before = now
@@ -304,7 +319,7 @@ class Worker:
         """Write a photograph's map; returns its row."""
         file = prediction.photograph
         try:
-            if unread or prediction.error:
+            if unread or prediction.saliency is None:
                 return index.row(photograph, error=unread or prediction.error)
             contents = encode_map(prediction.saliency, self.job.suffix)
             height, width = prediction.saliency.shape
@@ -312,16 +327,25 @@ class Worker:
             files = {photograph.map: contents}
             if self.job.overlay:
                 values["overlay"] = photograph.overlay
-                files[photograph.overlay] = encode_overlay(file, prediction.saliency)
+                files[photograph.overlay] = encode_overlay(file, prediction.saliency, self.network.max_pixels)
             if self.job.shards:
                 values.update(zip(("contents", "overlay_contents"), files.values(), strict=False))
             else:
                 for name, contents in files.items():
                     self.results.write(name, contents)
             return index.row(photograph, **values)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # Of this photograph alone; a full disk, say, is everybody's.
+                raise
+            return index.row(photograph, error="its name is too long for a map's beside it")
         finally:
             if str(file) != photograph.path:
                 file.unlink(missing_ok=True)
+
+
+def _map_pixels(step: tuple) -> int:
+    prediction = step[1]
+    return 0 if prediction.saliency is None else prediction.saliency.size
 
 
 def _fetch(path: str, folder: Path) -> tuple[Path, str]:

@@ -190,7 +190,7 @@ def network_contender(name: str, network: Network, batch_size: int) -> Contender
 
     def maps(cases: Sequence[Case]) -> Iterator[np.ndarray]:
         for prediction in network.predictions([case.sample.stimulus for case in cases], batch_size):
-            if prediction.error:
+            if prediction.saliency is None:
                 raise UserError(
                     f"{prediction.photograph}: {prediction.error}. Replace it, or take it out of the dataset."
                 )
@@ -282,6 +282,7 @@ def score(
     image = functools.cache(functools.partial(truth.true_map, case, fixations))
     of = maps.__getitem__ if isinstance(maps, dict) else lambda _: maps
     if truth.protocol == "mit":
+        assert isinstance(maps, np.ndarray)  # --metric-maps belongs to the other protocol.
         maps = metrics.resize_mit(maps, case.shape)
         stretched = (maps - maps.min()) / (np.ptp(maps) or 1)
         binary = metrics.fixation_map(fixated, case.shape)
@@ -387,7 +388,9 @@ def score_gold_standard(truth: GroundTruth) -> tuple[list[dict[str, float]], dic
     """
     known = [case for case in truth.cases if case.observers is not None and len(np.unique(case.observers)) > 1]
     centres = {case.index: truth.centre_bias.grid(without=case.positions) for case in known}
-    gold = density.fit_gold_standard([(c.positions, c.observers, c.shape, centres[c.index]) for c in known])
+    gold = density.fit_gold_standard(
+        [(c.positions, c.observers, c.shape, centres[c.index]) for c in known if c.observers is not None]
+    )
     names = PROTOCOLS[truth.protocol]
 
     of_fixations = [name for name in names if name in FIXATION_METRICS]
@@ -401,7 +404,7 @@ def score_gold_standard(truth: GroundTruth) -> tuple[list[dict[str, float]], dic
         return score(truth, seen, values, np.log(values), seen.fixations[chosen], names)
 
     def score_one(case: Case) -> dict[str, float]:
-        if case.index not in centres:
+        if case.observers is None or case.index not in centres:
             return dict.fromkeys(names, np.nan)
         observers = np.unique(case.observers)
         # The density has no finer details than its grid, on which so many predictions take less time.
@@ -689,7 +692,8 @@ def _models(
         return next(candidate for candidate in candidates if candidate not in taken)
 
     if weights or not maps:
-        for wanted in weights or [None]:
+        chosen: Sequence[str | None] = weights or [None]
+        for wanted in chosen:
             network = msinet.load(
                 wanted, data=data, results=params["results"], input_size=size, device=params["device"]
             )

@@ -42,12 +42,14 @@ MOST_CALIBRATION_IMAGES = 100
 CHECK_FILE = "check.json"
 
 
-def named_graph(network: Network) -> Callable:
+def named_graph(network: Network) -> tf.types.experimental.PolymorphicFunction:
     """The network as a compiled function with the input "input" and the output "output", of any batch and size."""
     conv = tensor_convolutions(network.arrays)
     signature = [tf.TensorSpec((None, None, None, 3), tf.float32, name="input")]
+    context = network.architecture.context
+    assert context  # A `Network` is never an encoder alone.
     return tf.function(
-        lambda images: {"output": msi_net(images, conv, context=network.architecture.context)},
+        lambda images: {"output": msi_net(images, conv, context=context)},
         signature,
         autograph=False,
     )
@@ -55,7 +57,9 @@ def named_graph(network: Network) -> Callable:
 
 def keras_model(network: Network) -> keras.Model:
     """The network as Keras layers: what every export is compared with."""
-    model = build_model(context=network.architecture.context, width=network.architecture.width)
+    context = network.architecture.context
+    assert context  # A `Network` is never an encoder alone.
+    model = build_model(context=context, width=network.architecture.width)
     checkpoint.assign(model, network.arrays)
     return model
 
@@ -122,6 +126,7 @@ def predict_keras(folder: Path, images: np.ndarray) -> np.ndarray:
 def predict_weights(folder: Path, images: np.ndarray) -> np.ndarray:
     arrays = checkpoint.read_arrays(folder / "msinet.weights.h5")
     architecture = checkpoint.describe(arrays)
+    assert architecture.context  # What was just written is no encoder alone.
     model = build_model(context=architecture.context, width=architecture.width)
     model.load_weights(folder / "msinet.weights.h5")
     return model.predict_on_batch(images)
@@ -301,12 +306,12 @@ def run_in_node(
 ) -> tuple[list[np.ndarray], list[float]]:
     """Predict with TensorFlow.js in Node; returns the maps of each batch, and the median milliseconds it took."""
     with tempfile.TemporaryDirectory() as temporary:
-        tasks = []
+        tasks: list[dict] = []
         for i, images in enumerate(batches):
             source, target = Path(temporary) / f"images{i}", Path(temporary) / f"maps{i}"
             source.write_bytes(images.astype("<f4").tobytes())
             tasks.append({"input": str(source), "output": str(target), "shape": images.shape})
-        command = ["node", DEMO_FOLDER / "predict.mjs", folder / "model.json", backend, str(repetitions)]
+        command = ["node", str(DEMO_FOLDER / "predict.mjs"), str(folder / "model.json"), backend, str(repetitions)]
         finished = subprocess.run(command, input=json.dumps(tasks), capture_output=True, text=True, encoding="utf-8")
         if finished.returncode:
             raise UserError(f"TensorFlow.js failed in Node: {_last_error(finished.stderr)}")
@@ -333,7 +338,7 @@ def install_node_packages() -> None:
         if shutil.which(program) is None:
             raise UserError(f"TensorFlow.js needs {program}, which is not installed: install Node.js 18 or later.")
     print("Installing TensorFlow.js into demo/node_modules.", flush=True)
-    command = [shutil.which("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    command = [str(shutil.which("npm")), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
     finished = subprocess.run(command, cwd=DEMO_FOLDER, capture_output=True, text=True, encoding="utf-8")
     if finished.returncode:
         raise UserError(

@@ -123,7 +123,7 @@ def needs_batch_norm(arrays: Mapping, variant: str) -> bool:
     Weights whose normalisation is folded in go on without: to normalise again would undo what they learned.
     """
     found = checkpoint.describe(arrays)
-    return found.batch_norm if found.context else VARIANTS[variant]["batch_norm"]
+    return found.batch_norm if found.context else bool(VARIANTS[variant]["batch_norm"])
 
 
 def compile_model(model: keras.Model, params: Mapping, steps: int) -> None:

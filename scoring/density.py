@@ -476,7 +476,8 @@ def similarity_map(values: np.ndarray, kernel: float, count: int, seed: int = 0,
         float64, (H, W), of sum 1.
     """
     # The kernel's blur leaves no detail that a coarser grid would lose.
-    shape = tuple(max(1, int(np.ceil(side * min(1, SIM_CELLS / kernel)))) for side in values.shape)
+    height, width = (max(1, int(np.ceil(side * min(1, SIM_CELLS / kernel)))) for side in values.shape)
+    shape = height, width
     sigma = [kernel * cells / side for cells, side in zip(shape, values.shape, strict=True)]
     random, density = np.random.default_rng(seed), on_pixels(values, shape).ravel()
     drawn = random.multinomial(count, density / density.sum(), draws).reshape(draws, *shape)

@@ -82,11 +82,11 @@ def read_table(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, np
         raise UserError(f"{file} is not a CSV file: {error}.") from error
     if not len(rows):
         raise UserError(f"{file} holds no fixation: expected a row for each, below the line '{','.join(COLUMNS)}'.")
-    names = {name: _stimulus_of(name, sizes) for name in names}
-    if unknown := [name for name, stimulus in names.items() if stimulus is None]:
+    stimuli = {name: _stimulus_of(name, sizes) for name in names}
+    if unknown := [name for name, stimulus in stimuli.items() if stimulus is None]:
         raise UserError(f"{file} names images that are not in {file.parent / 'stimuli'}: {name_some(unknown)}.")
     order = {name: i for i, name in enumerate(sizes)}
-    image = np.array([order[stimulus] for stimulus in names.values()])[rows[:, 0].astype(int)]
+    image = np.array([order[stimulus] for stimulus in stimuli.values() if stimulus is not None])[rows[:, 0].astype(int)]
     _check_inside(file, rows, image, sizes)
     columns = np.column_stack([np.floor(rows[:, 1:3]).astype(np.int64), _observer_numbers(observers, len(rows))])
     by_image = np.argsort(image, kind="stable")

@@ -199,10 +199,10 @@ def emd_mit(saliency: np.ndarray, truth: np.ndarray) -> float:
     if not truth.any():
         return np.nan
     transport = optimal_transport()
-    shape = tuple(int(np.ceil(side / EMD_SHRINK)) for side in truth.shape)
+    height, width = (int(np.ceil(side / EMD_SHRINK)) for side in truth.shape)
     # Shrinking by a cubic kernel can undershoot zero, and mass cannot be negative.
-    source, target = (as_distribution(np.maximum(resize_mit(image, shape), 0)) for image in (saliency, truth))
-    cells = np.stack(np.indices(shape), -1).reshape(-1, 2)
+    source, target = (as_distribution(np.maximum(resize_mit(image, (height, width)), 0)) for image in (saliency, truth))
+    cells = np.moveaxis(np.indices((height, width)), 0, -1).reshape(-1, 2)
     distances = np.linalg.norm(cells[:, None] - cells[None], axis=-1)
     return float(transport.emd2(target.ravel(), source.ravel(), distances, numItermax=1_000_000))
 

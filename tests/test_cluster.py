@@ -39,8 +39,10 @@ import pyarrow.parquet as pq  # noqa: E402
 from ray import cloudpickle  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from phases import cluster, cluster_index, cluster_store  # noqa: E402
-from phases.cluster_store import Photographs  # noqa: E402
+from phases import cluster  # noqa: E402
+from phases.distributed import index as cluster_index  # noqa: E402
+from phases.distributed import store as cluster_store  # noqa: E402
+from phases.distributed.store import Photographs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray has warnings of its own.
 

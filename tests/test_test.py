@@ -1,13 +1,19 @@
-"""Prediction: from files to maps, whatever the files are."""
+"""The `test` phase: from files to maps, whatever the files are."""
 
 import json
 import os
+import struct
+import subprocess
 import sys
+import unicodedata
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
+from PIL import Image
 
 import checkpoint
 import data
@@ -86,6 +92,17 @@ def test_subfolders_and_equal_names_never_overwrite_each_other(photograph, tmp_p
             "sub/x.bmp.jpeg",
             "odd näme (1) 日本.jpeg",
         }
+
+
+def test_every_image_has_a_map_of_its_own_whatever_the_names(tmp_path):
+    names = ["photo.jpg", "photo.png", "photo.jpg.png", "photo.png.jpg", "PHOTO.JPG", "sub/photo.jpg", "a.png"]
+    names += ["photo.jpg-2.png", "a.b.png", "x\u0301.png", "\u1e8b.png", "cafe\u0301.jpg", "caf\u00e9.jpg"]
+    images = [tmp_path / name for name in names]
+    targets = test.output_paths(images, tmp_path, tmp_path / "out", ".jpeg")
+    spelled = {unicodedata.normalize("NFC", str(target)).casefold() for target in targets.values()}
+    assert len(spelled) == len(names) == len(targets)
+    assert targets[tmp_path / "a.png"].name == "a.jpeg" and targets[tmp_path / "photo.png"].name == "photo.png.jpeg"
+    assert all(target.parent.name in ("out", "sub") for target in targets.values())
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="there every file's name is valid text")
@@ -180,3 +197,170 @@ def test_prediction_without_a_network_uses_the_lite_network_and_finds_the_face(t
     assert saliency.shape == (600, 512)
     face, all_of_it = saliency[100:320, 170:350], saliency
     assert face.mean() > 3 * all_of_it.mean()
+
+
+# --- Files that hang, kill or swell the program -----------------------------------------------------------------------
+
+
+def test_what_is_no_regular_file_is_one_failure(photograph, tmp_path, run, capsys):
+    write(tmp_path / "in" / "good.png", tf.io.encode_png(photograph()))
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    (tmp_path / "in" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "in" / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    assert run(tmp_path / "in") == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("not a regular file") == 2 and "dangling.png: no such file" in printed.err
+    assert "1 map written" in printed.out
+    assert run(tmp_path / "in" / "pipe.jpg") == 2
+    assert "neither a regular file nor a folder" in capsys.readouterr().err
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes with a header of that size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99)), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_image_of_too_many_pixels_is_refused_by_its_header(photograph, tmp_path, run, capsys):
+    write(tmp_path / "in" / "bomb.png", png_that_claims(20_000, 20_000))
+    write(tmp_path / "in" / "good.png", tf.io.encode_png(photograph()))
+    assert run(tmp_path / "in") == 1
+    printed = capsys.readouterr()
+    assert "bomb.png: more pixels than Pillow reads" in printed.err and "1 map written" in printed.out
+    assert run(tmp_path / "in" / "good.png", "--max-pixels", "3000") == 1
+    assert "64×48 pixels, at most 3000 are read: shrink it, or raise --max-pixels" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded with Linux's resource limits")
+def test_very_narrow_images_take_memory_for_what_is_kept_alone(tmp_path, weights):
+    for i, shape in enumerate([(1, 40_000, 3), (65_500, 8, 3), (300_000, 1, 3)]):
+        image = np.random.default_rng(i).integers(0, 256, shape, np.uint8)
+        write(tmp_path / "in" / f"{i}.png", tf.io.encode_png(image))
+    script = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import msinet
+network = msinet.load({str(weights)!r}, input_size=(240, 320))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000,) * 2)
+for name in ("0.png", "1.png", "2.png"):
+    saliency = network.predict({str(tmp_path / "in")!r} + "/" + name)
+    print(saliency.shape, saliency.min() >= 0, saliency.max() <= 1)
+"""
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert finished.stdout.splitlines() == [
+        "(1, 40000) True True", "(65500, 8) True True", "(300000, 1) True True"
+    ], finished.stderr[-800:]  # fmt: skip
+
+
+def test_narrow_images_get_the_map_that_the_wasteful_way_gives():
+    saliency = tf.random.stateless_uniform((48, 64, 1), (1, 2))
+    for size in ((3, 500), (700, 5), (2, 30)):
+        narrow, whole = images.restore_map(saliency, size), images.crop_and_restore(saliency, size).numpy()[..., 0]
+        np.testing.assert_allclose(narrow, whole, atol=1e-2)  # of 255
+
+
+def test_images_in_flight_are_bounded_by_their_weight():
+    started = []
+    items = ((started.append(i) or i) for i in range(20))
+    results = utils.parallel_map(lambda x: x, items, workers=4, ahead=16, weight=lambda x: 10, most=30)
+    assert next(results) == 0
+    assert len(started) <= 4
+    assert list(results) == list(range(1, 20))
+    assert list(utils.parallel_map(lambda x: x, [1, 2], weight=lambda x: 99, most=30)) == [1, 2]
+
+
+def test_unreadable_sub_folder_is_said_and_not_passed_over(photograph, tmp_path, run, monkeypatch, capsys):
+    write(tmp_path / "in" / "good.png", tf.io.encode_png(photograph()))
+    (tmp_path / "in" / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):  # As for anyone but root after `chmod 0`.
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert run(tmp_path / "in") == 2
+    error = capsys.readouterr().err
+    assert "closed cannot be read (Permission denied)" in error and error.count("\n") == 1
+
+
+def test_name_too_long_for_a_map_is_a_failure_of_one_image(photograph, tmp_path, run, capsys):
+    write(tmp_path / "in" / ("n" * 251 + ".png"), tf.io.encode_png(photograph()))
+    write(tmp_path / "in" / "short.png", tf.io.encode_png(photograph()))
+    assert run(tmp_path / "in") == 1
+    printed = capsys.readouterr()
+    assert "its name is too long" in printed.err and "1 map written" in printed.out
+    record = json.loads((tmp_path / "results" / "test.json").read_text(encoding="utf-8"))
+    assert record["written"] == 1 and len(record["failures"]) == 1
+
+
+def test_full_disk_names_the_file_that_could_not_be_written(tmp_path, photograph, run, monkeypatch, capsys):
+    write(tmp_path / "a.png", tf.io.encode_png(photograph()))
+
+    def full_disk(self, contents):
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(test.Path, "write_bytes", full_disk)
+    assert run(tmp_path / "a.png") == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and f"{tmp_path / 'results' / 'images' / 'a.jpeg'}" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("-p", ""), "received an empty path"),
+        (("--input-size", "8", "100000"), "at most 4096"),
+        (("--input-size", "4096", "4096"), "pixels, which need 10 GB"),
+        (("--input-size", "8"), "a height and a width, or auto"),
+        (("--input-size", "8", "9"), "a multiple of 8"),
+        (("--max-pixels", "9999999999"), "a whole number from 1 to"),
+    ],
+)
+def test_flags_out_of_bounds_are_one_clear_line(flags, words, capsys):
+    with pytest.raises(SystemExit) as status:
+        main.parse(["test", *flags])
+    assert status.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_first_frame_of_an_animated_webp_is_predicted(tmp_path, run, photograph):
+    first, second = (Image.fromarray(photograph(seed=seed)) for seed in (1, 2))
+    first.save(tmp_path / "moving.webp", save_all=True, append_images=[second], duration=100, lossless=True)
+    first.save(tmp_path / "still.png")
+    for name in ("moving.webp", "still.png"):
+        assert run(tmp_path / name, "--format", "npy") == 0
+    folder = tmp_path / "results" / "images"
+    np.testing.assert_array_equal(np.load(folder / "moving.npy"), np.load(folder / "still.npy"))
+
+
+def test_remarks_of_the_jpeg_library_do_not_reach_the_terminal(tmp_path, photograph, weights):
+    whole = tf.io.encode_jpeg(photograph(200, 300)).numpy()
+    write(tmp_path / "in" / "a.jpg", whole[: len(whole) // 2] + b"\xff\x00" * 40 + whole[len(whole) // 2 :])
+    write(tmp_path / "in" / "b.jpg", whole[: len(whole) // 2])
+    command = [sys.executable, "main.py", "test", "-p", str(tmp_path / "in"), "--weights", str(weights)]
+    command += ["--input-size", "48", "64", "--results", str(tmp_path / "results")]
+    finished = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    lines = finished.stderr.splitlines()
+    assert finished.returncode in (0, 1) and all(line.startswith("error: ") for line in lines), lines
+    assert any("b.jpg" in line for line in lines)
+
+
+def test_input_size_auto_and_mirrored_change_the_map_and_stand_in_the_record(photograph, tmp_path, weights):
+    write(tmp_path / "tall.png", tf.io.encode_png(photograph(90, 60)))
+    flags = ("--weights", str(weights), "--format", "npy", "-d", "osie", "--results")
+    maps = []
+    for i, extra in enumerate([(), ("--input-size", "auto"), ("--input-size", "auto", "--mirrored")]):
+        results = tmp_path / f"results{i}"
+        assert main.main(["test", "-p", str(tmp_path / "tall.png"), *flags, str(results), *extra]) == 0
+        maps.append(np.load(results / "images" / "tall.npy"))
+    assert np.abs(maps[0] - maps[1]).max() > 0.01 and np.abs(maps[1] - maps[2]).max() > 0.01
+    fixed = msinet.load(weights, input_size=(336, 224)).predict(tmp_path / "tall.png")
+    np.testing.assert_array_equal(maps[1], fixed)
+    record = json.loads((tmp_path / "results2" / "test.json").read_text(encoding="utf-8"))
+    assert record["fit_shape"] is True and record["mirrored"] is True

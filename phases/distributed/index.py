@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from phases.cluster_store import Photograph, Photographs, Store
+from phases.distributed.store import Photograph, Photographs, Store
 from utils import UserError
 
 INDEX, RUN = "index", "run.json"

@@ -1,4 +1,4 @@
-"""What `phases.cluster` reads and writes: folders and object stores alike, and the list of photographs as a stream."""
+"""Folders and object stores alike, and the list of photographs as a stream, for `phases.cluster`."""
 
 import abc
 import contextlib

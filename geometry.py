@@ -1,0 +1,104 @@
+"""The way of a photograph into the network, and of its saliency map back out, in NumPy alone.
+
+This file goes with every export for Python, so that a map made from the export is the map that the program makes. Both
+ways resize like TensorFlow 1 (area or bicubic interpolation, corners aligned), which no other library does.
+"""
+
+import math
+
+import numpy as np
+
+# Gray level of the border around a photograph.
+PADDING = 126
+
+
+def fit(photograph, size: tuple[int, int]) -> np.ndarray:
+    """Fit a photograph into the network's input: resize it at its own aspect ratio, then pad it around.
+
+    Args:
+        photograph: RGB, (H, W, 3), any number type, 0 to 255.
+        size: height and width of the network's input.
+
+    Returns:
+        float32, (size[0], size[1], 3), 0 to 255. An odd row or column of border is below or to the right.
+    """
+    photograph = np.asarray(photograph)
+    shape = photograph.shape[:2]
+    ratio = min(size[0] / shape[0], size[1] / shape[1])
+    resized = [max(round(side * ratio), 1) for side in shape]
+    top, left = ((size[axis] - resized[axis]) // 2 for axis in (0, 1))
+    fitted = np.full((*size, *photograph.shape[2:]), PADDING, np.float32)
+    inside = fitted[top : top + resized[0], left : left + resized[1]]
+    np.clip(_resize(photograph, resized, ((0, resized[0]), (0, resized[1]))), 0, 255, out=inside)
+    return fitted
+
+
+def restore(saliency, shape: tuple[int, int]) -> np.ndarray:
+    """The inverse of `fit`: the network's output at the size of the photograph that went in.
+
+    Only what lies inside the photograph is computed, however narrow it is.
+
+    Args:
+        saliency: (h, w) or (h, w, 1), float32, 0 to 1, the border included.
+        shape: height and width of the photograph; of an array, `photograph.shape[:2]`.
+
+    Returns:
+        float32, (shape[0], shape[1]), 0 to 1.
+    """
+    saliency = np.asarray(saliency, np.float32)
+    saliency = saliency.reshape(saliency.shape[:2])
+    ratio = max(shape[0] / saliency.shape[0], shape[1] / saliency.shape[1])
+    resized = [round(side * ratio) for side in saliency.shape]
+    kept = [((resized[axis] - shape[axis]) // 2, shape[axis]) for axis in (0, 1)]
+    result = _resize(saliency, resized, kept)
+    return np.clip(result, 0, 1, out=result)
+
+
+def _resize(image: np.ndarray, size, kept) -> np.ndarray:
+    """Area interpolation when either side shrinks, else bicubic; of each axis only the `kept` (start, count)."""
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+    kernel = _area if shrinks else _bicubic
+    # First along the axis that leaves the least to do along the other one.
+    for axis in sorted((0, 1), key=lambda axis: kept[axis][1] / image.shape[axis]):
+        indices, weights = kernel(image.shape[axis], size[axis], *kept[axis])
+        image = _combine(image, axis, indices, weights)
+    return image
+
+
+def _combine(image: np.ndarray, axis: int, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sums of rows (axis 0) or columns (axis 1), float32; `indices` and `weights` are (taps, count)."""
+    shape = [1] * image.ndim
+    shape[axis] = -1
+    total: np.ndarray = np.zeros((), np.float32)
+    for index, weight in zip(indices, weights.astype(np.float32), strict=True):
+        total = total + np.take(image, index, axis) * weight.reshape(shape)
+    return total
+
+
+def _area(old: int, new: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each new pixel is the mean of what it covers of the old ones."""
+    scale = _scale(old, new)
+    outputs = np.arange(start, start + count, dtype=np.float32)
+    low, high = outputs * scale, (outputs + 1) * scale  # float32, as in TensorFlow
+    pixels = np.floor(low) + np.arange(math.ceil(scale) + 2)[:, None]  # (taps, count), float64 from here on
+    covered = np.minimum(pixels + 1, high) - np.maximum(pixels, low)
+    return np.minimum(pixels, old - 1).astype(np.int64), np.maximum(covered, 0) / scale
+
+
+def _bicubic(old: int, new: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys' cubic with a = -0.75, which TensorFlow looks up in a table of 1024 steps; the border repeats."""
+    position = np.arange(start, start + count, dtype=np.float32) * _scale(old, new)  # float32, as in TensorFlow
+    below = np.floor(position)
+    offset = np.round((position - below) * 1024).astype(np.float64) / 1024
+    indices = np.clip(below.astype(np.int64) + np.arange(-1, 3)[:, None], 0, old - 1)  # (4, count)
+    return indices, np.stack([_cubic(distance) for distance in (1 + offset, offset, 1 - offset, 2 - offset)])
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    a = -0.75
+    return np.where(x <= 1, ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a)
+
+
+def _scale(old: int, new: int) -> np.float32:
+    """Old pixels a new one; with corners aligned, the centres of the outermost pixels stay where they are."""
+    return np.float32((old - 1) / (new - 1) if new > 1 else old / new)

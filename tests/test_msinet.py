@@ -1,0 +1,167 @@
+"""The Python API: a network as an object, arrays in and arrays out."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write
+from PIL import Image
+
+import checkpoint
+import data
+import main
+import model
+import msinet
+from utils import UserError
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file with the weights of a narrow network."""
+    path = tmp_path / "narrow.npz"
+    np.savez(path, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
+    return path
+
+
+@pytest.fixture
+def network(weights):
+    return msinet.load(weights, input_size=(48, 64))
+
+
+def test_map_of_an_array_is_the_file_that_the_command_writes(tmp_path, weights, network, photograph):
+    for name, image in {"a.png": photograph(61, 83), "b.png": photograph(90, 40), "c.png": photograph(9, 200)}.items():
+        path = write(tmp_path / name, tf.io.encode_png(image))
+        flags = ["--weights", str(weights), "--input-size", "48", "64", "--results", str(tmp_path), "--format", "npy"]
+        assert main.main(["test", "-p", str(path), *flags]) == 0
+        written = np.load(tmp_path / "images" / f"{path.stem}.npy")
+        predicted = network.predict(image)
+        assert predicted.dtype == np.float32 and predicted.shape == image.shape[:2]
+        np.testing.assert_array_equal(predicted, written)
+        np.testing.assert_array_equal(network.predict(path), written)
+        np.testing.assert_array_equal(network.predict(str(path)), written)
+        np.testing.assert_array_equal(network.predict(Image.open(path)), written)
+
+
+def test_gray_and_transparent_arrays_are_taken_as_their_files_would_be(network, photograph):
+    image = photograph()
+    gray = image[..., 0]
+    expected = network.predict(np.dstack([gray] * 3))
+    np.testing.assert_array_equal(network.predict(gray), expected)
+    np.testing.assert_array_equal(network.predict(gray[..., None]), expected)
+    transparent = np.dstack([image, np.full(gray.shape, 7, np.uint8)])
+    np.testing.assert_array_equal(network.predict(transparent), network.predict(image))
+    np.testing.assert_array_equal(network.predict(image[:, ::-1][:, ::-1]), network.predict(image))
+    palette = Image.fromarray(image).quantize(16)
+    np.testing.assert_array_equal(network.predict(palette), network.predict(np.asarray(palette.convert("RGB"))))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint16),
+        np.zeros((8, 8, 3), bool),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        [[1, 2], [3, 4]],
+        None,
+    ],
+)
+def test_other_arrays_are_refused_by_one_clear_error(network, wrong):
+    with pytest.raises(UserError, match=r"photograph 0: received an array of .* expected uint8, 0 to 255"):
+        network.predict(wrong)
+
+
+def test_many_photographs_of_mixed_sizes_keep_their_order_in_any_batch(network, photograph):
+    images = [photograph(40 + 7 * (i % 3), 60 - 5 * (i % 2), seed=i) for i in range(7)]
+    singles = [network.predict(image) for image in images]
+    for batch_size in (1, 3, 8):
+        for one, together in zip(singles, network.predict_many(iter(images), batch_size), strict=True):
+            np.testing.assert_allclose(together, one, atol=1e-5)
+
+
+def test_photographs_are_drawn_from_their_source_only_as_they_are_needed(network, photograph):
+    drawn = []
+    source = (drawn.append(i) or photograph(seed=i % 3) for i in range(500))
+    maps = network.predict_many(source)
+    next(maps)
+    assert len(drawn) < 100
+    maps.close()
+
+
+def test_photograph_that_cannot_be_read_is_named(network, photograph, tmp_path):
+    bad = write(tmp_path / "bad.jpg", b"no image")
+    maps = network.predict_many([photograph(), bad])
+    next(maps)
+    with pytest.raises(UserError, match=r"bad\.jpg: not an image"):
+        next(maps)
+    predictions = list(network.predictions([photograph(), bad, photograph()]))
+    assert [bool(p.error) for p in predictions] == [False, True, False]
+
+
+def test_called_network_gives_maps_of_fitted_images(network, photograph):
+    images = np.stack([photograph(seed=1), photograph(seed=2)]).astype(np.float32)
+    maps = network(images)
+    assert maps.shape == (2, 48, 64, 1) and maps.dtype == tf.float32
+    expected = model.msi_net(images, model.tensor_convolutions(network.arrays))
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+    assert float(tf.reduce_min(maps)) == 0 and float(tf.reduce_max(maps)) == pytest.approx(1, abs=1e-5)
+
+
+def test_network_knows_what_it_is(weights, network):
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert network.sha256 == digest and network.input_size == (48, 64) and network.layout == "channels_last"
+    assert network.architecture.variant == "width 0.125" and network.architecture.context == "aspp"
+    line = repr(network)
+    for words in ("width 0.125", "aspp", "48×64", str(weights), "named by --weights", digest[:12]):
+        assert words in line
+    assert "\n" not in line and network.record()["sha256"] == digest
+
+
+def test_input_size_is_that_of_the_dataset_unless_it_is_given(weights):
+    assert msinet.load(weights, data="osie").input_size == (240, 320)
+    assert msinet.load(weights, data="mit1003").input_size == (360, 360)
+    with pytest.raises(UserError, match="multiples of 8"):
+        msinet.load(weights, input_size=(100, 100))
+    with pytest.raises(UserError, match="expected one of salicon"):
+        msinet.load(weights, data="imagenet")
+
+
+def test_encoder_alone_is_no_network(tmp_path):
+    arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
+    path = tmp_path / "encoder.npz"
+    np.savez(path, **{name: values for name, values in arrays.items() if name.startswith("conv")})
+    with pytest.raises(UserError, match="an encoder alone"):
+        msinet.load(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((768, 1024), (240, 320)),
+        ((1024, 768), (320, 240)),
+        ((500, 500), (280, 280)),
+        ((400, 600), (224, 336)),
+        ((600, 400), (336, 224)),
+        ((1080, 1920), (208, 368)),
+        ((1920, 1080), (368, 208)),
+        ((1, 9000), (208, 368)),
+    ],
+)
+def test_input_that_suits_a_shape(shape, size):
+    assert data.fitted_size(shape, 240 * 320) == size
+
+
+def test_mirrored_average_of_a_photograph_is_the_mirrored_one_of_its_mirror_image(weights, photograph):
+    network = msinet.load(weights, input_size=(48, 64), mirrored=True)
+    image = photograph()
+    np.testing.assert_allclose(network.predict(image)[:, ::-1], network.predict(image[:, ::-1]), atol=1e-5)
+
+
+def test_lite_network_is_there_by_its_name(photograph):
+    network = msinet.load("lite", input_size=(48, 64))
+    assert Path(network.weights.path) == checkpoint.LITE_PATH and network.architecture.variant == "lite"
+    assert network.predict(photograph(100, 150)).shape == (100, 150)
