@@ -10,6 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +103,7 @@ def quiet(dataset) -> None:
     dataset.context.print_on_execution_start = False
 
 
-def _check(batch: dict, results: Store, shards: bool, recent: bool) -> dict:
+def _check(batch: Any, results: Store, shards: bool, recent: bool) -> Any:
     """Names of files of the index -> the ids of their photographs that are known, and which of them failed."""
     kept: list[dict] = []
     for name in batch["item"]:
