@@ -490,7 +490,7 @@ def test_killed_command_repeated_does_only_what_is_missing(tmp_path, run, machin
     assert f"{len(done)} maps had been written before.\n{60 - len(done)} maps written to" in printed
     assert len(index_of(results)) == 60
     assert_whole(results)
-    assert main.main([*command[2:8], "--results", str(tmp_path / "plain"), *flags]) == 0
+    assert main.main([*command[2:7], "--results", str(tmp_path / "plain"), *flags]) == 0
     assert contents_of(results) == contents_of(tmp_path / "plain")
 
 
