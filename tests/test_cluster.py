@@ -35,6 +35,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r re
 pytest.importorskip("moto", reason="moto, a store for the tests, is not installed: pip install -r requirements-dev.txt")
 
 import pyarrow as pa  # noqa: E402
+import pyarrow.fs  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from ray import cloudpickle  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -514,7 +515,8 @@ def test_photograph_that_kills_its_worker_is_given_up_and_the_others_go_on(tmp_p
 def test_object_store_that_is_slow_and_fails_for_a_while(tmp_path, run, store, capsys):
     folder = write_photographs(tmp_path / "in", 16)
     bucket = cluster_store.Bucket("s3://bucket/photos")
-    bucket.filesystem.create_dir("bucket", recursive=False)
+    owner = pyarrow.fs.S3FileSystem(endpoint_override=store.url, allow_bucket_creation=True)
+    owner.create_dir("bucket")
     for file in list_images(folder):
         bucket.write(file.relative_to(folder).as_posix(), file.read_bytes())
     bucket.write("damaged.jpg", b"not an image at all")
