@@ -16,7 +16,14 @@ PARAMS = {
     "color": 0.0,  # greatest relative change of brightness, contrast and saturation
     "crop": 0.0,  # greatest share of each side that is cut away
     "scales": (1.0,),  # factors on the network's input size, of which each training step draws one
+    "weight_average": 0.0,  # share that a running average of the weights keeps at each step; 0 for no average
+    "cc_weight": 0.0,  # of 1 - CC (correlation with the true map) in the loss, beside the paper's KLD
+    "nss_weight": 0.0,  # of -NSS (with the true map in the place of fixations) in the loss, beside the paper's KLD
+    "gpus": 0,  # GPUs of this machine that share each training step; 0 for all that TensorFlow sees
+    "cache": False,  # whether images are decoded and resized once for all epochs, and kept on the disk
+    "tensorboard": False,  # whether losses, speed and a few validation maps are written for TensorBoard
     # What every phase needs.
+    "precision": "float32",  # that convolutions compute in; "bfloat16" or, on GPUs, "float16" is faster and less exact
     "device": "auto",  # layout of the network: "cpu" (channels-last), "gpu" (channels-first), or "auto"
     "seed": 42,  # of shuffling, augmentation and initial weights
     "results": "results",  # folder that receives everything a run produces
@@ -43,15 +50,9 @@ RECIPES = {
     },
 }
 
-# Height and width of the network's input for each dataset, in pixels. All are divisible by 8.
+# Height and width of the network's input, in pixels, where they are to be others than the published ones, which stand
+# in the rows of acquisition/datasets.py: "osie": (360, 480) would change OSIE's. All must be divisible by 8.
 DIMS = {
-    "salicon": (240, 320),
-    "mit1003": (360, 360),
-    "cat2000": (216, 384),
-    "dutomron": (360, 360),
-    "pascals": (360, 360),
-    "osie": (240, 320),
-    "fiwi": (216, 384),
     "custom": (240, 320),  # one's own photographs
 }
 
@@ -63,14 +64,15 @@ VARIANTS = {
 }
 
 # What `export` writes: the bits of a weight that each format offers, the first by default. 32 are float32; 16 are
-# float16 in LiteRT and uint16 with a scale in TensorFlow.js; 8 are int8, calibrated on photographs.
+# float16 in ONNX and LiteRT and uint16 with a scale in TensorFlow.js; 8 are int8, calibrated on photographs.
 EXPORTS = {
     "keras": (32,),
     "weights": (32,),
     "savedmodel": (32,),
-    "onnx": (32,),
+    "onnx": (32, 16),
     "tflite": (32, 16, 8),
     "tfjs": (32, 16),
+    "hub": (32,),
 }
 
 # Height and width of the network's input behind the demo's five buttons, "very low" to "very high".

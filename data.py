@@ -4,15 +4,20 @@ A dataset is a folder with `stimuli/`, `saliency/` and, where known, `fixations/
 image have the same path below each of them, up to the suffix.
 """
 
+import hashlib
+import json
 import os
+import unicodedata
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+import utils
+from acquisition.datasets import CUSTOM, DATASETS, Dataset
 from config import MAX_PIXELS
 from utils import UserError, name_some
 
@@ -22,33 +27,8 @@ MAP_SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 MAP_FORMATS = ("JPEG", "PNG")
 
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What the published program knows of a dataset.
-
-    Attributes:
-        train, valid: numbers of images that train and that validate.
-        split: "given" (the archive has folders `train` and `val`), "shuffled", or "per category" (the same shuffled
-            positions in each of the folders that the stimuli are in).
-        categories: number of those folders.
-    """
-
-    train: int
-    valid: int
-    split: str = "shuffled"
-    categories: int = 1
-
-
-DATASETS = {
-    "salicon": DatasetSpec(10_000, 5_000, "given"),
-    "mit1003": DatasetSpec(803, 200),
-    "cat2000": DatasetSpec(1_600, 400, "per category", categories=20),
-    "dutomron": DatasetSpec(4_168, 1_000),
-    "pascals": DatasetSpec(650, 200),
-    "osie": DatasetSpec(500, 200),
-    "fiwi": DatasetSpec(99, 50),
-}
+# Of the end of a file that `files_hash` reads.
+TAIL_BYTES = 4096
 
 # The split must be the published one whatever seed a run uses.
 SPLIT_SEED = 42
@@ -98,19 +78,7 @@ def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
     Raises:
         UserError: a folder below it cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
-        )
-
-    found = []
-    for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
-        ]
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+    return utils.list_files(folder, tuple(suffixes))
 
 
 def pair_files(folder: Path) -> list[Sample]:
@@ -138,12 +106,12 @@ def pair_files(folder: Path) -> list[Sample]:
     return [Sample(name, stimuli[name], saliency[name], fixations[name] if fixations else None) for name in stimuli]
 
 
-def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Sample], row: Dataset) -> tuple[list[Sample], list[Sample]]:
     """The published split of a dataset.
 
     Args:
         samples: all of it, in the order of `files_by_name`.
-        spec: its row of `DATASETS`.
+        row: its row of `DATASETS`.
 
     Returns:
         The samples that train and those that validate.
@@ -151,26 +119,26 @@ def split(samples: Sequence[Sample], spec: DatasetSpec) -> tuple[list[Sample], l
     Raises:
         UserError: their number is not the one that the split is made for.
     """
-    if spec.split == "given":
+    if row.split == "given":
         parts = [[s for s in samples if s.name.startswith(part)] for part in ("train/", "val/")]
-        _check_count("images in the folder train", len(parts[0]), spec.train)
-        _check_count("images in the folder val", len(parts[1]), spec.valid)
+        _check_count("images in the folder train", len(parts[0]), row.train)
+        _check_count("images in the folder val", len(parts[1]), row.valid)
         return parts[0], parts[1]
-    _check_count("images", len(samples), spec.train + spec.valid)
+    _check_count("images", len(samples), row.train + row.valid)
     groups = [list(samples)]
-    if spec.split == "per category":
+    if row.split == "per category":
         folders = sorted({s.name.rpartition("/")[0] for s in samples})
-        _check_count("category folders", len(folders), spec.categories)
+        _check_count("category folders", len(folders), row.categories)
         groups = [[s for s in samples if s.name.rpartition("/")[0] == folder] for folder in folders]
-    train, valid = split_indices(spec)
+    train, valid = split_indices(row)
     for group in groups:
         _check_count("images in each category", len(group), len(train) + len(valid))
     return [group[i] for group in groups for i in train], [group[i] for group in groups for i in valid]
 
 
-def split_indices(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
+def split_indices(row: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Positions in the name-sorted list (of each category) that train and that validate, as published."""
-    train, valid = spec.train // spec.categories, spec.valid // spec.categories
+    train, valid = row.train // row.categories, row.valid // row.categories
     order = np.arange(train + valid)
     np.random.RandomState(SPLIT_SEED).shuffle(order)
     return order[:train], order[train:]
@@ -184,13 +152,7 @@ def files_by_name(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> d
     Raises:
         UserError: two files share a name.
     """
-    files: dict[str, Path] = {}
-    for file in list_images(folder, suffixes):
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise UserError(f"Two files for one image: {files[name]} and {file}. Keep one of them.")
-        files[name] = file
-    return files
+    return utils.files_by_name(folder, list_images(folder, suffixes))
 
 
 @dataclass(frozen=True)
@@ -266,6 +228,7 @@ def check_files(samples: Sequence[Sample]) -> None:
 
 
 def why_unreadable(file: Path, error: Exception) -> str:
+    """Why a file could not be read as an image, in a few words; `error` is what the attempt raised."""
     if not file.exists():
         return "no such file"
     if file.stat().st_size == 0:
@@ -297,37 +260,74 @@ def load_groups(
         valid_fraction: of one's own photographs; see `split_custom`.
     """
     samples = pair_files(find_dataset(name, path))
-    if name == "custom":
+    if name == CUSTOM:
         check_files(samples)
-    parts = split_custom(samples, valid_fraction) if name == "custom" else split(samples, DATASETS[name])
+    parts = split_custom(samples, valid_fraction) if name == CUSTOM else split(samples, DATASETS[name])
     height, width = size
     return Group(parts[0], (height, width)), Group(parts[1], (height, width))
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:
-    """The split of one's own photographs: by the folders `train` and `val` where there are both, else at random.
+    """The split of one's own photographs: by the folders `train` and `val` where there are both, else by their names.
 
-    At random, at least one image trains, and if `valid_fraction` is above 0, one of several validates. The seed is that
-    of the published splits, so that no evaluation scores images that trained because a run had another seed.
+    Whether an image validates depends on its name alone, so that no other moves when images are added or removed, and
+    no evaluation scores images that trained because a run had another seed. At least one image trains, and if
+    `valid_fraction` is above 0, one of several validates: only for that may another move, where images are few.
 
     Raises:
         UserError: there are images outside of the folders `train` and `val`.
     """
-    given = [[s for s in samples if s.name.startswith(part)] for part in ("train/", "val/")]
-    if all(given):
+    if is_split_by_folders(samples):
         if outside := [s.name for s in samples if not s.name.startswith(("train/", "val/"))]:
             raise UserError(
                 f"Of the images in 'stimuli', some are neither in its folder 'train' nor in 'val': "
                 f"{name_some(outside)}. Move them into one of the two, or out of the dataset."
             )
-        return given[0], given[1]
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(samples))
-    count = min(max(round(valid_fraction * len(samples)), valid_fraction > 0), len(samples) - 1)
-    valid = {int(i) for i in order[:count]}
-    parts: tuple[list[Sample], list[Sample]] = ([], [])
-    for i, sample in enumerate(samples):
-        parts[i in valid].append(sample)
-    return parts
+        return _divide(samples, {s.name for s in samples if s.name.startswith("val/")})
+    order = sorted((s.name for s in samples), key=position_of_name)
+    valid = [name for name in order if position_of_name(name) < valid_fraction]
+    if valid_fraction > 0:
+        valid = valid or order[:1]
+    return _divide(samples, set(valid[: len(order) - 1]))
+
+
+def is_split_by_folders(samples: Sequence[Sample]) -> bool:
+    """Whether one's own photographs are in folders that say which train and which validate."""
+    return all(any(s.name.startswith(part) for s in samples) for part in ("train/", "val/"))
+
+
+def position_of_name(name: str) -> float:
+    """A number from 0 to below 1 that is as good as drawn at random, but the same for a name wherever it is asked."""
+    # Macintoshes write an accent as a letter of its own.
+    text = f"validates {unicodedata.normalize('NFC', name)}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48  # A float holds 48 bits exactly, so that it stays below 1.
+
+
+def _divide(samples: Sequence[Sample], valid: set[str]) -> tuple[list[Sample], list[Sample]]:
+    return [s for s in samples if s.name not in valid], [s for s in samples if s.name in valid]
+
+
+def names_hash(train: Iterable[str], valid: Iterable[str]) -> str:
+    """SHA-256 in hexadecimal of the names of the images that train and that validate, whatever their order."""
+    return hashlib.sha256(json.dumps([sorted(train), sorted(valid)]).encode()).hexdigest()
+
+
+def files_hash(samples: Iterable[Sample]) -> str:
+    """SHA-256 in hexadecimal by which changed photographs and maps are noticed, while whole folders may be copied.
+
+    It is of names, sizes in bytes and the files' ends, which are quick to read. A PNG that changes anywhere changes its
+    checksum there, and a JPEG all but always its size.
+    """
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps(sample.name).encode())
+        for path in (sample.stimulus, sample.saliency):
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - TAIL_BYTES))
+                digest.update(size.to_bytes(8, "big") + file.read())
+    return digest.hexdigest()
 
 
 # --- What a training step sees ----------------------------------------------------------------------------------------
@@ -341,13 +341,36 @@ class Group:
     size: tuple[int, int]
 
 
+def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group, Group]]:
+    """What trains and what validates of one dataset, by the input size that suits each image's shape.
+
+    Args:
+        groups: as `load_groups` returns them; their own sizes do not count.
+        pixels: of the network's input; see `fitted_size`.
+    """
+    by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
+    for part, group in enumerate(groups):
+        for sample in group.samples:
+            size = fitted_size(image_size(sample.stimulus), pixels)
+            by_size.setdefault(size, ([], []))[part].append(sample)
+    return [(Group(train, size), Group(valid, size)) for size, (train, valid) in sorted(by_size.items())]
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One training step: its samples, the size that the network sees them in, and the seed of their augmentation."""
+    """One training step, or a device's share of one.
+
+    Attributes:
+        samples: what is in it.
+        size: height and width that the network sees them in.
+        seed: of their augmentation, together with a sample's position in the whole step.
+        first: position of the first sample in the whole step.
+    """
 
     samples: Sequence[Sample]
     size: tuple[int, int]
     seed: int = 0
+    first: int = 0
 
 
 def training_plan(
@@ -379,6 +402,25 @@ def validation_plan(groups: Sequence[Group], batch_size: int) -> list[Batch]:
         for group in groups
         for start in range(0, len(group.samples), batch_size)
     ]
+
+
+def share_out(plan: Sequence[Batch], devices: int) -> list[Batch]:
+    """Each batch of a plan as one share for each device, in turn.
+
+    The shares of a batch differ by one sample at most. Where it has fewer samples than there are devices, some are
+    in several shares, as no device can be without.
+    """
+    shares = []
+    for batch in plan:
+        size, surplus = divmod(len(batch.samples), devices)
+        for device in range(devices):
+            first = device * size + min(device, surplus)
+            samples = batch.samples[first : first + size + (device < surplus)]
+            if not samples:
+                first = device % len(batch.samples)
+                samples = batch.samples[first : first + 1]
+            shares.append(replace(batch, samples=samples, first=first))
+    return shares
 
 
 # Width to height, and height to width, of the photographs that there are.

@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,7 +13,8 @@ from PIL import Image
 
 import geometry
 from config import MAX_PIXELS
-from data import Batch, Header, Sample, Unreadable, read_header, why_unreadable
+from data import Batch, Group, Header, Sample, Unreadable, read_header, why_unreadable
+from utils import check_space
 
 # What fills the rest of the network's input around an image, and around its saliency map.
 IMAGE_PADDING, MAP_PADDING = 126, 0
@@ -39,14 +40,22 @@ def resize_and_pad(image, size: tuple[int, int], padding: int):
     Returns:
         float32, (size[0], size[1], C), 0 to 255. An odd row or column of border goes below or to the right.
     """
-    size = tf.convert_to_tensor(size, tf.int32)
+    return pad(resize_to_fit(image, size), size, padding)
+
+
+def resize_to_fit(image, size: tuple[int, int]):
+    """The first half of `resize_and_pad`: float32, as large as fits into `size` at the image's own aspect ratio."""
     shape = tf.shape(image)[:2]
-    ratio = tf.reduce_min(size / shape)
+    ratio = tf.reduce_min(tf.convert_to_tensor(size, tf.int32) / shape)
     # The published program fails where a very long and narrow image would shrink to no pixel at all.
-    resized = _resize(image, tf.maximum(tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32), 1))
-    border = size - tf.shape(resized)[:2]
+    return _resize(image, tf.maximum(tf.cast(tf.round(tf.cast(shape, ratio.dtype) * ratio), tf.int32), 1))
+
+
+def pad(image, size: tuple[int, int], padding: int):
+    """The second half of `resize_and_pad`: a border around an image that is no larger than `size`."""
+    border = tf.convert_to_tensor(size, tf.int32) - tf.shape(image)[:2]
     before, after = border // 2, border - border // 2
-    return tf.pad(resized, [(before[0], after[0]), (before[1], after[1]), (0, 0)], constant_values=padding)
+    return tf.pad(image, [(before[0], after[0]), (before[1], after[1]), (0, 0)], constant_values=padding)
 
 
 def crop_and_restore(saliency, size: tuple[int, int]):
@@ -128,19 +137,26 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
         for batch in plan:
             # As bytes, because a file's name need not be valid text.
             stimuli = [os.fsencode(sample.stimulus) for sample in batch.samples]
-            yield stimuli, [os.fsencode(sample.saliency) for sample in batch.samples], batch.size, batch.seed
+            yield (
+                stimuli,
+                [os.fsencode(sample.saliency) for sample in batch.samples],
+                batch.size,
+                batch.seed,
+                batch.first,
+            )
 
-    def load(stimuli, saliency, size, seed):
+    def load(stimuli, saliency, size, seed, first):
         def load_one(row):
             stimulus, saliency, index = row
             image = decode_image(tf.io.read_file(stimulus), 3)
             truth = decode_image(tf.io.read_file(saliency), 1)
-            if augmentation:
-                image, truth = augment(image, truth, tf.stack([seed, index]), **augmentation)
-            return resize_and_pad(image, size, IMAGE_PADDING), resize_and_pad(truth, size, MAP_PADDING)
+            image, truth = augment(image, truth, tf.stack([seed, index]), size=size, **(augmentation or {}))
+            return pad(image, size, IMAGE_PADDING), pad(truth, size, MAP_PADDING)
 
         images, truths = tf.map_fn(
-            load_one, (stimuli, saliency, tf.range(tf.size(stimuli))), fn_output_signature=(tf.float32, tf.float32)
+            load_one,
+            (stimuli, saliency, first + tf.range(tf.size(stimuli))),
+            fn_output_signature=(tf.float32, tf.float32),
         )
         return tf.ensure_shape(images, (None, None, None, 3)), tf.ensure_shape(truths, (None, None, None, 1))
 
@@ -149,10 +165,56 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None):
         tf.TensorSpec((None,), tf.string),
         tf.TensorSpec((2,), tf.int32),
         tf.TensorSpec((), tf.int32),
+        tf.TensorSpec((), tf.int32),
     )
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
     return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def load_cached(plan: Sequence[Batch], files: Mapping[tuple[Sample, tuple[int, int]], Path]):
+    """Like `load_batches` without augmentation, from files that `write_cache` made."""
+
+    def rows():
+        for batch in plan:
+            yield [os.fsencode(files[sample, batch.size]) for sample in batch.samples], batch.size
+
+    def load(paths, size):
+        pairs = tf.map_fn(
+            lambda path: tf.reshape(tf.io.decode_raw(tf.io.read_file(path), tf.float32), (size[0], size[1], 4)),
+            paths,
+            fn_output_signature=tf.TensorSpec((None, None, 4), tf.float32),
+        )
+        return pairs[..., :3], pairs[..., 3:]
+
+    signature = tf.TensorSpec((None,), tf.string), tf.TensorSpec((2,), tf.int32)
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
+    return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def write_cache(groups: Sequence[Group], folder: Path) -> dict[tuple[Sample, tuple[int, int]], Path]:
+    """Decode, resize and pad every sample once, and keep the numbers, 16 bytes for each pixel of the network's input.
+
+    Args:
+        groups: samples, and the size of the network's input for each.
+        folder: for one file of each; the system keeps in memory what it has room for.
+
+    Returns:
+        The file of each sample at its size, for `load_cached`.
+
+    Raises:
+        UserError: they would not fit on the disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_space(folder, sum(16 * len(group.samples) * group.size[0] * group.size[1] for group in groups))
+    plan = [Batch([sample], group.size) for group in groups for sample in group.samples]
+    files = {}
+    for i, (batch, (image, truth)) in enumerate(zip(plan, load_batches(plan), strict=True)):
+        file = folder / f"{i}.raw"
+        np.concatenate([image[0], truth[0]], axis=-1).tofile(file)
+        files[batch.samples[0], batch.size] = file
+    return files
 
 
 def decode_image(contents, channels: int):
@@ -222,13 +284,15 @@ def find_damaged(samples: Sequence[Sample]) -> list[str]:
     return complaints
 
 
-def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, crop: float = 0.0):
+def augment(image, truth, seed, *, size=None, mirror: bool = False, color: float = 0.0, crop: float = 0.0):
     """Vary an image at random; what moves pixels moves those of its saliency map alike.
 
     Args:
         image: (H, W, 3) uint8.
         truth: its saliency map, (H, W, 1) uint8.
         seed: (2,) integers that decide everything.
+        size: height and width that image and map are then resized to fit into; integers, a tensor, or None to leave
+            them as large as they are.
         mirror: swap left and right in half of the cases.
         color: greatest relative change of brightness, contrast and saturation.
         crop: greatest share of each side that is cut away.
@@ -238,25 +302,30 @@ def augment(image, truth, seed, *, mirror: bool = False, color: float = 0.0, cro
     """
     # One independent stream for each decision.
     seeds = tf.unstack(tf.random.split(tf.cast(seed, tf.int32), 6), num=6)
-    image = tf.cast(image, tf.float32)
     if crop:
-        shape = tf.shape(image)[:2]
-        side = tf.random.stateless_uniform((), seeds[0], 1.0 - crop, 1.0)
-        size = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * side, tf.int32), 1)
-        position = tf.random.stateless_uniform((2,), seeds[1])
-        top, left = tf.unstack(tf.cast(position * tf.cast(shape - size + 1, tf.float32), tf.int32))
-        image = image[top : top + size[0], left : left + size[1]]
-        truth = truth[top : top + size[0], left : left + size[1]]
+        image, truth = _crop(image, truth, seeds[:2], crop)
     if mirror and tf.random.stateless_uniform((), seeds[2]) < 0.5:
         image, truth = image[:, ::-1], truth[:, ::-1]
-    if color:
-        brightness, contrast, saturation = (
-            tf.random.stateless_uniform((), s, 1.0 - color, 1.0 + color) for s in seeds[3:]
-        )
-        image = tf.image.adjust_contrast(image * brightness, contrast)
-        gray = tf.image.rgb_to_grayscale(image)
-        image = tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)
-    return image, truth
+    if size is not None:  # Before the colours, which take less time for fewer pixels.
+        image, truth = resize_to_fit(image, size), resize_to_fit(truth, size)
+    image = tf.cast(image, tf.float32)
+    return _recolor(image, seeds[3:], color) if color else image, truth
+
+
+def _crop(image, truth, seeds, most: float):
+    shape = tf.shape(image)[:2]
+    side = tf.random.stateless_uniform((), seeds[0], 1.0 - most, 1.0)
+    size = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * side, tf.int32), 1)
+    position = tf.random.stateless_uniform((2,), seeds[1])
+    top, left = tf.unstack(tf.cast(position * tf.cast(shape - size + 1, tf.float32), tf.int32))
+    return tuple(x[top : top + size[0], left : left + size[1]] for x in (image, truth))
+
+
+def _recolor(image, seeds, most: float):
+    brightness, contrast, saturation = (tf.random.stateless_uniform((), s, 1.0 - most, 1.0 + most) for s in seeds)
+    image = tf.image.adjust_contrast(image * brightness, contrast)
+    gray = tf.image.rgb_to_grayscale(image)
+    return tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)
 
 
 # --- Maps as files ----------------------------------------------------------------------------------------------------

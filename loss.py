@@ -1,4 +1,9 @@
-"""The training loss: the Kullback-Leibler divergence of the predicted from the true distribution over pixels."""
+"""The training loss: the Kullback-Leibler divergence of the predicted from the true distribution over pixels.
+
+Two of the metrics that saliency maps are judged by can stand beside it.
+"""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -21,6 +26,52 @@ def kld(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
     true, predicted = _as_distribution(true), _as_distribution(predicted)
     divergence = true * tf.math.log(EPSILON + true / (EPSILON + predicted))  # (B, H, W, 1)
     return tf.reduce_sum(divergence, axis=(1, 2, 3))
+
+
+def cc(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
+    """Pearson's correlation over the pixels of each image's two maps, padding included.
+
+    Args:
+        true, predicted: as in `kld`.
+
+    Returns:
+        float32, (B,), -1 to 1; 0 where a map is the same everywhere.
+    """
+    covariance = tf.reduce_mean(_centred(true) * _centred(predicted), axis=(1, 2, 3))
+    return covariance / (EPSILON + _deviation(true) * _deviation(predicted))
+
+
+def nss(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
+    """Normalised scanpath saliency with the true map in the place of fixations: what it says of where people looked.
+
+    Args:
+        true, predicted: as in `kld`.
+
+    Returns:
+        float32, (B,): the mean, weighted by the true map, of the predicted map minus its mean, divided by its standard
+        deviation.
+    """
+    standardised = _centred(predicted) / (EPSILON + _deviation(predicted))[:, None, None, None]
+    return tf.reduce_sum(_as_distribution(true) * standardised, axis=(1, 2, 3))
+
+
+def combined(cc_weight: float, nss_weight: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The loss `kld` + `cc_weight` · (1 - `cc`) - `nss_weight` · `nss`, of the same arguments."""
+
+    def loss(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
+        correlation = cc_weight * (1 - cc(true, predicted))
+        return kld(true, predicted) + correlation - nss_weight * nss(true, predicted)
+
+    return loss
+
+
+def _centred(maps: tf.Tensor) -> tf.Tensor:
+    return maps - tf.reduce_mean(maps, axis=(1, 2, 3), keepdims=True)
+
+
+def _deviation(maps: tf.Tensor) -> tf.Tensor:
+    # With epsilon, as the root has no derivative at 0.
+    return tf.sqrt(tf.math.reduce_variance(maps, axis=(1, 2, 3)) + EPSILON**2)  # (B,)
 
 
 def _as_distribution(maps: tf.Tensor) -> tf.Tensor:

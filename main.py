@@ -2,12 +2,14 @@
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from config import DIMS, EXPORTS, MAX_PIXELS, PARAMS, RECIPES, VARIANTS, VERSION
+from acquisition import datasets
+from config import EXPORTS, MAX_PIXELS, PARAMS, RECIPES, VARIANTS, VERSION
 from utils import UserError, quiet_stderr
 
 # What `--help` says of each key of `config.PARAMS`; every key is a flag of the phases that use it.
@@ -22,11 +24,19 @@ PARAM_HELP = {
     "color": "greatest relative change of brightness, contrast and saturation in training",
     "crop": "greatest share of each side that is cut away in training",
     "scales": "factors on the network's input size, of which each training step draws one",
+    "weight_average": "share that a running average of the weights keeps at each step, such as 0.998; unless it is 0, "
+    "the average is what validates and what is saved as best",
+    "cc_weight": "weight of 1 - CC, the correlation with the true map, in the loss beside the paper's KLD",
+    "nss_weight": "weight of -NSS, with the true map in the place of fixations, in the loss beside the paper's KLD",
+    "gpus": "GPUs of this machine that share each training step; 0 for all that TensorFlow sees",
+    "cache": "decode and resize images once and keep them on the disk, where training does not vary them",
+    "tensorboard": "also write losses, learning rate, images a second and a few validation maps for TensorBoard",
+    "precision": "that convolutions compute in: float32, as published; bfloat16 or, on GPUs, float16, which are faster "
+    "and less exact",
     "device": "layout of the network: cpu (channels-last), gpu (channels-first), or auto for what TensorFlow finds",
     "seed": "seed of shuffling, augmentation and initial weights",
     "results": "folder that receives everything a run produces",
 }
-PUBLISHED_DATA = [name for name in DIMS if name != "custom"]
 VALID_FRACTION = 0.2  # of one's own photographs
 MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 SHARED_PARAMS = ("device", "results", "batch_size")
@@ -76,10 +86,10 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         "-d",
         "--data",
         nargs="+",
-        choices=DIMS,
+        choices=datasets.names(),
         default=["salicon"],
         metavar="DATA",
-        help=f"{', '.join(DIMS)}; several are trained on together (default: salicon)",
+        help=f"{', '.join(datasets.names())}; several are trained on together (default: salicon)",
     )
     add_dataset_path(phase)
     phase.add_argument(
@@ -103,6 +113,7 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         help="the ASPP module, or the paper's ablation of it (default: aspp)",
     )
     phase.add_argument("--restart", action="store_true", help="begin anew where an earlier run exists")
+    add_input_size(phase, auto=True)
     add_custom_flags(phase)
     add_params(phase, PARAMS)
 
@@ -112,10 +123,10 @@ def add_download(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d",
         "--data",
-        choices=(*PUBLISHED_DATA, "all"),
+        choices=(*datasets.DATASETS, "all"),
         default="salicon",
         metavar="DATA",
-        help=f"{', '.join(PUBLISHED_DATA)}, or all (default: salicon)",
+        help=f"{', '.join(datasets.DATASETS)}, or all (default: salicon)",
     )
     phase.add_argument(
         "-p", "--path", type=Path, help="folder that the datasets' folders go to (default: data; for weights: weights)"
@@ -178,7 +189,12 @@ def add_cluster(phase: argparse.ArgumentParser) -> None:
 def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_evaluate)
     phase.add_argument(
-        "-d", "--data", choices=DIMS, default="salicon", metavar="DATA", help=f"{', '.join(DIMS)} (default: salicon)"
+        "-d",
+        "--data",
+        choices=datasets.names(),
+        default="salicon",
+        metavar="DATA",
+        help=f"{', '.join(datasets.names())} (default: salicon)",
     )
     add_dataset_path(phase)
     phase.add_argument(
@@ -203,7 +219,7 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument(
         "--sigma",
-        type=positive_float,
+        type=blur_width,
         metavar="PIXELS",
         help="standard deviation of the Gaussian that blurs fixations for CC, SIM and KLD "
         "(default: use the dataset's saliency maps)",
@@ -218,12 +234,13 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "--name", help="name of the run's folder in results/evaluation (default: made of the data and the flags)"
     )
-    add_input_size(phase)
+    add_input_size(phase, auto=True)
+    add_mirrored(phase)
     phase.add_argument(
         "--valid-fraction",
         type=fraction,
-        default=VALID_FRACTION,
-        help=f"share of your own images that validates, as in training (default: {VALID_FRACTION})",
+        help="share of your own images that validates (default: as the weights were trained, where their file says so, "
+        f"or else {VALID_FRACTION})",
     )
     add_params(phase, (*SHARED_PARAMS, "seed"))
 
@@ -244,14 +261,16 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
 
 def add_export(phase: argparse.ArgumentParser) -> None:
     phase.set_defaults(handler=run_export)
-    phase.add_argument("--format", choices=EXPORTS, required=True, help="format of the export")
+    phase.add_argument(
+        "--format", choices=EXPORTS, required=True, help="format of the export; hub is a folder to push to Hugging Face"
+    )
     add_network_flags(phase)
     phase.add_argument(
         "--bits",
         type=int,
         choices=(32, 16, 8),
         default=32,
-        help="bits that store a weight; tflite and tfjs offer 16, tflite also 8 (default: 32)",
+        help="bits that store a weight; onnx, tflite and tfjs offer 16, tflite also 8 (default: 32)",
     )
     phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
     phase.add_argument(
@@ -293,10 +312,10 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-d",
         "--data",
-        choices=DIMS,
+        choices=datasets.names(),
         default="salicon",
         metavar="DATA",
-        help=f"whose weights and input size to use: {', '.join(DIMS)} (default: salicon)",
+        help=f"whose weights and input size to use: {', '.join(datasets.names())} (default: salicon)",
     )
     parser.add_argument(
         "--weights", metavar="{published,lite,PATH}", help="weights to use (default: the best there are)"
@@ -348,7 +367,6 @@ def add_mirrored(parser) -> None:
 def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that only `-d custom` heeds."""
     group = parser.add_argument_group("your own data (-d custom)")
-    add_input_size(group)
     group.add_argument(
         "--valid-fraction",
         type=fraction,
@@ -356,13 +374,13 @@ def add_custom_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--sigma",
-        type=positive_float,
+        type=blur_width,
         help="standard deviation of the Gaussian that makes saliency maps where only fixations exist, in pixels, or in "
         "degrees with --pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
     )
     group.add_argument(
         "--pixels-per-degree",
-        type=positive_float,
+        type=blur_width,
         metavar="P",
         help="pixels of the images that one degree of visual angle spans",
     )
@@ -376,9 +394,9 @@ def add_params(parser: argparse.ArgumentParser, keys) -> None:
         if isinstance(value, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         elif isinstance(value, tuple):
-            parser.add_argument(flag, type=positive_float, nargs="+", metavar="FACTOR", help=text)
-        elif key == "device":
-            parser.add_argument(flag, choices=("auto", "cpu", "gpu"), help=text)
+            parser.add_argument(flag, type=PARAM_TYPES[key], nargs="+", metavar="FACTOR", help=text)
+        elif key in PARAM_CHOICES:
+            parser.add_argument(flag, choices=PARAM_CHOICES[key], help=text)
         else:
             parser.add_argument(flag, type=PARAM_TYPES.get(key, str), metavar=key.upper(), help=text)
 
@@ -404,24 +422,21 @@ def run_train(options: argparse.Namespace) -> None:
     if "custom" in options.data:
         if options.valid_fraction is None:
             options.valid_fraction = VALID_FRACTION
-        blur = fixations.Blur(options.sigma, options.pixels_per_degree)
-        prepare_custom(data.find_dataset("custom", options.path), blur)
         # They decide what is learnt, and so belong to the run's settings.
-        params |= {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+        own = {key: getattr(options, key) for key in ("valid_fraction", "sigma", "pixels_per_degree")}
+        params |= own
+        folder = data.find_dataset("custom", options.path)
+        if not options.restart:
+            check_run(Path(params["results"]), "+".join(options.data), own)
+        prepare_custom(folder, fixations.Blur(options.sigma, options.pixels_per_degree))
     else:
-        for flag in ("input_size", "valid_fraction", "sigma", "pixels_per_degree"):
+        for flag in ("valid_fraction", "sigma", "pixels_per_degree"):
             if getattr(options, flag) is not None:
-                raise UserError(
-                    f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published, and the "
-                    f"network's input size for them is in config.DIMS."
-                )
+                raise UserError(f"--{flag.replace('_', '-')} goes with -d custom; other datasets are as published.")
+    fixed = None if options.input_size == "auto" else options.input_size
+    sizes = {name: fixed or datasets.input_size(name) for name in options.data}
     groups = [
-        data.load_groups(
-            name,
-            options.path,
-            options.input_size if name == "custom" and options.input_size else DIMS[name],
-            valid_fraction=options.valid_fraction,
-        )
+        data.load_groups(name, options.path, sizes[name], valid_fraction=options.valid_fraction)
         for name in options.data
     ]
     with quiet_stderr():
@@ -434,7 +449,17 @@ def run_train(options: argparse.Namespace) -> None:
         context=options.context,
         init=options.init,
         restart=options.restart,
+        fit_pixels=math.prod(sizes[options.data[0]]) if options.input_size == "auto" else None,
     )
+
+
+def check_run(results: Path, name: str, settings: dict) -> None:
+    """Refuse to continue a training run with other settings than these, before maps are made that it cannot use."""
+    with quiet_stderr():
+        from phases import train
+    run = train.Run(results, name, settings)
+    if run.exists():
+        run.read()
 
 
 def prepare_custom(folder: Path, blur=None) -> None:
@@ -449,9 +474,9 @@ def run_download(options: argparse.Namespace) -> int:
     import download
 
     if options.list:
-        print(download.table())
+        print(datasets.table())
         return 0
-    names = PUBLISHED_DATA if options.data == "all" else [options.data]
+    names = list(datasets.DATASETS) if options.data == "all" else [options.data]
     tasks: list[tuple[Callable, str, Path]]
     tasks = [(download.dataset, name, options.path or Path("data")) for name in names]
     if options.weights:
@@ -530,40 +555,55 @@ def run_demo(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     import data
+    from scoring.protocols import PROTOCOLS
 
-    params = params_of(options)
-    if options.protocol == "mit" and (options.metric_maps or options.fit or options.density or options.sigma):
+    if not PROTOCOLS[options.protocol].uses_density and (
+        options.metric_maps or options.fit or options.density or options.sigma
+    ):
         raise UserError("--metric-maps, --fit, --density and --sigma belong to --protocol tuebingen.")
     if options.fit and options.split != "valid":
         raise UserError(f"--fit learns from the training split, so it cannot be scored on --split {options.split}.")
     folder = data.find_dataset(options.data, options.path)
     if options.data == "custom":
         prepare_custom(folder)
+    if options.valid_fraction is None:
+        options.valid_fraction = VALID_FRACTION
+        if options.data == "custom" and options.split != "all" and (options.weights or not options.maps):
+            with quiet_stderr():
+                from phases import evaluate
+            known = evaluate.fraction_of_training("custom", options.weights, Path(params_of(options)["results"]))
+            options.valid_fraction = VALID_FRACTION if known is None else known
     train = None
     samples: Sequence[data.Sample]
     if options.split == "all":
         samples = data.pair_files(folder)
     else:
-        train, valid = data.load_groups(options.data, folder, DIMS[options.data], valid_fraction=options.valid_fraction)
+        train, valid = data.load_groups(
+            options.data, folder, datasets.input_size(options.data), valid_fraction=options.valid_fraction
+        )
         samples = (train if options.split == "train" else valid).samples
     with quiet_stderr():
         from phases import evaluate
     evaluate.run(
-        options.data,
-        folder,
-        samples,
-        params,
-        part=options.split,
-        size=options.input_size,
-        weights=options.weights,
-        maps=options.maps,
-        protocol=options.protocol,
-        sigma=options.sigma,
-        with_baselines=options.baselines,
-        metric_maps=options.metric_maps,
-        density_file=options.density,
-        training=train.samples if train and options.fit else None,
-        name=options.name,
+        evaluate.Options(
+            options.data,
+            folder,
+            samples,
+            part=options.split,
+            params=params_of(options),
+            size=options.input_size,
+            mirrored=options.mirrored,
+            weights=options.weights,
+            maps=options.maps,
+            protocol=options.protocol,
+            sigma=options.sigma,
+            baselines=options.baselines,
+            metric_maps=options.metric_maps,
+            density_file=options.density,
+            training=train.samples if train and options.fit else None,
+            valid_fraction=options.valid_fraction if options.data == "custom" and train else None,
+            name=options.name,
+        )
     )
 
 
@@ -607,8 +647,10 @@ def number(kind: type, holds: Callable[[float], bool], expected: str) -> Callabl
     return convert
 
 
-positive_int = number(int, lambda value: value >= 1, "a whole number of at least 1")
-natural_int = number(int, lambda value: value >= 0, "a whole number of at least 0")
+counting = number(int, lambda value: 1 <= value <= 1_000_000, "a whole number from 1 to 1000000")
+step_count = number(int, lambda value: 0 <= value <= 1_000_000, "a whole number from 0 to 1000000")
+gpu_count = number(int, lambda value: 0 <= value <= 256, "a whole number from 0 to 256")
+seed_number = number(int, lambda value: 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}")
 network_side = number(
     int,
     lambda value: 8 <= value <= 4096 and value % 8 == 0,
@@ -617,6 +659,10 @@ network_side = number(
 port_number = number(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
 pixel_count = number(int, lambda value: 1 <= value <= MAX_PIXELS, f"a whole number from 1 to {MAX_PIXELS}")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+rate = number(float, lambda value: 1e-15 <= value <= 1000, "a number from 1e-15 to 1000")
+scale_factor = number(float, lambda value: 0.05 <= value <= 8, "a number from 0.05 to 8")
+loss_weight = number(float, lambda value: 0 <= value <= 1000, "a number from 0 to 1000")
+blur_width = number(float, lambda value: 0.01 <= value <= 1000, "a number from 0.01 to 1000")
 fraction = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
@@ -633,15 +679,21 @@ def path_or_address(text: str) -> Path | str:
 
 
 PARAM_TYPES = {
-    "epochs": positive_int,
-    "batch_size": positive_int,
-    "learning_rate": positive_float,
-    "warmup_steps": natural_int,
+    "epochs": counting,
+    "batch_size": counting,
+    "learning_rate": rate,
+    "warmup_steps": step_count,
     "weight_decay": fraction,
     "color": fraction,
     "crop": fraction,
-    "seed": natural_int,
+    "scales": scale_factor,
+    "weight_average": fraction,
+    "cc_weight": loss_weight,
+    "nss_weight": loss_weight,
+    "gpus": gpu_count,
+    "seed": seed_number,
 }
+PARAM_CHOICES = {"precision": ("float32", "bfloat16", "float16"), "device": ("auto", "cpu", "gpu")}
 
 
 if __name__ == "__main__":

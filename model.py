@@ -6,6 +6,7 @@ Keras network (`keras_convolutions`) and the bare inference graph over given arr
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -25,6 +26,9 @@ NORM_EPSILON = 1e-3
 # Of the running statistics. With 0.9 they follow the last ten batches, whose sizes vary, and the validation loss jumps.
 NORM_MOMENTUM = 0.97
 
+# Keras' name for each precision in training: float32 variables, and a copy of lower precision to compute with.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
 Convolution = Callable[..., tf.Tensor]
 
 
@@ -39,25 +43,30 @@ def encoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
     Returns:
         Concatenated outputs of the third, fourth and fifth block, (B, H/8, W/8, 1280 * width) or channels first.
     """
-    pool = functools.partial(keras.layers.MaxPooling2D, 2, padding="same", data_format=layout)
+
+    def pool(x, strides):
+        # In the precision that it receives.
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        return keras.layers.MaxPooling2D(2, strides, padding="same", data_format=layout, dtype=dtype)(x)
+
     x = conv(x, "conv1/conv1_1", 64)
     x = conv(x, "conv1/conv1_2", 64)
-    x = pool(strides=2)(x)  # (B, H/2, W/2, 64)
+    x = pool(x, 2)  # (B, H/2, W/2, 64)
     x = conv(x, "conv2/conv2_1", 128)
     x = conv(x, "conv2/conv2_2", 128)
-    x = pool(strides=2)(x)  # (B, H/4, W/4, 128)
+    x = pool(x, 2)  # (B, H/4, W/4, 128)
     x = conv(x, "conv3/conv3_1", 256)
     x = conv(x, "conv3/conv3_2", 256)
     x = conv(x, "conv3/conv3_3", 256)
-    block3 = pool(strides=2)(x)  # (B, H/8, W/8, 256)
+    block3 = pool(x, 2)  # (B, H/8, W/8, 256)
     x = conv(block3, "conv4/conv4_1", 512)
     x = conv(x, "conv4/conv4_2", 512)
     x = conv(x, "conv4/conv4_3", 512)
-    block4 = pool(strides=1)(x)  # (B, H/8, W/8, 512)
+    block4 = pool(x, 1)  # (B, H/8, W/8, 512)
     x = conv(block4, "conv5/conv5_1", 512, dilation=2)
     x = conv(x, "conv5/conv5_2", 512, dilation=2)
     x = conv(x, "conv5/conv5_3", 512, dilation=2)
-    block5 = pool(strides=1)(x)  # (B, H/8, W/8, 512)
+    block5 = pool(x, 1)  # (B, H/8, W/8, 512)
     return _concatenate([block3, block4, block5], layout)  # (B, H/8, W/8, 1280)
 
 
@@ -144,6 +153,7 @@ def build_model(
     width: float = 1.0,
     batch_norm: bool = False,
     seed: int | None = None,
+    precision: str = "float32",
 ) -> keras.Model:
     """The trainable network, for images of any size divisible by 8.
 
@@ -153,17 +163,20 @@ def build_model(
         batch_norm: normalise each hidden convolution's output over the batch while training. Fold it into the
             kernels for inference (`checkpoint.fold_batch_norm`).
         seed: of the He-initialised kernels.
+        precision: a key of `POLICIES`: what all convolutions but the last compute in. Variables are float32 always.
 
     Returns:
         A Keras model from (B, H, W, 3) float32 RGB, 0 to 255, to (B, H, W, 1) float32, 0 to 1.
     """
     images = keras.Input((None, None, 3), name="input")
-    conv = keras_convolutions(layout, width, batch_norm, seed)
+    conv = keras_convolutions(layout, width, batch_norm, seed, precision)
     maps = msi_net(images, conv, layout, context)
     return keras.Model(images, maps, name="msinet")
 
 
-def keras_convolutions(layout: str, width: float, batch_norm: bool, seed: int | None) -> Convolution:
+def keras_convolutions(
+    layout: str, width: float, batch_norm: bool, seed: int | None, precision: str = "float32"
+) -> Convolution:
     """Convolutions as Keras layers with variables of their own, named as in the published network.
 
     Returns:
@@ -173,6 +186,8 @@ def keras_convolutions(layout: str, width: float, batch_norm: bool, seed: int | 
     seeds = np.random.SeedSequence(seed)
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
+        # The last convolution, which has no ReLU, and what follows it decide about single gray levels.
+        policy = POLICIES[precision if relu else "float32"]
         x = DilatedConv2D(
             scaled_filters(filters, width),
             size,
@@ -180,12 +195,19 @@ def keras_convolutions(layout: str, width: float, batch_norm: bool, seed: int | 
             dilation_rate=dilation,
             data_format=layout,
             kernel_initializer=keras.initializers.HeNormal(int(seeds.spawn(1)[0].generate_state(1)[0])),
+            dtype=policy,
             name=keras_name(name),
         )(x)
         if batch_norm and relu:
             axis = 1 if layout == CHANNELS_FIRST else -1
             x = keras.layers.BatchNormalization(
-                axis, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, name=keras_name(name) + "_norm"
+                axis,
+                momentum=NORM_MOMENTUM,
+                epsilon=NORM_EPSILON,
+                # Over the whole batch, where several devices share it.
+                synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
+                dtype=policy,
+                name=keras_name(name) + "_norm",
             )(x)
         return keras.ops.relu(x) if relu else x
 
@@ -235,6 +257,36 @@ def choose_layout(device: str) -> tuple[str, str]:
     return CHANNELS_FIRST, "gpu (channels-first)"
 
 
+def check_precision(precision: str) -> str:
+    """A sentence where a precision will not make this machine any faster, else nothing.
+
+    Args:
+        precision: "float32", "bfloat16" or "float16".
+
+    Raises:
+        UserError: float16 without a GPU; processors compute it slower than float32.
+    """
+    if precision == "float32" or tf.config.list_physical_devices("GPU"):
+        return ""
+    if precision == "float16":
+        raise UserError(
+            "--precision float16 was asked for, but TensorFlow sees no GPU here, and processors compute it slower than "
+            "float32: use --precision bfloat16, or leave it out."
+        )
+    if processor_has_bfloat16() is False:
+        return "This processor has no bfloat16 instructions: --precision bfloat16 will not be faster here."
+    return ""
+
+
+def processor_has_bfloat16() -> bool | None:
+    """Whether the processor computes with bfloat16 itself; None where it does not say."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return None
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
 def scaled_filters(filters: int, width: float) -> int:
     """A published filter count times the width, as a multiple of 8; the single output map stays one."""
     return filters if filters == 1 else max(8, round(filters * width / 8) * 8)
@@ -259,17 +311,17 @@ class DilatedConv2D(keras.layers.Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
-        if max(self.dilation_rate) == 1 or not dilated_gradient_exists():
+        if max(self.dilation_rate) == 1 or not dilated_gradient_exists(self.compute_dtype):
             return super().convolution_op(inputs, kernel)
         data_format = "NHWC" if self.data_format == CHANNELS_LAST else "NCHW"
         return tf.nn.conv2d(inputs, kernel, self.strides, "SAME", data_format, self.dilation_rate)
 
 
 @functools.cache
-def dilated_gradient_exists() -> bool:
-    """Whether TensorFlow differentiates a dilated `conv2d` here: not on processors without its oneDNN kernels."""
+def dilated_gradient_exists(dtype: str = "float32") -> bool:
+    """Whether TensorFlow differentiates a dilated `conv2d` here: not where oneDNN has no kernels for the processor."""
     with tf.init_scope():  # It records no gradients, so that the operation is called by its own name.
-        image, kernel = tf.zeros((1, 4, 4, 1)), tf.zeros((3, 3, 1, 1))
+        image, kernel = tf.zeros((1, 4, 4, 1), dtype), tf.zeros((3, 3, 1, 1), dtype)
         try:
             tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=image.shape,

@@ -18,8 +18,9 @@ import tensorflow as tf
 from PIL import Image
 
 import checkpoint
-from checkpoint import Architecture, Choice
-from config import DIMS, MAX_PIXELS
+from acquisition import datasets
+from checkpoint import Architecture, Choice, Knowledge
+from config import MAX_PIXELS
 from data import Header, Unreadable, fitted_size, read_header
 from images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
 from model import CHANNELS_LAST, choose_layout, msi_net, normalize, tensor_convolutions
@@ -57,6 +58,7 @@ class Network:
         device: the same in words, and why.
         weights: the file that the arrays came from, and why it is this one.
         sha256: of that file, or of the files of a folder or checkpoint, in hexadecimal.
+        knowledge: what that file says of how the weights were trained; None where it does not say.
         fit_shape: whether each photograph chooses, of the input sizes with about as many pixels, the one that suits its
             shape; see `data.fitted_size`.
         mirrored: whether the map is the mean of that of the photograph and that of its mirror image, which takes twice
@@ -71,6 +73,7 @@ class Network:
     device: str
     weights: Choice
     sha256: str
+    knowledge: Knowledge | None = None
     fit_shape: bool = False
     mirrored: bool = False
     max_pixels: int = MAX_PIXELS
@@ -79,12 +82,14 @@ class Network:
         height, width = self.input_size
         return (
             f"<MSI-Net {self.architecture.variant}, context {self.architecture.context}, input {height}×{width}, "
-            f"{self.layout}, weights {self.weights.path} ({self.weights.reason}), SHA-256 {self.sha256[:12]}…>"
+            f"{self.layout}, weights {self.weights.path} ({self.weights.reason}), SHA-256 {self.sha256[:12]}…, "
+            f"training: {self.knowledge or 'not known'}>"
         )
 
     def summary(self) -> str:
         """What a phase prints before it predicts."""
-        return f"Weights: {self.weights.path} ({self.weights.reason}).\nDevice: {self.device}."
+        knowledge = self.knowledge or "the file does not say how it was trained"
+        return f"Weights: {self.weights.path} ({self.weights.reason}); {knowledge}.\nDevice: {self.device}."
 
     def __call__(self, images) -> tf.Tensor:
         """The network itself, as the paper's figure draws it.
@@ -167,6 +172,7 @@ class Network:
             "variant": self.architecture.variant,
             "context": self.architecture.context,
             "input_size": list(self.input_size),
+            "knowledge": self.knowledge and self.knowledge.record(),
             "fit_shape": self.fit_shape,
             "mirrored": self.mirrored,
             "device": self.device,
@@ -254,26 +260,33 @@ def load(
     Args:
         weights: "lite" (it comes with the program), "published" (downloaded when missing), the path of a file in any
             known format, or None for the best there is; see `checkpoint.choose_weights`.
-        data: the dataset whose network and input size to use, a key of `config.DIMS`.
+        data: the dataset whose network and input size to use, one of `datasets.names()`.
         results: the folder with the checkpoints of your own training runs.
         input_size: height and width that photographs are fitted into, divisible by 8; "auto" for one that suits each
-            photograph's shape and has about as many pixels as the default.
+            photograph's shape and has about as many pixels as the default. That is the size that the weights were
+            trained with, or where their file does not say, that of the dataset.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
         mirrored, max_pixels: see `Network`.
 
     Raises:
         UserError: the weights cannot be had, are damaged, or are not those of a whole network.
     """
-    if data not in DIMS:
-        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(DIMS)}.")
+    if data not in datasets.names():
+        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
     if isinstance(input_size, str) and input_size != "auto":
         raise UserError(f"Received the input size {input_size!r}, expected a height and a width, or 'auto'.")
     layout, device = choose_layout(device)
     choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
-    size = DIMS[data] if input_size is None or isinstance(input_size, str) else input_size
-    network = from_arrays(arrays, size, layout=layout, device=device, weights=choice, sha256=sha256)
-    return replace(network, fit_shape=input_size == "auto", mirrored=mirrored, max_pixels=max_pixels)
+    knowledge = checkpoint.read_knowledge(choice.path)
+    size = knowledge.size_for(data) if knowledge else datasets.input_size(data)
+    if input_size is not None and not isinstance(input_size, str):
+        size = input_size
+    network = from_arrays(
+        arrays, size, layout=layout, device=device, weights=choice, sha256=sha256, knowledge=knowledge
+    )
+    fit_shape = input_size == "auto" or (input_size is None and knowledge is not None and knowledge.fit_shape)
+    return replace(network, fit_shape=fit_shape, mirrored=mirrored, max_pixels=max_pixels)
 
 
 def from_arrays(
@@ -284,12 +297,13 @@ def from_arrays(
     device: str = "cpu (channels-last)",
     weights: Choice = UNNAMED,
     sha256: str = "",
+    knowledge: Knowledge | None = None,
 ) -> Network:
     """The network of weights that are at hand.
 
     Args:
         arrays: by published name, as `checkpoint.read_arrays` gives them.
-        input_size, layout, device, weights, sha256: see `Network`.
+        input_size, layout, device, weights, sha256, knowledge: see `Network`.
 
     Raises:
         UserError: the arrays are those of an encoder alone, or a side of the input is not divisible by 8.
@@ -303,7 +317,7 @@ def from_arrays(
     height, width = (int(side) for side in input_size)
     if min(height, width) < 8 or height % 8 or width % 8:
         raise UserError(f"Received an input size of {height}×{width}, expected multiples of 8.")
-    return Network(folded, architecture, (height, width), layout, device, weights, sha256)
+    return Network(folded, architecture, (height, width), layout, device, weights, sha256, knowledge)
 
 
 # --- Photographs ------------------------------------------------------------------------------------------------------

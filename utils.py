@@ -1,15 +1,19 @@
 """What all phases share: errors that a user can act on, and files written whole or not at all."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import sys
+import tempfile
 import time
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,26 +22,40 @@ from typing import Any
 
 from config import VERSION
 
-# The age from which on a temporary folder is that of a killed process, not of one that is at work.
+# The age from which on temporary files of another computer, of which nobody here can say whether it lives, are removed.
 LEFTOVER_SECONDS = 24 * 60 * 60
+
+# Temporary files are called after whom they belong to: the computer, the process there, and a number of their own.
+OWNED = re.compile(
+    r"\.(?:(?P<target>.+)\.)?(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}(?P<suffixes>.*)", re.DOTALL
+)
+PART, FORMER = ".part", ".former"  # a folder that is being written, and the one whose place it is about to take
 
 
 class UserError(Exception):
-    """A mistake the user can mend. `main` prints its message as one line and exits with status 2.
+    """A mistake the user can mend. `main` prints its message and exits with status 2.
 
     The message says what was received, what was expected, and what to do about it.
     """
 
 
+class NoSpaceError(UserError):
+    """The disk has too little room for what is to be written."""
+
+
 class DownloadError(UserError):
     """A dataset or weights cannot be had: what was tried, why each way failed, and how to get them by hand.
 
-    `brief` is the reason in a few words, for where there is another way on.
+    Printed, it is the message in the first line, and below it the details, one in a line, indented. `brief` is the
+    reason in a few words, for where there is another way on.
     """
 
-    def __init__(self, message: str, brief: str = ""):
-        super().__init__(message)
-        self.brief = brief or message
+    def __init__(self, message: str, details: Sequence[str] = (), brief: str = ""):
+        super().__init__("\n  ".join([message, *details]))
+        self.message, self.details, self.brief = message, tuple(details), brief or message
+
+
+# --- Files whole or not at all ----------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -52,7 +70,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         `path` in one step; when the block fails, it is removed and `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    _sweep_once(path.parent.absolute())
+    # Without the rest of the name, which may be as long as the system allows.
+    temporary = path.with_name(f".{_owner()}{''.join(path.suffixes)[-32:]}")
     try:
         yield temporary
         temporary.replace(path)
@@ -69,13 +89,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Yields:
         An empty temporary folder beside it. When the block succeeds, it takes the place of `path`; when the block
-        fails, it is removed and `path` stays as it was. A process that is killed leaves either folder whole or none.
+        fails, it is removed and `path` stays as it was. Of a process that is killed in the moment between, the former
+        folder comes back with the next call.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.part"):
-        if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-            shutil.rmtree(leftover, ignore_errors=True)
-    temporary, former = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part") for _ in range(2))
+    sweep_leftovers(path.parent)
+    temporary, former = (path.with_name(f".{path.name}.{_owner()}{suffix}") for suffix in (PART, FORMER))
     temporary.mkdir()
     try:
         yield temporary
@@ -83,22 +102,165 @@ def whole_folder(path: Path) -> Iterator[Path]:
             path.replace(former)
         temporary.replace(path)
     finally:
+        if former.exists() and not path.exists():
+            former.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
 
 
-def check_space(folder: Path, size: int) -> None:
-    """Check that a file of `size` bytes fits into a folder.
+def sweep_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left in a folder while they wrote files or folders into it.
+
+    What belongs to a living process stays, and so does what another computer began within the last day. A folder that
+    was about to be replaced comes back, unless another has taken its place.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return  # Where nobody may list, one may still write.
+    for leftover in entries:
+        match = OWNED.fullmatch(leftover.name)
+        if not match or _is_in_use(leftover, match["host"], int(match["process"])):
+            continue
+        # Another process may be sweeping too, or have no permission for what a third one left.
+        with contextlib.suppress(OSError):
+            if match["suffixes"] == FORMER and match["target"] and not (folder / match["target"]).exists():
+                leftover.replace(folder / match["target"])
+            elif leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+@functools.cache
+def _sweep_once(folder: Path) -> None:
+    """Once a run, as a folder may be given thousands of files."""
+    sweep_leftovers(folder)
+
+
+def _owner() -> str:
+    return f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+@functools.cache
+def _host() -> str:
+    """Where the numbers of processes are those that are seen here: this computer, or this container on it."""
+    namespace = Path("/proc/self/ns/pid")
+    place = f"{platform.node()} {namespace.stat().st_ino if namespace.exists() else ''}"
+    return f"{zlib.crc32(place.encode()):08x}"
+
+
+def _is_in_use(leftover: Path, host: str, process: int) -> bool:
+    if host == _host() and os.name == "posix":  # Elsewhere, the question whether a process lives would end it.
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass  # It is another user's.
+        return True
+    try:
+        return time.time() - leftover.stat().st_mtime < LEFTOVER_SECONDS
+    except OSError:
+        return True  # Its owner has just finished.
+
+
+def check_space(folder: Path, size: int, purpose: str = "", reserve: int = 0) -> None:
+    """Check that `size` bytes fit into a folder.
+
+    Args:
+        folder: where they are to be written.
+        size: bytes.
+        purpose: what for, in a few words.
+        reserve: bytes that must stay free.
 
     Raises:
-        UserError: it says how much is missing.
+        NoSpaceError: it says how much is missing.
     """
     free = shutil.disk_usage(folder).free
-    if free < size:
-        raise UserError(
-            f"The disk is full: {size / 1e6:.0f} MB are to be written into {folder}, and {free / 1e6:.0f} MB are free. "
-            f"Make room, and repeat the command."
+    if free < size + reserve:
+        needs = f" for {purpose}" if purpose else ""
+        keeps = f", of which {reserve / 1e6:.0f} must stay so" if reserve else ""
+        raise NoSpaceError(
+            f"The disk is full: {size / 1e6:.0f} MB are to be written into {folder}{needs}, and {free / 1e6:.0f} MB "
+            f"are free{keeps}. Make room, and repeat the command."
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Check, before anything is computed, that files can be written into a folder; it is created when missing.
+
+    Raises:
+        UserError: it says why not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise UserError(
+            f"Nothing can be written into {folder} ({error.strerror}): make room there, change its permissions, or "
+            f"name another folder."
+        ) from error
+
+
+def check_replaceable(folder: Path, marker: str) -> None:
+    """Complain if a folder holds anything that this program did not write.
+
+    Args:
+        folder: to be replaced.
+        marker: the file by which our own folders are known.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
+        raise UserError(f"{folder} holds files that this command did not write: name an empty or a new folder.")
+
+
+# --- Listing files ----------------------------------------------------------------------------------------------------
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
+    """Every file below a folder, in the order of their paths; hidden files and folders are passed over.
+
+    What is no regular file, such as a pipe, is listed too, so that who was to read it can say so.
+
+    Args:
+        folder: one that is missing has no files.
+        suffixes: those that count, in lower case; all by default.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
+        )
+
+    found = []
+    for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(suffixes)]
+    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """Files below a folder by their names, the paths there without suffix, in their own order.
+
+    Raises:
+        UserError: two files share a name.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise UserError(f"Two files for one image: {named[name]} and {file}. Keep one of them.")
+        named[name] = file
+    return named
+
+
+# --- Records and small things -----------------------------------------------------------------------------------------
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -190,7 +352,8 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     epochs = [row["epoch"] for row in history]
     for key, label in (("loss", "training"), ("val_loss", "validation")):
         axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
-    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)")
+    plain = "val_kld" not in history[0]  # Where it has a column of its own, the loss is a sum of several terms.
+    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)" if plain else "loss")
     axes.locator_params("x", integer=True)
     axes.legend()
     with whole_file(path) as temporary:

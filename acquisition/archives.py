@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from acquisition.transfer import CHUNK, check_free_space
-from utils import DownloadError, whole_file
+from acquisition.transfer import CHUNK, RESERVE
+from utils import DownloadError, check_space, whole_file
 
 # Photographs and maps hardly shrink in an archive, MATLAB's files and binary maps do. Beyond both bounds it is a bomb.
 GREATEST_RATIO = 100
@@ -48,7 +48,7 @@ def extract(
         _check_size(archive, wanted.values())
         size = sum(info.file_size for info in missing.values())
         folder.mkdir(parents=True, exist_ok=True)
-        check_free_space(folder, size, f"unpacking {archive.name}")
+        check_space(folder, size, f"unpacking {archive.name}", RESERVE)
         with tqdm(
             total=size, unit="B", unit_scale=True, desc=f"Unpacking {archive.name}", leave=False, disable=None
         ) as bar:

@@ -8,8 +8,6 @@ import contextlib
 import hashlib
 import json
 import re
-import shutil
-import socket
 import sys
 import threading
 import time
@@ -22,29 +20,30 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from utils import DownloadError, write_json
+from acquisition import drive
+from acquisition.hosts import CONNECT_SECONDS, check_address, unreachable
+from utils import DownloadError, NoSpaceError, check_space, write_json
 
-CONNECT_SECONDS = 4  # until a host must have answered; what has no network is told within 5 seconds
-READ_SECONDS = 30  # between two pieces of a file
+READ_SECONDS = 30  # without a byte
 ATTEMPTS = 5  # in a row without progress, at each source
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubles with each further one
 CHUNK = 1 << 18  # bytes, from the disk
-PIECE = 1 << 15  # bytes, from the network; what is left of one when the connection breaks is lost
+PIECE = 1 << 15  # bytes, from the network
+
+# The least speed: a server that gives less than a piece in this time is slower than any that is worth waiting for, and
+# an attempt that brings less than one is no progress.
+SLOWEST_SECONDS = 60
 
 # A resumed transfer repeats this much of what is there, to see that it is still the same file.
 OVERLAP = 4096  # bytes
 
-# What must stay free on the disk.
+# What must stay free on the disk, and after how much of a file it is looked at again: not every server says how much
+# it is going to send, and others write to the disk too.
 RESERVE = 100_000_000  # bytes
+BETWEEN_LOOKS = 8_000_000  # bytes
 
 # How files begin, by suffix. A web page instead of a file is the most common answer of a host that has changed.
 SIGNATURES = {".zip": b"PK", ".h5": b"\x89HDF"}
-
-GOOGLE_DRIVE = "https://drive.google.com/uc?export=download&id="
-
-
-class NoSpaceError(DownloadError):
-    """The disk has too little room. What was fetched stays."""
 
 
 class SourceError(Exception):
@@ -72,8 +71,7 @@ def fetch(urls: Sequence[str], path: Path, md5: str | None = None, *, certificat
         OSError: the disk is full, or the folder cannot be written to.
     """
     for url in urls:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise DownloadError(f"{url} is refused: only http and https addresses are fetched.")
+        check_address(url)
     dead = unreachable(urls)
     failures = []
     for url in urls:
@@ -83,62 +81,12 @@ def fetch(urls: Sequence[str], path: Path, md5: str | None = None, *, certificat
             return _fetch_from(url, path, md5, certificate_is_invalid and md5 is not None)
         except SourceError as error:
             failures.append(f"{url}: {error}")
-    raise DownloadError(f"{path.name} cannot be fetched ({'; '.join(failures)}).")
+    raise DownloadError(f"{path.name} cannot be fetched.", failures)
 
 
 def file_md5(path: Path) -> str:
     """The MD5 of a file in hexadecimal."""
     return _hash(path).hexdigest()
-
-
-def check_free_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raise when the disk of a folder has no room for `needed` bytes and a reserve.
-
-    Raises:
-        NoSpaceError: it names both numbers.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed + RESERVE:
-        raise NoSpaceError(
-            f"The disk of {folder} has {free / 1e9:.1f} GB free, but {purpose} needs {(needed + RESERVE) / 1e9:.1f}: "
-            f"make room and run the command again, or choose another folder with -p."
-        )
-
-
-# --- Is there a network? ----------------------------------------------------------------------------------------------
-
-
-def unreachable(urls: Sequence[str]) -> dict[str, str]:
-    """The addresses whose hosts do not accept a connection, with the reason.
-
-    All are tried at once, and looking up a name counts too, as it has no time limit of its own: the answer comes
-    within `CONNECT_SECONDS`.
-    """
-    reasons = dict.fromkeys(urls, f"no answer within {CONNECT_SECONDS:g} s")
-
-    def connect(url: str) -> None:
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-        address = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
-        port = address.port or {"https": 443}.get(address.scheme, 80)
-        try:
-            # Half, as a host may have two addresses of which one is dead.
-            socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS / 2).close()
-            reasons.pop(url, None)
-        except socket.gaierror:
-            reasons[url] = f"the name {address.hostname} is unknown; is there a network?"
-        except TimeoutError:
-            pass
-        except OSError as error:
-            reasons[url] = error.strerror or str(error)
-
-    # Threads of a pool would be waited for when the program ends.
-    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in reasons]
-    deadline = time.monotonic() + CONNECT_SECONDS
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return dict(reasons)
 
 
 # --- One source -------------------------------------------------------------------------------------------------------
@@ -177,7 +125,7 @@ class Part:
         return self.size > 0 and self.size == self.info.get("total")
 
     def is_on_drive(self) -> bool:
-        return self.info["url"].startswith(GOOGLE_DRIVE)
+        return drive.is_on_drive(self.info["url"])
 
     def tail(self) -> bytes:
         """The last bytes, which a resumed transfer repeats."""
@@ -217,8 +165,9 @@ def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: b
             )
             verify = False
         except TemporaryError as error:
-            failed = 0 if part.size > furthest else failed
-            furthest, failed = max(furthest, part.size), failed + 1
+            if part.size >= furthest + PIECE:
+                furthest, failed = part.size, 0
+            failed += 1
             if failed == ATTEMPTS:
                 raise SourceError(f"{error}; gave up after {ATTEMPTS} attempts without progress") from error
             time.sleep(BACK_OFF_SECONDS * 2 ** (failed - 1))
@@ -234,9 +183,7 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
             headers["If-Range"] = part.info["validator"]
     try:
         url = _drive_file(session, part.info["url"]) if part.is_on_drive() else part.info["url"]
-        with session.get(
-            url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), verify=verify
-        ) as response:
+        with _ask(session, url, headers=headers, verify=verify) as response:
             if response.status_code == 416:
                 part.restart()
                 raise TemporaryError("the server has less of the file than was received")
@@ -248,18 +195,18 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
                 if response.status_code != 200:  # Some part of the file, but not the one asked for.
                     raise TemporaryError("the server does not continue where it was asked to")
             part.describe(total, _validator(response))
-            check_free_space(part.path.parent, (total or 0) - part.size, f"fetching {part.path.stem}")
+            check_space(part.path.parent, max(0, (total or 0) - part.size), f"fetching {part.path.stem}", RESERVE)
             part.resumed = bool(tail)
             _append(response, part, tail, suffix)
     except requests.exceptions.SSLError as error:
         if "certificate" in str(error).lower():
             raise
         raise TemporaryError(f"the encrypted connection broke off ({_first_line(error)})") from error
-    except (requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
+    except (requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects, ValueError) as error:
         raise SourceError(f"it leads to an address that is not fetched ({_first_line(error)})") from error
-    except requests.exceptions.RequestException as error:
-        # In the middle of a file, a time-out comes as another error.
-        if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        timeouts = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
+        if isinstance(error, timeouts) or "timed out" in str(error):
             raise TemporaryError(f"no data within {READ_SECONDS:g} s, at {part.size:,} bytes") from error
         raise TemporaryError(f"the connection broke off at {part.size:,} bytes") from error
 
@@ -272,7 +219,7 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
             total=total, initial=part.size, unit="B", unit_scale=True, desc=part.path.stem, leave=False, disable=None
         ) as bar,
     ):
-        for chunk in response.iter_content(PIECE):
+        for chunk in _pieces(response):
             if tail:
                 repeated, chunk = chunk[: len(tail)], chunk[len(tail) :]
                 if not tail.startswith(repeated):
@@ -281,10 +228,14 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
                 tail = tail[len(repeated) :]
             if part.size == 0 and chunk:
                 _check_signature(response, part, chunk, suffix)
+            if part.size // BETWEEN_LOOKS != (part.size + len(chunk)) // BETWEEN_LOOKS:
+                _check_room(part)
             file.write(chunk)
             part.hash.update(chunk)
             part.size += len(chunk)
             bar.update(len(chunk))
+            if total is not None and part.size > total:
+                break
     if total is not None and part.size != total:
         received = part.size
         if received > total:
@@ -293,10 +244,52 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
     part.describe(part.size, None)
 
 
+def _ask(session: requests.Session, url: str, **options) -> requests.Response:
+    """The beginning of an answer. The library's limit is on the time between two bytes, ours on the time for all."""
+    answers: list = []
+
+    def ask() -> None:
+        try:
+            answers.append(session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), **options))
+        except BaseException as error:
+            answers.append(error)
+
+    # Of a server that is given up, nothing is waited for when the program ends.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(SLOWEST_SECONDS)
+    if not answers:
+        raise TemporaryError(f"no complete answer within {SLOWEST_SECONDS:g} s")
+    if isinstance(answers[0], BaseException):
+        raise answers[0]
+    return answers[0]
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives, in pieces of any size, as long as it arrives at the least speed."""
+    since, received = time.monotonic(), 0
+    while piece := response.raw.read1(PIECE, decode_content=True):
+        yield piece
+        received += len(piece)
+        if received >= PIECE:
+            since, received = time.monotonic(), 0
+        elif time.monotonic() - since > SLOWEST_SECONDS:
+            raise TemporaryError(f"less than {PIECE:,} bytes within {SLOWEST_SECONDS:g} s")
+
+
+def _check_room(part: Part) -> None:
+    try:
+        check_space(part.path.parent, 0, f"fetching {part.path.stem}", RESERVE)
+    except NoSpaceError:
+        if part.info["total"] is None:  # It may be one without end, which must not keep the disk full.
+            part.restart()
+        raise
+
+
 def _check_status(response: requests.Response, url: str) -> None:
     status = response.status_code
-    if status in (403, 429) and url.startswith(GOOGLE_DRIVE):
-        raise SourceError(_quota_message(url, f" of status {status}"))
+    if status in (403, 429) and drive.is_on_drive(url):
+        raise SourceError(drive.quota_message(url, f" of status {status}"))
     if status == 429 or status >= 500:
         raise TemporaryError(f"the server answers {status} {response.reason}")
     if status >= 400 or status not in (200, 206):
@@ -336,34 +329,25 @@ def _check_signature(response: requests.Response, part: Part, beginning: bytes, 
     title = re.search(rb"<title[^>]*>\s*([^<]{1,120})", beginning, re.IGNORECASE)
     said = f" titled '{title[1].decode(errors='replace').strip()}'" if title else ""
     if is_page and part.is_on_drive():
-        raise SourceError(_quota_message(part.info["url"], said))
+        raise SourceError(drive.quota_message(part.info["url"], said))
     raise SourceError(f"received {'a web page' + said if is_page else 'something else'} instead of a {suffix} file")
 
 
-# --- Google Drive -----------------------------------------------------------------------------------------------------
-
-
 def _drive_file(session: requests.Session, url: str) -> str:
-    """The address behind Google Drive's page that asks to confirm the download of a large file."""
-    with session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
+    """The address of a file on Google Drive, which may be behind a page that asks to confirm the download."""
+    with _ask(session, url) as response:
         _check_status(response, url)
         if "text/html" not in response.headers.get("Content-Type", ""):
             return url
-        page = response.raw.read(1_000_000, decode_content=True).decode("utf-8", errors="replace")
-    from gdown.download import get_url_from_gdrive_confirmation
-    from gdown.exceptions import FileURLRetrievalError
-
-    try:
-        return get_url_from_gdrive_confirmation(page)
-    except FileURLRetrievalError as error:
-        raise SourceError(_quota_message(url, f" that says '{_first_line(error)}'")) from error
-
-
-def _quota_message(url: str, said: str) -> str:
-    return (
-        f"Google Drive answers with a page{said}: the file's download quota is used up for now, or it is not shared "
-        f"any more; wait a day, or open {url} in a browser where you are signed in"
-    )
+        page = b""
+        for piece in _pieces(response):
+            page += piece
+            if len(page) > 1_000_000:
+                break
+    address, complaint = drive.confirmed_address(url, page.decode("utf-8", errors="replace"))
+    if address is None:
+        raise SourceError(drive.quota_message(url, f" that says '{complaint}'" if complaint else ""))
+    return address
 
 
 # --- Small things -----------------------------------------------------------------------------------------------------

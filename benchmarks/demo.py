@@ -1,12 +1,16 @@
-"""Speed of the browser demo in headless Chromium, and the bytes that it loads before the first map.
+"""Speed of the browser demo in headless Chromium, and the bytes that it loads before the first map; or its agreement.
 
     python benchmarks/demo.py [--variants lite full] [--backends wasm webgl] [--weights PATH] [--repetitions 5]
+    python benchmarks/demo.py --photographs FOLDER [--count 12] [--weights lite]
 
 A time is the median over repetitions, from the picture's pixels to its map, as the page shows it. It depends on the
-machine, and on what else that does.
+machine, and on what else that does. Agreement is that of the page's maps with those of `test`, for photographs as they
+are, usually JPEG, and for the same ones as PNG, which every program decodes to the same pixels.
 """
 
 import argparse
+import base64
+import io
 import os
 import shutil
 import statistics
@@ -24,11 +28,14 @@ from utils import quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
+    from PIL import Image
     from selenium import webdriver
 
     import checkpoint
     import main
+    import msinet
     from config import DEMO_SIZES, VARIANTS
+    from data import list_images
     from model import build_model
     from phases import demo as serve
 
@@ -80,34 +87,84 @@ def measure(driver, address: str, backend: str, repetitions: int) -> tuple[str, 
     return driver.execute_script("return document.getElementById('backend').textContent"), times, seconds, sent
 
 
-def weights_of(variant: str, folder: Path, given: str | None) -> checkpoint.Choice:
-    """Weights for a variant: speed does not depend on their values, so that seeded ones will do."""
-    if given:
-        return checkpoint.Choice(Path(given), "named by --weights")
-    path = folder / f"{variant}.npz"
-    np.savez(path, **checkpoint.arrays_of(build_model(width=VARIANTS[variant]["width"], seed=1)))
-    return checkpoint.Choice(path, "seeded")
+def map_on_page(driver, file: Path) -> np.ndarray:
+    """Choose a picture on the page; returns its map, int (H, W), 0 to 255."""
+    frames = int(driver.execute_script("return document.getElementById('map').dataset.frames"))
+    driver.find_element("id", "file").send_keys(str(file))
+    wait(driver, f"Number(document.getElementById('map').dataset.frames) > {frames}")
+    url = driver.execute_script("""
+        const map = document.getElementById('map');
+        const canvas = Object.assign(document.createElement('canvas'), {width: map.width, height: map.height});
+        canvas.getContext('2d').drawImage(map, 0, 0);
+        return canvas.toDataURL();
+    """)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))[..., 0].astype(
+        int
+    )
 
 
-def run() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["lite"])
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["wasm"])
-    parser.add_argument("--weights", metavar="PATH", help="instead of seeded ones; then name one variant")
-    parser.add_argument("--repetitions", type=int, default=5)
-    options = parser.parse_args()
+def compare(driver, address: str, network: msinet.Network, photographs: list[Path], folder: Path) -> list[str]:
+    """The page's maps against those of `test`, each photograph as it is and as PNG; returns a table's lines."""
+    driver.get(f"{address}?backend=wasm")
+    wait(driver, "Number(document.getElementById('map').dataset.frames ?? 0) > 0")
+    driver.execute_script("document.querySelector('input[value=gray]').click()")
+    lines = ["| photographs | within 2 levels: worst | mean | greatest difference |", "| --- | --- | --- | --- |"]
+    for kind in ("as they are", "as PNG"):
+        shares, greatest = [], []
+        for photograph in photographs:
+            file = photograph
+            if kind == "as PNG":
+                file = folder / f"{photograph.stem}.png"
+                Image.open(photograph).convert("RGB").save(file)
+            expected = np.round(255 * network.predict(file)).astype(int)
+            difference = np.abs(map_on_page(driver, file) - expected)
+            shares.append(100 * np.mean(difference <= 2))
+            greatest.append(difference.max())
+        least, mean = min(shares), np.mean(shares)
+        lines.append(f"| {len(photographs)} {kind} | {least:.2f} % | {mean:.2f} % | {max(greatest)} |")
+    return lines
+
+
+def start_browser():
+    """A headless Chromium."""
     chromium = webdriver.ChromeOptions()
     chromium.binary_location = shutil.which("chromium")
     for flag in CHROMIUM_FLAGS:
         chromium.add_argument(flag)
-    driver = webdriver.Chrome(chromium, webdriver.ChromeService(shutil.which("chromedriver")))
+    return webdriver.Chrome(chromium, webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+def network_of(variant: str, folder: Path, given: str | None) -> msinet.Network:
+    """A network of a variant: speed does not depend on the weights' values, so that seeded ones will do."""
+    if given:
+        return msinet.load(given)
+    path = folder / f"{variant}.npz"
+    np.savez(path, **checkpoint.arrays_of(build_model(width=VARIANTS[variant]["width"], seed=1)))
+    return msinet.load(path)
+
+
+def measure_agreement(driver, options: argparse.Namespace) -> list[str]:
+    network = msinet.load(options.weights or "lite", input_size=DEMO_SIZES[-1])
+    every = list_images(options.photographs)
+    chosen = every[:: max(1, len(every) // options.count)][: options.count]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "demo"
+        serve.write_demo(folder, [network], main.sample_photograph())
+        with serve.make_server(folder, 0) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_address[1]}/"
+            lines = compare(driver, address, network, chosen, Path(temporary))
+            server.shutdown()
+    return lines
+
+
+def measure_speed(driver, options: argparse.Namespace) -> list[str]:
     columns = " | ".join(f"{height}×{width}" for height, width in DEMO_SIZES)
     rows = [f"| network | backend | {columns} | first map | loaded before it |", "| --- " * (len(DEMO_SIZES) + 4) + "|"]
     with tempfile.TemporaryDirectory() as temporary:
         for variant in options.variants:
             folder = Path(temporary) / variant
-            choice = weights_of(variant, Path(temporary), options.weights)
-            serve.write_demo(folder, [choice], main.sample_photograph())
+            serve.write_demo(folder, [network_of(variant, Path(temporary), options.weights)], main.sample_photograph())
             with serve.make_server(folder, 0, CountingHandler) as server:
                 threading.Thread(target=server.serve_forever, daemon=True).start()
                 for backend in options.backends:
@@ -116,8 +173,24 @@ def run() -> None:
                     cells = " | ".join(f"{milliseconds:.0f} ms" for milliseconds in times)
                     rows.append(f"| {variant} | {name} | {cells} | {seconds:.1f} s | {sent / 1e6:.1f} MB |")
                 server.shutdown()
-    version = driver.capabilities["browserVersion"]
-    driver.quit()
+    return rows
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["lite"])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["wasm"])
+    parser.add_argument("--weights", metavar="PATH", help="instead of seeded ones; then name one variant")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--photographs", type=Path, metavar="FOLDER", help="measure the agreement on these instead")
+    parser.add_argument("--count", type=int, default=12, help="of the photographs, evenly spread over the folder")
+    options = parser.parse_args()
+    driver = start_browser()
+    try:
+        rows = measure_agreement(driver, options) if options.photographs else measure_speed(driver, options)
+        version = driver.capabilities["browserVersion"]
+    finally:
+        driver.quit()
     print(f"\n{os.cpu_count()} processor cores, Chromium {version}\n\n" + "\n".join(rows))
 
 

@@ -1,67 +1,64 @@
 // TensorFlow.js: which of its backends suits this machine, and its files, each checked against its hash.
 
-/** Backends in the order in which they are tried when none is asked for. */
-const AUTOMATIC = ["webgl", "wasm", "cpu"];
-
-const SOFTWARE_RENDERER = /swiftshader|llvmpipe|softpipe|software|basic render/i;
+/** Backends in the order in which they are tried when none is asked for: the first map comes soonest from the first. */
+export const AUTOMATIC = ["wasm", "webgl", "cpu"];
 
 export const BACKEND_NAMES = { webgl: "WebGL", webgpu: "WebGPU", wasm: "WebAssembly", cpu: "JavaScript" };
+
+/** Whether this browser has what a backend needs, emulated in software or not. */
+export async function runsHere(backend) {
+  const checks = {
+    webgl: () => webglRenderer(),
+    webgpu: () => navigator.gpu?.requestAdapter(),
+    wasm: () => typeof WebAssembly !== "undefined",
+    cpu: () => true,
+  };
+  return Boolean(await checks[backend]?.());
+}
 
 /**
  * Load TensorFlow.js and start a backend.
  *
  * @param {object} libraries by name: {url, integrity}; `config.json` has them.
- * @param {string} requested a backend's name, or "auto" for the best one.
+ * @param {string[]} candidates backends' names; the first that runs is taken.
  * @returns {Promise<{backend: string, detail: string, missing: string}>} what runs, what is worth saying of it, and a
- *     sentence if the one asked for cannot run here.
+ *     sentence if it is not the first candidate.
  */
-export async function startBackend(libraries, requested) {
+export async function startBackend(libraries, candidates) {
   await loadLibraries(libraries, ["tf-core", "tf-converter"]);
-  const candidates = requested === "auto" ? AUTOMATIC : [requested, ...AUTOMATIC];
   const failures = [];
   for (const backend of new Set(candidates)) {
+    const name = BACKEND_NAMES[backend] ?? backend;
     try {
-      const detail = await start[backend](libraries, requested === backend);
-      // `setBackend` answers false, or falls back to another, rather than fail.
-      if ((await tf.setBackend(backend)) && tf.getBackend() === backend) {
-        await tf.ready();
-        const missing = failures.includes(requested) ? `${BACKEND_NAMES[requested]} does not run here.` : "";
-        return { backend, detail: detail(), missing };
+      if (await runsHere(backend)) {
+        const detail = await start[backend](libraries);
+        // `setBackend` answers false, or falls back to another, rather than fail.
+        if ((await tf.setBackend(backend)) && tf.getBackend() === backend) {
+          await tf.ready();
+          return { backend, detail: detail(), missing: failures[0] ?? "" };
+        }
       }
+      failures.push(`${name} does not run here.`);
     } catch (error) {
-      console.info(`${BACKEND_NAMES[backend]} is not used: ${error.message}`);
+      failures.push(`${name} cannot be used: ${error.message}.`);
     }
-    failures.push(backend);
   }
-  throw new Error("TensorFlow.js could start none of its backends in this browser.");
+  throw new Error(failures.join(" "));
 }
 
-// For each backend: load it, or throw why it is not used; returns a function that describes it once it runs.
+// For each backend: load its files; returns a function that describes it once it runs.
 const start = {
-  async webgl(libraries, forced) {
-    const renderer = webglRenderer();
-    if (!renderer) {
-      throw new Error("there is no WebGL");
-    }
-    if (!forced && SOFTWARE_RENDERER.test(renderer)) {
-      throw new Error(`it is emulated in software (${renderer})`);
-    }
+  async webgl(libraries) {
     await loadLibraries(libraries, ["tf-backend-webgl"]);
-    return () => renderer;
+    return webglRenderer;
   },
 
   async webgpu(libraries) {
-    if (!(await navigator.gpu?.requestAdapter())) {
-      throw new Error("there is no adapter");
-    }
     await loadLibraries(libraries, ["tf-backend-webgpu"]);
     return () => "";
   },
 
   async wasm(libraries) {
-    if (typeof WebAssembly === "undefined") {
-      throw new Error("this browser has none");
-    }
     await loadLibraries(libraries, ["tf-backend-wasm"]);
     const simd = await tf.env().getAsync("WASM_HAS_SIMD_SUPPORT");
     const threads = simd && (await tf.env().getAsync("WASM_HAS_MULTITHREAD_SUPPORT"));
@@ -94,13 +91,20 @@ async function loadLibraries(libraries, names) {
 
 // `import` and TensorFlow.js check no hash, `fetch` does: a file that was changed on its way is refused.
 async function fetchLibrary({ url, integrity }) {
-  const response = await fetch(url, { integrity }).catch((error) => {
-    throw new Error(`${url} cannot be fetched, or is not the file it should be (${error.message})`);
-  });
-  if (!response.ok) {
-    throw new Error(`${url} is missing (${response.status})`);
+  try {
+    return await (await fetch(url, { integrity })).blob();
+  } catch {
+    throw new Error(`${url} ${await reasonAgainst(url)}`);
   }
-  return response.blob();
+}
+
+// Browsers do not say why they refuse a file.
+async function reasonAgainst(url) {
+  const response = await fetch(url, { method: "HEAD" }).catch(() => null);
+  if (!response) {
+    return "cannot be fetched (offline?)";
+  }
+  return response.ok ? "is not the file it should be" : `is missing (${response.status})`;
 }
 
 function webglRenderer() {

@@ -1,19 +1,20 @@
 // Computes the maps, away from the page, which the network would otherwise block for as long as it runs.
 //
-// Messages in, each with a `type`, answered in order by one of the same `id`; errors come back as {id, error}:
-//   load     {config, network, backend}      -> {backend, detail, missing}, after any number of {progress: 0 to 1}
-//   predict  {source, size, style, live}     -> {map: ImageBitmap, style, size, milliseconds, tensors}
-//   style    {style}                         -> {map: ImageBitmap, style} of the last prediction
-//   save     {what: "map" | "overlay", style, blend} -> {blob} of the last picture
+// Messages in, each with a `type`, answered in order by one of the same `id`; errors come back as {id, error, kind}:
+//   load     {config, network, backends}     -> {backend, detail, missing}, after any number of {progress: 0 to 1}
+//   predict  {source, size, style, live}     -> {map: ImageBitmap, style, result, size, milliseconds, tensors}
+//   paint    {result, style}                 -> {map: ImageBitmap, style}
+//   save     {what: "map" | "overlay", result, picture: Blob, style, blend} -> {blob}
+//   measure  {size}                          -> {milliseconds} of the network alone
+// A result is {values: Uint8ClampedArray (H, W), height, width}. The worker keeps none: whose map it is, the page knows.
 
 import { startBackend } from "./backends.js";
 import { cropAndRestore, cropPadding, resizeAndPad } from "./geometry.js";
 
 let config;
 let network;
-let last = null; // {values: Uint8ClampedArray (H, W), height, width, picture: ImageBitmap or null}
 
-const handlers = { load, predict, style: restyle, save };
+const handlers = { load, predict, paint, save, measure };
 
 // One at a time: a network that is half loaded must not predict.
 let queue = Promise.resolve();
@@ -30,11 +31,9 @@ self.onmessage = ({ data }) => {
   });
 };
 
-async function load({ id, config: given, network: chosen, backend }) {
+async function load({ id, config: given, network: chosen, backends }) {
   config = given;
-  network?.dispose();
-  network = null;
-  const started = await startBackend(config.libraries, backend);
+  const started = await startBackend(config.libraries, backends);
   const onProgress = (progress) => self.postMessage({ id, progress });
   network = await tf.loadGraphModel(chosen.url, { onProgress }).catch((error) => {
     throw failure("weights", error.message);
@@ -43,9 +42,6 @@ async function load({ id, config: given, network: chosen, backend }) {
 }
 
 async function predict({ source, size, style, live }) {
-  if (!network) {
-    throw failure("weights", "no network is loaded");
-  }
   const bitmap = source instanceof Blob ? await decode(source) : source;
   const { height, width } = bitmap;
   const start = performance.now();
@@ -55,12 +51,9 @@ async function predict({ source, size, style, live }) {
     ? cropPadding(map, size, height, width)
     : { values: cropAndRestore(map, size, height, width), height, width };
   const milliseconds = performance.now() - start;
-  last?.picture?.close();
-  last = { ...seen, values: Uint8ClampedArray.from(seen.values), picture: live ? null : bitmap };
-  if (live) {
-    bitmap.close();
-  }
-  return { map: await draw(style), style, size, milliseconds, tensors: tf.memory().numTensors };
+  bitmap.close();
+  const result = { ...seen, values: Uint8ClampedArray.from(seen.values) };
+  return { ...(await paint({ result, style })), result, size, milliseconds, tensors: tf.memory().numTensors };
 }
 
 // From (size[0], size[1], 3) to (size[0], size[1]), 0 to 1.
@@ -70,6 +63,18 @@ async function run(pixels, size) {
   const values = await maps.data();
   tf.dispose([images, maps]);
   return values;
+}
+
+// Some backends compile in the first run, and the second may be disturbed.
+async function measure({ size }) {
+  const pixels = new Float32Array(size[0] * size[1] * 3).fill(config.padding);
+  const times = [];
+  for (let i = 0; i < 3; i++) {
+    const start = performance.now();
+    await run(pixels, size);
+    times.push(performance.now() - start);
+  }
+  return { milliseconds: Math.min(...times) };
 }
 
 async function decode(blob) {
@@ -86,19 +91,15 @@ function pixelsOf(bitmap) {
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
 }
 
-async function restyle({ style }) {
-  return last ? { map: await draw(style), style } : {};
-}
-
-/** The last map as a picture: "heat" in the colours of `test --overlay`, "gray" as `test` writes it. */
-function draw(style) {
-  const image = new ImageData(last.width, last.height);
+/** A map as a picture: "gray" as `test` writes it, "heat" in the colours of its overlay, "glow" clear where it is 0. */
+async function paint({ result: { values, height, width }, style }) {
+  const image = new ImageData(width, height);
   const palette = palettes()[style];
   const pixels = new Uint32Array(image.data.buffer);
   for (let i = 0; i < pixels.length; i++) {
-    pixels[i] = palette[last.values[i]];
+    pixels[i] = palette[values[i]];
   }
-  return createImageBitmap(image);
+  return { map: await createImageBitmap(image), style };
 }
 
 let cachedPalettes;
@@ -106,8 +107,9 @@ let cachedPalettes;
 // For each style, 256 RGBA pixels as the processor stores them.
 function palettes() {
   cachedPalettes ??= {
-    heat: packed((value) => config.colors[value]),
-    gray: packed((value) => [value, value, value]),
+    glow: packed((value) => [...config.colors[value], value]),
+    heat: packed((value) => [...config.colors[value], 255]),
+    gray: packed((value) => [value, value, value, 255]),
   };
   return cachedPalettes;
 }
@@ -115,19 +117,19 @@ function palettes() {
 function packed(colorOf) {
   const bytes = new Uint8ClampedArray(256 * 4);
   for (let value = 0; value < 256; value++) {
-    bytes.set([...colorOf(value), 255], value * 4);
+    bytes.set(colorOf(value), value * 4);
   }
   return new Uint32Array(bytes.buffer);
 }
 
-async function save({ what, style, blend }) {
-  const canvas = new OffscreenCanvas(last.width, last.height);
+async function save({ what, result, picture, style, blend }) {
+  const canvas = new OffscreenCanvas(result.width, result.height);
   const context = canvas.getContext("2d");
   if (what === "overlay") {
-    context.drawImage(last.picture, 0, 0);
+    context.drawImage(await decode(picture), 0, 0);
     context.globalAlpha = blend;
   }
-  context.drawImage(await draw(style), 0, 0);
+  context.drawImage((await paint({ result, style })).map, 0, 0);
   return { blob: await canvas.convertToBlob({ type: "image/png" }) };
 }
 

@@ -379,13 +379,17 @@ def _connected(address: str) -> Iterator[None]:
     environment: dict[str, Any] = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has already sent the program.
         environment |= {"working_dir": str(ROOT), "excludes": NOT_SENT}
-    with contextlib.suppress(OSError):
+    try:
         if ":" in address:  # Ray would try for minutes.
             host, port = address.rsplit("/", 1)[-1].rsplit(":", 1)
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **options)
-    if not ray.is_initialized():
-        raise UserError(f"No Ray cluster at {address}: start one with `ray start --head`, or leave the address out.")
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"No Ray cluster at {address} that lets us in ({reason}): start one with `ray start --head`, or leave the "
+            f"address out. See docs/cluster.md."
+        ) from error
     try:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         yield

@@ -3,7 +3,9 @@
 import functools
 import http.server
 import json
+import os
 import shutil
+import sys
 import webbrowser
 from pathlib import Path
 
@@ -14,10 +16,14 @@ import msinet
 from config import DEMO_SIZES
 from images import IMAGE_PADDING, OVERLAY_COLORS
 from msinet import Network
-from phases.export import DEMO_FOLDER, check_replaceable, install_node_packages, write_tfjs
-from utils import UserError, whole_folder
+from phases.formats.node import DEMO_FOLDER, install_node_packages
+from phases.formats.tfjs import write_tfjs
+from utils import UserError, check_replaceable, whole_folder
 
-PAGE_FILES = ("index.html", "page.css", "page.js", "worker.js", "backends.js", "geometry.js", "icon.svg")
+PAGE_FILES = (
+    "index.html", "page.css", "page.js", "sources.js", "maps.js", "view.js", "network.js", "worker.js", "backends.js",
+    "geometry.js", "offline.js", "icon.svg",
+)  # fmt: skip
 
 # What the page reads first: sizes, colours, networks, and where TensorFlow.js is. A folder without it is no demo.
 CONFIG_FILE = "config.json"
@@ -72,14 +78,15 @@ def run(
     Raises:
         UserError: there are no weights, the folder holds something else, or the port is taken.
     """
-    networks = choose_networks(data, weights, results)
-    folder = static or results / "demo"
-    check_replaceable(folder, CONFIG_FILE)
-    write_demo(folder, networks, photograph)
     if static:
-        print(f"The demo is in {folder}: any web server or static hosting serves it as it is.")
+        check_replaceable(static, CONFIG_FILE)
+        write_demo(static, choose_networks(data, weights, results), photograph, offline=True)
+        print(f"The demo is in {static}: any web server or static hosting serves it as it is.")
         return
-    with make_server(folder, port) as server:
+    folder = results / "demo"
+    with make_server(folder, port) as server:  # First, as the folder may be another server's, which has this port.
+        check_replaceable(folder, CONFIG_FILE)
+        write_demo(folder, choose_networks(data, weights, results), photograph)
         address = f"http://127.0.0.1:{server.server_address[1]}/"
         print(f"The demo runs at {address} until you press Ctrl+C.", flush=True)
         if open_browser:
@@ -101,8 +108,15 @@ def choose_networks(data: str, weights: str | None, results: Path) -> list[Netwo
 # --- The folder -------------------------------------------------------------------------------------------------------
 
 
-def write_demo(folder: Path, networks: list[Network], photograph: Path) -> None:
-    """Write all that the page needs as files, whole or not at all."""
+def write_demo(folder: Path, networks: list[Network], photograph: Path, *, offline: bool = False) -> None:
+    """Write all that the page needs as files, whole or not at all.
+
+    Args:
+        folder: to create or replace.
+        networks: that the page offers, the first one first.
+        photograph: the example on the page.
+        offline: whether browsers keep the page, with its first network, to open it offline too.
+    """
     libraries = json.loads((DEMO_FOLDER / "libraries.json").read_text(encoding="utf-8"))
     installed = _install_libraries()
     with whole_folder(folder) as temporary:
@@ -120,7 +134,17 @@ def write_demo(folder: Path, networks: list[Network], photograph: Path) -> None:
                 for name, row in libraries.items()
             },
         }
+        if offline:
+            config["offline"] = list_kept(temporary, config)
         (temporary / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+
+
+def list_kept(folder: Path, config: dict) -> list[str]:
+    """The addresses of what browsers keep: all that the page needs with its first network."""
+    others = tuple(network["url"].partition("/")[0] for network in config["networks"][1:])
+    files = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
+    elsewhere = [library["url"] for library in config["libraries"].values() if library["url"].startswith("https:")]
+    return [CONFIG_FILE, *(file.as_posix() for file in files if file.parts[0] not in others), *elsewhere]
 
 
 def write_network(folder: Path, name: str, network: Network) -> dict:
@@ -167,6 +191,12 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header(name, value)
         super().end_headers()
 
+    def send_head(self):
+        try:
+            return super().send_head()
+        except ValueError:  # No file can have such a name, say one with a null character in it.
+            self.send_error(http.HTTPStatus.NOT_FOUND)
+
     def list_directory(self, path):
         self.send_error(http.HTTPStatus.NOT_FOUND)
 
@@ -174,13 +204,23 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def make_server(folder: Path, port: int, handler: type[Handler] = Handler) -> http.server.ThreadingHTTPServer:
+class Server(http.server.ThreadingHTTPServer):
+    """A server that has its port alone, and says nothing of browsers that leave before they have everything."""
+
+    allow_reuse_address = os.name != "nt"  # Windows would let two servers have one port.
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def make_server(folder: Path, port: int, handler: type[Handler] = Handler) -> Server:
     """A server of one folder, for this computer only.
 
     Raises:
         UserError: the port is taken, or not ours to use.
     """
     try:
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(handler, directory=str(folder)))
+        return Server(("127.0.0.1", port), functools.partial(handler, directory=str(folder)))
     except OSError as error:
         raise UserError(f"Port {port} cannot be used ({error.strerror}): name another with --port.") from error

@@ -12,11 +12,13 @@ from scipy.special import logsumexp
 from tqdm import tqdm
 
 import msinet
+from checkpoint import LITE_PATH
 from data import image_size, list_images
 from images import decode_image, encode_map
 from msinet import Network
 from scoring import density
-from utils import UserError, whole_file, write_record
+from scoring.fitted import FittedDensity
+from utils import UserError, check_writable, count, whole_file, write_record
 
 # How far the sum of a written density may be from 1, as a logarithm. The benchmark accepts 1e-3.
 TOLERANCE = 1e-6
@@ -50,12 +52,18 @@ def find_stimuli(benchmark: Benchmark, path: Path) -> list[Path]:
     images = [image for image in list_images(path) if "Output" not in image.relative_to(path).parts]
     folders = {image.parent for image in images} - {path}
     if (len(images), len(folders)) != (benchmark.images, benchmark.folders):
+        found, expected = (
+            _in_folders(*n) for n in ((len(images), len(folders)), (benchmark.images, benchmark.folders))
+        )
         raise UserError(
-            f"Found {len(images)} images in {len(folders)} folders below {path}, expected {benchmark.images} in "
-            f"{benchmark.folders}: the benchmark takes predictions of its complete test set only. Name the folder with "
-            f"all its photographs and nothing else."
+            f"Found {found} below {path}, expected {expected}: the benchmark takes predictions of its complete test "
+            f"set only. Name the folder with all its photographs and nothing else."
         )
     return images
+
+
+def _in_folders(images: int, folders: int) -> str:
+    return count(images, "image") + (f" in {count(folders, 'folder')}" if folders else " in no sub-folder")
 
 
 def write_submission(
@@ -175,12 +183,19 @@ def run(
         params: `config.PARAMS` with the user's flags.
         weights: see `checkpoint.choose_weights`.
         size: height and width of the network's input; by default those of the benchmark's training set.
-        density_file: a fitted density, see `density.FittedDensity`.
+        density_file: a fitted density, see `FittedDensity`.
     """
     benchmark, results = BENCHMARKS[data], Path(params["results"])
     images = find_stimuli(benchmark, path)
-    fitted = density.FittedDensity.load(density_file) if density_file else None
+    fitted = FittedDensity.load(density_file) if density_file else None
+    check_writable(results / "submissions")
     network = msinet.load(weights, data=benchmark.dataset, results=results, input_size=size, device=params["device"])
+    if weights is None and network.weights.path == LITE_PATH:
+        raise UserError(
+            f"A benchmark shall not get another network's maps by accident: there is only {network.weights.reason}. "
+            f"Fetch the published one with 'python main.py download -d {benchmark.dataset} --weights', name a file "
+            f"with --weights, or say --weights lite."
+        )
     print(network.summary())
     files = write_submission(
         network,

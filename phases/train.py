@@ -1,24 +1,33 @@
 """The training phase: from photographs and fixations to checkpoints, a history and a run record."""
 
-import csv
-import math
-import shutil
-import time
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
 import checkpoint
 import utils
+from checkpoint import Knowledge, TrainedOn
 from config import VARIANTS
-from data import Group, training_plan, validation_plan
-from images import find_damaged, load_batches
-from loss import kld
-from model import build_model, choose_layout
-from utils import UserError, whole_file
+from data import (
+    Group,
+    files_hash,
+    group_by_shape,
+    is_split_by_folders,
+    names_hash,
+    training_plan,
+    validation_plan,
+)
+from images import find_damaged
+from loss import cc, combined, kld, nss
+from model import build_model, check_precision, choose_layout
+from phases.training.batches import feed, loaders
+from phases.training.callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
+from phases.training.devices import choose_devices, strategy_for
+from phases.training.run import Run
+from utils import UserError
 
 # The paper's value, and that of TensorFlow 1; Keras' own default is 1e-7.
 ADAM_EPSILON = 1e-8
@@ -33,6 +42,7 @@ def train(
     context: str = "aspp",
     init: str | None = None,
     restart: bool = False,
+    fit_pixels: int | None = None,
 ) -> None:
     """Train, or continue an interrupted run of the same settings.
 
@@ -44,36 +54,59 @@ def train(
         context: "aspp", or "plain" for the paper's ablation.
         init: what to start from; see `checkpoint.initial_weights`.
         restart: begin anew where a run of this name exists.
+        fit_pixels: of the network's input, whose shape is then each photograph's own (see `data.fitted_size`); None
+            for the groups' sizes.
 
     Raises:
-        UserError: an existing run has other settings, initial weights cannot be had, an image cannot be read, the
-            memory is too small, or the loss is not a number.
+        UserError: an existing run has other settings, another process trains it, initial weights cannot be had, an
+            image cannot be read, the memory is too small, or the loss or a weight is not a number.
     """
-    results = Path(params["results"])
-    train_groups, valid_groups = ([group for group in column if group.samples] for column in zip(*groups, strict=True))
+    parts = groups if fit_pixels is None else [part for pair in groups for part in group_by_shape(pair, fit_pixels)]
+    train_groups, valid_groups = ([group for group in column if group.samples] for column in zip(*parts, strict=True))
     if not train_groups or not valid_groups:
         raise UserError(
             f"Training needs images that train and images that validate, received {_count(train_groups)} and "
             f"{_count(valid_groups)}: add images, or choose another --valid-fraction."
         )
+    settings = _settings(name, groups, params, variant=variant, context=context, init=init, fit_pixels=fit_pixels)
+    run = Run(Path(params["results"]), name, settings, _knowledge(name, groups, settings), epochs=params["epochs"])
+    with run.lock():
+        _train(run, params, train_groups, valid_groups, restart)
+
+
+def _train(
+    run: Run, params: Mapping, train_groups: Sequence[Group], valid_groups: Sequence[Group], restart: bool
+) -> None:
+    name, variant, context = (run.settings[key] for key in ("dataset", "variant", "context"))
+    if params["tensorboard"]:
+        check_tensorboard()
+    if slow := check_precision(params["precision"]):
+        print(slow)
     layout, device = choose_layout(params["device"])
-    run = Run(results, name, _settings(name, params, variant, context, train_groups, valid_groups))
+    devices = choose_devices(params["gpus"], params["batch_size"])
+    strategy = strategy_for(devices)
+    if len(devices) > 1:
+        device += f", {len(devices)} of them"
     resuming = run.exists() and not restart
     if resuming:
         run.read()
-        arrays = checkpoint.read_arrays(run.latest_path)
+        arrays = checkpoint.read_arrays(run.latest_path, "Begin anew with --restart.")
     else:
-        arrays, run.start = checkpoint.initial_weights(name, init, results=results, context=context, variant=variant)
+        arrays, run.start = checkpoint.initial_weights(
+            name, run.settings["init"], results=run.results, context=context, variant=variant
+        )
 
-    model = build_model(layout, context, VARIANTS[variant]["width"], needs_batch_norm(arrays, variant), params["seed"])
     steps = len(training_plan(train_groups, params["batch_size"], params["seed"], 0))
-    compile_model(model, params, steps)
-    if resuming:
-        checkpoint.load_checkpoint(model, run.latest_path)
-    elif arrays:
-        checkpoint.assign(model, arrays)
+    width, batch_norm = VARIANTS[variant]["width"], needs_batch_norm(arrays, variant)
+    with strategy.scope():
+        model = build_model(layout, context, width, batch_norm, params["seed"], params["precision"])
+        compile_model(model, params, steps)
+        if resuming:
+            checkpoint.load_checkpoint(model, run.latest_path)
+        elif arrays:
+            checkpoint.assign(model, arrays)
     print(f"Training {name}: {_count(train_groups)} images, validating with {_count(valid_groups)}, on {device}.")
-    print(f"Starting from {run.start}.")
+    print(f"Starting from {run.beginning()}.")
     first = len(run.history)
     if first >= params["epochs"]:
         print(
@@ -81,40 +114,62 @@ def train(
             f"{run.best():.4f}. Train on with --epochs {first + params['epochs']}, or begin anew with --restart."
         )
         return
+    _say_learning_rate(run, params, steps)
 
     run.record(params, device)
+    with (
+        _failures_explained([*train_groups, *valid_groups]),
+        loaders(run.cache_path, params, train_groups, valid_groups) as load,
+    ):
+        _fit(model, strategy, run, params, steps, load, train_groups, valid_groups)
+    run.record(params, device)
+    print(f"Done. The best checkpoint has validation loss {run.best():.4f}: {run.best_path}")
+
+
+def _fit(model, strategy, run: Run, params: Mapping, steps: int, load, train_groups, valid_groups) -> None:
+    """Train for the epochs that are left."""
+    first = len(run.history)
     plan = [
         batch
         for epoch in range(first, params["epochs"])
         for batch in training_plan(train_groups, params["batch_size"], params["seed"], epoch, params["scales"])
     ]
-    augmentation = {key: params[key] for key in ("mirror", "color", "crop") if params[key]}
+    validation = validation_plan(valid_groups, params["batch_size"])
+    callbacks: list = [ValidateAverage()] if params["weight_average"] else []
+    if params["tensorboard"]:
+        folder = run.results / "tensorboard" / run.settings["dataset"]
+        callbacks.append(Board(folder, validation, _count(train_groups)))
+    model.fit(
+        feed(strategy, plan, load[0]),
+        validation_data=feed(strategy, validation, load[1]),
+        validation_steps=len(validation),
+        initial_epoch=first,
+        epochs=params["epochs"],
+        steps_per_epoch=steps,
+        callbacks=[*callbacks, EpochEnd(run, steps)],
+        shuffle=False,
+        verbose=0,
+    )
+
+
+@contextlib.contextmanager
+def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
+    """Turn what TensorFlow raises for a small memory or a damaged image into an error that a user can act on."""
     try:
-        model.fit(
-            load_batches(plan, augmentation),
-            validation_data=load_batches(validation_plan(valid_groups, params["batch_size"])),
-            initial_epoch=first,
-            epochs=params["epochs"],
-            steps_per_epoch=steps,
-            callbacks=[EpochEnd(run, params["epochs"], steps)],
-            shuffle=False,
-            verbose=0,
-        )
+        yield
     except tf.errors.ResourceExhaustedError as error:
         raise UserError(
-            "The memory is too small for this training: try a smaller --batch-size, --variant lite, or on your own "
-            "data a smaller --input-size."
+            "The memory is too small for this training: try a smaller --batch-size, --variant lite, or a smaller "
+            "--input-size."
         ) from error
     except tf.errors.OpError as error:
-        damaged = find_damaged([sample for group in (*train_groups, *valid_groups) for sample in group.samples])
+        damaged = find_damaged([sample for group in groups for sample in group.samples])
         if not damaged:
             raise
         raise UserError(
             f"Training stopped at an image that cannot be read: {utils.name_some(damaged, '; ')}. Replace it, or "
             f"remove it and what belongs to it, and repeat the command."
         ) from error
-    run.record(params, device)
-    print(f"Done. The best checkpoint has validation loss {run.best():.4f}: {run.best_path}")
 
 
 def needs_batch_norm(arrays: Mapping, variant: str) -> bool:
@@ -134,151 +189,110 @@ def compile_model(model: keras.Model, params: Mapping, steps: int) -> None:
         params: see `config.PARAMS`; those of the optimizer are used.
         steps: training steps of one epoch, which the decay of the learning rate is stretched over.
     """
-    rate = params["learning_rate"]
-    if params["cosine_decay"]:
-        warmup = params["warmup_steps"]
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, params["epochs"] * steps - warmup), warmup_target=rate, warmup_steps=warmup
-        )
-    optimizer = keras.optimizers.Adam(rate, epsilon=ADAM_EPSILON, weight_decay=params["weight_decay"] or None)
+    optimizer = keras.optimizers.Adam(
+        learning_rate(params, steps),
+        epsilon=ADAM_EPSILON,
+        weight_decay=params["weight_decay"] or None,
+        use_ema=params["weight_average"] > 0,
+        ema_momentum=params["weight_average"],
+    )
     if params["weight_decay"]:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if params["precision"] == "float16":  # Its smallest numbers are greater than many gradients.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
-    # Compiling with XLA would compile anew for each size of the input.
-    model.compile(optimizer, kld, jit_compile=False)
+    loss: Callable = kld
+    metrics: list = []
+    if params["cc_weight"] or params["nss_weight"]:
+        loss, metrics = combined(params["cc_weight"], params["nss_weight"]), [kld, cc, nss]
+    # Compiling with XLA would compile anew for each size of the input, and does not work with several GPUs.
+    model.compile(optimizer, loss, metrics=metrics, jit_compile=False)
 
 
-class Run:
-    """The files of one training run below `results/`, and its history.
-
-    The latest checkpoint holds all that is needed to continue: weights, optimizer, history and settings, in one file.
-    The CSV, the curve and the record are written from it for people to read.
-    """
-
-    def __init__(self, results: Path, name: str, settings: dict):
-        self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
-        self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
-        self.history_path = results / "history" / f"{name}.csv"
-        self.settings = settings
-        self.history: list[dict] = []
-        self.start = ""
-
-    def exists(self) -> bool:
-        return self.latest_path.exists()
-
-    def best(self) -> float:
-        """The lowest validation loss so far."""
-        return min(row["val_loss"] for row in self.history)
-
-    def read(self) -> None:
-        """Take the history from the latest checkpoint.
-
-        Raises:
-            UserError: it belongs to a run with other settings.
-        """
-        attributes = checkpoint.read_attributes(self.latest_path)
-        before = attributes.get("settings", {})
-        changed = [
-            f"{key} was {before[key]}, now {self.settings[key]}"
-            for key in self.settings
-            if key in before and before[key] != self.settings[key]  # An earlier version may not have known the setting.
-        ]
-        if changed:
-            raise UserError(
-                f"{self.latest_path} belongs to a run with other settings: {'; '.join(changed)}. Repeat them to "
-                f"continue it, name another --results folder, or begin anew with --restart."
-            )
-        self.history = attributes["history"]
-        self.start = f"epoch {len(self.history)} of {self.latest_path}; first from {attributes['start']}"
-
-    def save(self, model: keras.Model, row: dict) -> None:
-        """Add an epoch to the history and write every file, the latest checkpoint last.
-
-        Killed at any moment, the run continues from the latest checkpoint, and writes the others again.
-        """
-        self.history.append(row)
-        attributes = {"settings": self.settings, "history": self.history, "start": self.start}
-        with whole_file(self.latest_path) as temporary:
-            checkpoint.save_checkpoint(model, temporary, attributes)
-            if row["val_loss"] == self.best():
-                with whole_file(self.best_path) as copy:
-                    shutil.copyfile(temporary, copy)
-            self._write_history()
-
-    def record(self, params: Mapping, device: str) -> None:
-        """Write the run record: all that someone needs to judge or repeat the run."""
-        record = {
-            "settings": self.settings,
-            "parameters": dict(params),
-            "initial_weights": self.start,
-            "device": device,
-            "epochs_done": len(self.history),
-            "seconds": round(sum(row["seconds"] for row in self.history), 1),
-        }
-        utils.write_record(self.history_path.with_suffix(".json"), record)
-
-    def _write_history(self) -> None:
-        with whole_file(self.history_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.history[0])
-            writer.writeheader()
-            writer.writerows(self.history)
-        utils.plot_history(self.history_path.with_suffix(".png"), self.history)
-
-
-class EpochEnd(keras.callbacks.Callback):
-    """Shows progress, stops when the loss is not a number, and saves the run after every epoch."""
-
-    def __init__(self, run: Run, epochs: int, steps: int):
-        super().__init__()
-        self.run, self.epochs, self.steps = run, epochs, steps
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.monotonic()
-        self.bar = tqdm(total=self.steps, desc=f"Epoch {epoch + 1}/{self.epochs}", leave=False, disable=None)
-
-    def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            self.bar.close()
-            kept = (
-                f"the last good checkpoint is {self.run.latest_path}" if self.run.history else "no epoch was complete"
-            )
-            raise UserError(
-                f"The loss became {logs['loss']} in epoch {len(self.run.history) + 1}, step {batch + 1}; {kept}. "
-                f"Try a smaller --learning-rate."
-            )
-        self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
-        self.bar.update()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.bar.close()
-        seconds = time.monotonic() - self.started
-        row = {
-            "epoch": epoch + 1,
-            "loss": float(logs["loss"]),
-            "val_loss": float(logs["val_loss"]),
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "seconds": round(seconds, 1),
-        }
-        self.run.save(self.model, row)
-        best = "  (best so far)" if row["val_loss"] == self.run.best() else ""
-        print(
-            f"Epoch {row['epoch']}/{self.epochs}: loss {row['loss']:.4f}, "
-            f"validation loss {row['val_loss']:.4f}, {seconds:.0f} s{best}",
-            flush=True,
+def learning_rate(params: Mapping, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate of `config.PARAMS`, alone or as a function of the training step; `steps` make an epoch."""
+    rate, warmup, total = params["learning_rate"], warmup_steps(params, steps), params["epochs"] * steps
+    if params["cosine_decay"]:
+        return keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, total - warmup), warmup_target=rate, warmup_steps=warmup
         )
+    if warmup:
+        return keras.optimizers.schedules.PolynomialDecay(0.0, warmup, rate)  # Rises along a line, and stays.
+    return rate
 
 
-def _settings(name, params, variant, context, train_groups, valid_groups) -> dict:
-    """What must not change while a run is continued. The device, the folder and the number of epochs may."""
-    free = ("device", "results", "epochs")
+def warmup_steps(params: Mapping, steps: int) -> int:
+    """Steps over which the learning rate rises: as set, or a tenth of a training of which they would be most."""
+    total = params["epochs"] * steps
+    return params["warmup_steps"] if params["warmup_steps"] <= total / 2 else max(1, total // 10)
+
+
+def _say_learning_rate(run: Run, params: Mapping, steps: int) -> None:
+    """Say where the learning rate is not what the flags alone suggest."""
+    warmup = warmup_steps(params, steps)
+    if warmup != params["warmup_steps"]:
+        print(
+            f"The learning rate rises over {utils.count(warmup, 'step')} instead of {params['warmup_steps']}, which "
+            f"would be most of this training's {params['epochs'] * steps}."
+        )
+    if run.epochs_before not in (None, params["epochs"]):
+        was, now = (
+            rate(len(run.history) * steps) if callable(rate := learning_rate(p, steps)) else rate
+            for p in ({**params, "epochs": run.epochs_before}, params)
+        )
+        if was != now:
+            print(
+                f"The run was to have {utils.count(run.epochs_before, 'epoch')} and now has {params['epochs']}: the "
+                f"learning rate goes on with {now:.2g}, where it would have been {was:.2g}."
+            )
+
+
+def _settings(name: str, groups: Sequence[tuple[Group, Group]], params: Mapping, **others) -> dict:
+    """What must not change while a run is continued. Devices, folders and the number of epochs may."""
+    free = ("device", "gpus", "cache", "tensorboard", "results", "epochs")
+    named = [
+        not is_split_by_folders([*train.samples, *valid.samples])
+        for dataset, (train, valid) in zip(name.split("+"), groups, strict=True)
+        if dataset == "custom"
+    ]
     return {
         "dataset": name,
-        "variant": variant,
-        "context": context,
-        "train": [[len(group.samples), *group.size] for group in train_groups],
-        "valid": [[len(group.samples), *group.size] for group in valid_groups],
+        **others,
+        **{
+            part: [[len(group.samples), *group.size] for group in column if group.samples]
+            for part, column in zip(("train", "valid"), zip(*groups, strict=True), strict=True)
+        },
+        "split": [names_hash(*_names(pair)) for pair in groups],
+        **({"custom_split": "by name"} if any(named) else {}),
+        "files": [files_hash([*train.samples, *valid.samples]) for train, valid in groups],
         **{key: list(value) if isinstance(value, tuple) else value for key, value in params.items() if key not in free},
     }
+
+
+def _knowledge(name: str, groups: Sequence[tuple[Group, Group]], settings: dict) -> Knowledge:
+    """What the checkpoints of a run tell whoever predicts with them; `name` joins the datasets' names by "+"."""
+    fit_shape = settings["fit_pixels"] is not None
+    datasets = {
+        # By shape, all inputs have as many pixels as the first dataset's.
+        dataset: TrainedOn(groups[0][0].size if fit_shape else pair[0].size, *_names(pair), split)
+        for dataset, pair, split in zip(name.split("+"), groups, settings["split"], strict=True)
+    }
+    largest = max(datasets.values(), key=lambda dataset: len(dataset.train))
+    return Knowledge(
+        largest.input_size,
+        settings["context"],
+        settings["variant"],
+        datasets,
+        settings.get("valid_fraction"),
+        fit_shape,
+        settings=settings,
+    )
+
+
+def _names(pair: tuple[Group, Group]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the images that train and that validate."""
+    train, valid = (tuple(sample.name for sample in group.samples) for group in pair)
+    return train, valid
 
 
 def _count(groups: Sequence[Group]) -> int:

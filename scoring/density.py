@@ -4,18 +4,15 @@ A log density is float64, (H, W), natural logarithm, and its exponentials sum to
 """
 
 import functools
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, gaussian_filter1d
-from scipy.optimize import minimize, minimize_scalar
+from scipy.ndimage import gaussian_filter
+from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from scoring.metrics import as_distribution
-from utils import UserError, write_json
 
 # Keeps the density of a map's black pixels above zero.
 FLOOR = 1e-8
@@ -234,198 +231,6 @@ def fit_gold_standard(
 
     bandwidth = minimum(lambda x: -best_mixture(x)[1], 0.01, 0.2)
     return GoldStandard(bandwidth, best_mixture(bandwidth)[0])
-
-
-# --- Fitted to fixations ----------------------------------------------------------------------------------------------
-
-KNOTS, CENTRE_KNOTS = 20, 12
-
-# Where the knots of the curve are: closer at small values, which most pixels have, and where its logarithm is steep.
-CURVE_AT = np.linspace(0, 1, KNOTS) ** 2
-
-# Weight of the squared steps of the centre bias, beside the likelihood of a fixation in nats.
-SMOOTHING = 1e-3
-
-# Of the free parameters, see `unpack`: beyond, numbers overflow, or a single fixation could cost without limit.
-BOUNDS = [(-6, -0.7), (-3, 3), *[(-10, 2)] * KNOTS, *[(-15, 15)] * CENTRE_KNOTS]
-
-# Fitting sees maps on a grid with this many cells along each side.
-FIT_CELLS = 128
-
-# Fitting starts from the best of these. The least leaves a map as it is.
-BLURS = (np.exp(BOUNDS[0][0]), 0.005, 0.01, 0.02, 0.04, 0.08)
-
-
-@dataclass(frozen=True)
-class FittedDensity:
-    """How a saliency map becomes a density: blurred, put through a monotone curve, times an elliptic centre bias.
-
-    Attributes:
-        blur: standard deviation of the Gaussian, as a share of the square root of the image's area.
-        curve: (20,) positive and rising, at the values `CURVE_AT` of the blurred map, after it was scaled to 0 to 1.
-        centre: (12,) logarithms of the factors at equal steps of the elliptic distance, from the centre to a corner.
-        ratio: weight of the vertical in that distance, relative to the horizontal; both in shares of half the side.
-    """
-
-    blur: float
-    curve: np.ndarray
-    centre: np.ndarray
-    ratio: float
-
-    def log_density(self, saliency: np.ndarray) -> np.ndarray:
-        """The log density of a saliency map of any scale, (H, W) -> float64 (H, W)."""
-        scaled = stretched(saliency)
-        sigma = self.blur * np.sqrt(scaled.size)
-        # Divided by what the blur leaves of a white image, so that it does not darken the border.
-        white = [gaussian_filter1d(np.ones(side), sigma, mode="constant") for side in scaled.shape]
-        blurred = gaussian_filter(scaled, sigma, mode="constant") / np.outer(*white)
-        curve = np.interp(blurred, CURVE_AT, self.curve)
-        distance = elliptic_distance(scaled.shape, self.ratio)
-        return normalize(np.log(curve) + np.interp(distance, np.linspace(0, 1, CENTRE_KNOTS), self.centre))
-
-    def save(self, path: Path) -> None:
-        content = {
-            "blur": self.blur,
-            "curve": self.curve.tolist(),
-            "centre": self.centre.tolist(),
-            "ratio": self.ratio,
-        }
-        write_json(path, content)
-
-    @classmethod
-    def load(cls, path: Path) -> "FittedDensity":
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: the file is missing or holds something else.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            loaded = cls(
-                float(content["blur"]), np.array(content["curve"]), np.array(content["centre"]), float(content["ratio"])
-            )
-            valid = (
-                loaded.curve.shape == (KNOTS,)
-                and loaded.centre.shape == (CENTRE_KNOTS,)
-                and min(loaded.blur, loaded.ratio, *loaded.curve) > 0
-                and np.isfinite([*loaded.curve, *loaded.centre, loaded.blur, loaded.ratio]).all()
-            )
-        except FileNotFoundError as error:
-            raise UserError(f"No such file: {path}. Make one with 'python main.py evaluate --fit'.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no fitted density: {error}. Make one with 'evaluate --fit'.") from error
-        if not valid:
-            raise UserError(f"{path} is no fitted density: its values are out of range. Make it with 'evaluate --fit'.")
-        return loaded
-
-
-def stretched(saliency: np.ndarray) -> np.ndarray:
-    """A map from its minimum to its maximum as 0 to 1; a constant one as 0."""
-    saliency = np.asarray(saliency, np.float64) - np.min(saliency)
-    return saliency / (saliency.max() or 1)
-
-
-def elliptic_distance(shape: tuple[int, int], ratio: float) -> np.ndarray:
-    """Each pixel's distance from the centre, from 0 to 1 in the corners; (H, W)."""
-    vertical, horizontal = ((np.arange(side) + 0.5) * 2 / side - 1 for side in shape)
-    return np.sqrt((ratio * vertical[:, None] ** 2 + horizontal**2) / (1 + ratio))
-
-
-def fit_density(
-    maps: Iterable[np.ndarray], positions: Sequence[np.ndarray], steps: int = 150
-) -> tuple[FittedDensity, float, float]:
-    """Fit a density by the likelihood of fixations: starting from the default density, it can only rise.
-
-    Args:
-        maps: saliency maps, (H, W), of any sizes.
-        positions: for each of them, the relative positions of its image's fixations, (N, 2).
-        steps: most iterations of the optimiser, L-BFGS with TensorFlow's gradients.
-
-    Returns:
-        The density, and the mean log likelihood of a fixation over that of a uniform density, in bits, with the default
-        and with the fitted values.
-    """
-    loss, start = likelihood_loss(maps, positions)
-
-    def smoothed_loss(parameters):
-        """A centre bias may be as steep as it must, but shall not fall where merely few fixations are."""
-        value, gradient = loss(parameters)
-        slopes = np.diff(parameters[2 + KNOTS :])
-        gradient[2 + KNOTS :] += 2 * SMOOTHING * (np.append(0, slopes) - np.append(slopes, 0))
-        return value + SMOOTHING * np.sum(slopes**2), gradient
-
-    # A descent hardly leaves a blur of less than a cell, so it starts from the best one.
-    starts = [np.append(np.log(blur), start[1:]) for blur in BLURS]
-    best = min(starts, key=lambda parameters: loss(parameters)[0])
-    found = minimize(smoothed_loss, best, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": steps})
-    return unpack(found.x), -loss(start)[0] / np.log(2), -loss(found.x)[0] / np.log(2)
-
-
-def likelihood_loss(maps: Iterable[np.ndarray], positions: Sequence[np.ndarray]):
-    """The function that `fit_density` minimises, and where it starts.
-
-    Returns:
-        A function from parameters, (34,) float64, to the negative mean log likelihood of a fixation over uniform, in
-        nats, and its gradient, (34,) float64; and the parameters of the default density. See `unpack`.
-    """
-    import tensorflow as tf
-
-    images, counts, scales, lowest = [], [], [], []
-    for saliency, own in zip(maps, positions, strict=True):
-        images.append(on_pixels(stretched(saliency) + 1e-12, (FIT_CELLS, FIT_CELLS)))
-        images[-1] *= stretched(saliency).mean() * FIT_CELLS**2  # Back from a sum of 1 to the map's scale.
-        cells = np.minimum((own * FIT_CELLS).astype(int), FIT_CELLS - 1)
-        counts.append(np.bincount(cells[:, 0] * FIT_CELLS + cells[:, 1], minlength=FIT_CELLS**2))
-        default = as_distribution(saliency)
-        lowest.append((default.min() + FLOOR) / (np.ptp(default) or 1))  # On the scale of `stretched`.
-        # The blur's standard deviation in rows and columns of the grid, for a `blur` of 1.
-        scales.append(FIT_CELLS * np.sqrt(np.prod(saliency.shape)) / np.array(saliency.shape))
-    images, scales = tf.constant(np.clip(images, 0, 1)), tf.constant(np.array(scales))  # (B, n, n), (B, 2)
-    counts = tf.constant(np.array(counts, np.float64))  # (B, n * n)
-    counts /= tf.reduce_sum(counts)
-    vertical, horizontal = np.meshgrid(*[(np.arange(FIT_CELLS) + 0.5) * 2 / FIT_CELLS - 1] * 2, indexing="ij")
-    centre_at = np.linspace(0, 1, CENTRE_KNOTS)
-    squares = tf.constant((np.subtract.outer(np.arange(FIT_CELLS), np.arange(FIT_CELLS)) ** 2).astype(np.float64))
-
-    def interpolate(position, at, values):
-        """The piecewise linear function through `values` at the positions `at`, like `np.interp`."""
-        lower = tf.clip_by_value(tf.searchsorted(at, tf.reshape(position, [-1]), side="right") - 1, 0, len(at) - 2)
-        lower = tf.reshape(lower, tf.shape(position))
-        slopes = (values[1:] - values[:-1]) / np.diff(at)
-        return tf.gather(values, lower) + tf.gather(slopes, lower) * (position - tf.gather(at, lower))
-
-    @tf.function(autograph=False)
-    def value_and_gradient(parameters):
-        with tf.GradientTape() as tape:
-            tape.watch(parameters)
-            blur, ratio = tf.exp(parameters[0]), tf.exp(parameters[1])
-            curve, centre = tf.cumsum(tf.exp(parameters[2 : 2 + KNOTS])), parameters[2 + KNOTS :]
-            kernels = tf.exp(-squares / (2 * (blur * scales[..., None, None]) ** 2))  # (B, 2, n, n)
-            kernels /= tf.reduce_sum(kernels, -1, keepdims=True)
-            blurred = tf.linalg.matmul(kernels[:, 0] @ images, kernels[:, 1], transpose_b=True)  # (B, n, n)
-            distance = tf.sqrt((ratio * vertical**2 + horizontal**2) / (1 + ratio))
-            logits = tf.math.log(interpolate(blurred, CURVE_AT, curve)) + interpolate(distance, centre_at, centre)
-            logits = tf.reshape(logits, (-1, FIT_CELLS**2))
-            loss = -tf.reduce_sum(counts * tf.nn.log_softmax(logits)) - np.log(FIT_CELLS**2)
-        return loss, tape.gradient(loss, parameters)
-
-    def loss(parameters):
-        value, gradient = value_and_gradient(tf.constant(parameters, tf.float64))
-        return float(value), gradient.numpy()
-
-    curve_steps = np.append(np.median(lowest), np.diff(CURVE_AT))
-    start = np.concatenate([[np.log(BLURS[0]), 0], np.log(curve_steps), np.zeros(CENTRE_KNOTS)])
-    return loss, np.clip(start, *np.transpose(BOUNDS))
-
-
-def unpack(parameters: np.ndarray) -> FittedDensity:
-    """Free parameters, (34,), as a density: logarithms of blur, ratio and the curve's steps; the centre bias."""
-    return FittedDensity(
-        float(np.exp(parameters[0])),
-        np.cumsum(np.exp(parameters[2 : 2 + KNOTS])),
-        np.array(parameters[2 + KNOTS :]),
-        float(np.exp(parameters[1])),
-    )
 
 
 # --- The map that each metric deserves (Kümmerer et al., ECCV 2018) ---------------------------------------------------

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter1d
 from threadpoolctl import threadpool_limits
 from tqdm.contrib.concurrent import thread_map
 
+from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur, lit_pixels
 from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
+from scoring.metrics import count_map
 from utils import UserError, name_some, whole_folder, write_json
 
 TABLE = "fixations.csv"
@@ -31,9 +32,6 @@ RECORD = "made_from_fixations.json"
 # Standard deviation of the blur, as a share of an image's longer side, where nothing is known of the experiment:
 # 16 pixels at 800×600, as OSIE's authors chose.
 DEFAULT_SHARE = 0.02
-
-# In place of an observer's number where fixations come without it.
-UNKNOWN_OBSERVER = -1
 
 
 def read_fixations(folder: Path) -> dict[str, np.ndarray]:
@@ -60,7 +58,7 @@ def read_fixations(folder: Path) -> dict[str, np.ndarray]:
         raise UserError(f"No fixation map in {folder / 'fixations'} for {name_some(missing)}.")
     if surplus := [name for name in maps if name not in stimuli]:
         raise UserError(f"No image in {folder / 'stimuli'} for the fixation maps {name_some(surplus)}.")
-    return {name: read_map(maps[name], image_size(file)) for name, file in stimuli.items()}
+    return {name: read_fixation_map(maps[name], image_size(file)) for name, file in stimuli.items()}
 
 
 def read_table(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, np.ndarray]:
@@ -94,7 +92,7 @@ def read_table(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, np
     return dict(zip(sizes, np.split(columns[by_image], ends), strict=True))
 
 
-def read_map(file: Path, size: tuple[int, int]) -> np.ndarray:
+def read_fixation_map(file: Path, size: tuple[int, int]) -> np.ndarray:
     """Fixations from a binary map: black, and of one other value where somebody looked.
 
     Args:
@@ -117,12 +115,9 @@ def read_map(file: Path, size: tuple[int, int]) -> np.ndarray:
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{file} is damaged: {error}.") from error
     pixels = pixels.max(axis=2) if pixels.ndim == 3 else pixels  # (H, W)
-    greatest = pixels.max()
-    looked_at = pixels > greatest // 2
-    if not lossy and np.any(pixels[looked_at] != greatest) | np.any(pixels[~looked_at] != 0):
+    if not lossy and np.any((pixels != 0) & (pixels != pixels.max())):
         raise UserError(f"{file} is not a binary map: expected black, and one other value where somebody looked.")
-    y, x = np.nonzero(looked_at)
-    return np.column_stack([x, y, np.full(len(x), UNKNOWN_OBSERVER)])
+    return lit_pixels(pixels).points
 
 
 # --- Saliency maps ----------------------------------------------------------------------------------------------------
@@ -162,17 +157,9 @@ def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> n
         sigma: standard deviation in pixels.
 
     Returns:
-        float32 (H, W), 0 to 255; what `scipy.ndimage.gaussian_filter` gives, scaled.
+        float32 (H, W), 0 to 255.
     """
-    counts = np.zeros(size, np.float32)
-    np.add.at(counts, (points[:, 1], points[:, 0]), 1)
-    # Only few rows hold a fixation. Blurring those alone, and then spreading them over the others in one product of
-    # matrices, takes a small part of the time that the whole image would.
-    rows = np.flatnonzero(counts.any(axis=1))
-    impulses = np.zeros((len(rows), size[0]), np.float32)
-    impulses[np.arange(len(rows)), rows] = 1
-    across, down = gaussian_filter1d(counts[rows], sigma), gaussian_filter1d(impulses, sigma)  # (rows, W), (rows, H)
-    blurred = down.T @ across  # (H, W)
+    blurred = gaussian_blur(count_map(points[:, 1::-1], size).astype(np.float32), sigma)
     return blurred * (255 / blurred.max())
 
 
@@ -232,6 +219,15 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
             thread_map(write, fixations, max_workers=os.cpu_count(), desc="Saliency maps", leave=False, disable=None)
         write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
     return blur
+
+
+def blur_of_made_maps(folder: Path) -> dict | None:
+    """The settings of the blur that `make_saliency` made a dataset's maps with; None where it made none."""
+    record = folder / "saliency" / RECORD
+    if not record.exists():
+        return None
+    made = _read_record(record)
+    return {key: made.get(key) for key in asdict(Blur())}
 
 
 def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder: Path) -> None:

@@ -26,7 +26,10 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Names other than this machine's are unknown, as without a network: no test reaches a real host."""
+    """In this process, names other than this machine's are unknown, as without a network.
+
+    It does not hold for other programs that tests start: `npm ci` fetches packages from where npm is told to.
+    """
     getaddrinfo = socket.getaddrinfo
 
     def resolve(host, *arguments, **options):

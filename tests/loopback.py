@@ -141,3 +141,36 @@ def short_range(handler, contents):
 
 def redirect(url: str):
     return lambda handler, contents: answer(handler, b"", 302, Location=url)
+
+
+def drip(handler, contents):
+    """Give a byte at a time, none of them late enough for a time-out."""
+    answer(handler, contents[:2], Content_Length=str(len(contents)))
+    _drip(handler)
+
+
+def drip_headers(handler, contents):
+    """Begin an answer, and never come to its end."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nServer: ")
+    _drip(handler)
+
+
+def _drip(handler) -> None:
+    for _ in range(100):  # Whoever waits for all of it fails, and does not hang.
+        handler.loopback.released.wait(0.02)
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+
+
+def without_end(handler, contents):
+    """The file, and then more and more, as a server may that has not said how much there will be."""
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(contents)
+    pour(handler)
+
+
+def pour(handler) -> None:
+    """Zeros, more than anyone should take."""
+    for _ in range(1000):
+        handler.wfile.write(bytes(1 << 16))

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 import checkpoint
 import model
+import msinet
+import weight_files
 from utils import UserError
 
 WIDTH = 0.125  # Narrow networks, so that many can be written and read.
@@ -60,6 +62,13 @@ def write_checkpoint(prefix, arrays):
     names = [name.replace("/kernel", "/weights").replace("/bias", "/biases") for name in arrays]
     names, values = [*names, "global_step"], [*map(tf.constant, arrays.values()), tf.constant(7)]
     tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values)
+
+
+def write_imagenet(path, encoder):
+    with h5py.File(path, "w") as file:
+        for name, values in encoder.items():
+            layer = "block{}_conv{}".format(*name.split("/")[1].removeprefix("conv").split("_"))
+            file[f"{layer}/{layer}_{'W' if values.ndim == 4 else 'b'}_1:0"] = values
 
 
 def encoder_of(arrays):
@@ -115,10 +124,7 @@ def test_keras_files_read_back(tmp_path, batch_norm, context, suffix):
 
 def test_imagenet_file_reads_back_with_red_and_blue_swapped(tmp_path, arrays):
     path = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    with h5py.File(path, "w") as file:
-        for name, values in encoder_of(arrays).items():
-            layer = "block{}_conv{}".format(*name.split("/")[1].removeprefix("conv").split("_"))
-            file[f"{layer}/{layer}_{'W' if values.ndim == 4 else 'b'}_1:0"] = values
+    write_imagenet(path, encoder_of(arrays))
     read = checkpoint.read_arrays(path)
     assert_equal(read, {**encoder_of(arrays), "conv1/conv1_1/kernel": arrays["conv1/conv1_1/kernel"][:, :, ::-1]})
 
@@ -296,3 +302,85 @@ def test_bundled_network_is_the_one_of_its_model_card():
     arrays = checkpoint.read_arrays(checkpoint.LITE_PATH)
     assert checkpoint.describe(arrays) == checkpoint.Architecture(0.25, "aspp", batch_norm=False)
     assert checkpoint.describe(arrays).variant == "lite"
+
+
+# --- What weights know about themselves -------------------------------------------------------------------------------
+
+KNOWN = checkpoint.Knowledge(
+    (48, 64),
+    "aspp",
+    "lite",
+    {
+        "osie": checkpoint.TrainedOn((48, 64), ("a", "b", "é\udcff"), ("c",), "1234"),
+        "cat2000": checkpoint.TrainedOn((24, 32), ("d/1",), (), "5678"),
+    },
+    0.2,
+    settings={"seed": 42, "scales": [1.0]},
+)
+
+
+@pytest.mark.parametrize("kind", ["run.weights.h5", "export.weights.h5", "half.npz", "model.keras", "folder"])
+def test_knowledge_reads_back_from_every_file_of_ours(tmp_path, arrays, kind):
+    path = tmp_path / kind
+    if kind == "half.npz":
+        checkpoint.save_arrays(path, arrays, KNOWN)
+    elif kind == "folder":
+        write_saved_model(path, arrays, "")
+        checkpoint.write_knowledge(path, KNOWN)
+    else:
+        network = model.build_model(width=WIDTH, seed=1)
+        if kind == "run.weights.h5":
+            checkpoint.save_checkpoint(network, path, {**KNOWN.to_json(), "history": [], "start": "anew"})
+        else:
+            (network.save if kind == "model.keras" else network.save_weights)(path)
+            checkpoint.write_knowledge(path, KNOWN)
+        again = model.build_model(width=WIDTH, seed=2)
+        again.load_weights(path)
+        np.testing.assert_array_equal(again.weights[0], network.weights[0])
+    assert checkpoint.read_knowledge(path) == KNOWN
+    assert checkpoint.read_arrays(path).keys() == arrays.keys()
+
+
+def test_files_without_knowledge_say_that_nothing_is_known(tmp_path, arrays):
+    checkpoint.save_arrays(tmp_path / "old.npz", arrays)
+    write_frozen_graph(tmp_path / "model.pb", arrays, model.CHANNELS_LAST)
+    checkpoint.save_checkpoint(model.build_model(width=WIDTH), tmp_path / "old.weights.h5", {"settings": {"seed": 1}})
+    for name in ("old.npz", "model.pb", "old.weights.h5"):
+        assert checkpoint.read_knowledge(tmp_path / name) is None
+        network = msinet.load(tmp_path / name, data="osie", device="cpu")
+        assert network.knowledge is None and network.input_size == (240, 320)
+        assert "training: not known" in repr(network) and "does not say how it was trained" in network.summary()
+        assert network.record()["knowledge"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"input_size": [48, 60]}, {"input_size": 48}, {"datasets": []}, {"datasets": {"osie": {}}}, {"settings": 1}],
+)
+def test_knowledge_that_cannot_be_is_one_line(tmp_path, arrays, change):
+    checkpoint.save_arrays(tmp_path / "x.npz", arrays)
+    weight_files.write_note(tmp_path / "x.npz", {**KNOWN.to_json(), **change})
+    with pytest.raises(UserError, match=r"x\.npz says of itself what cannot be"):
+        checkpoint.read_knowledge(tmp_path / "x.npz")
+
+
+def test_network_predicts_at_the_size_that_its_weights_were_trained_with(tmp_path, arrays):
+    path = tmp_path / "known.npz"
+    checkpoint.save_arrays(path, arrays, KNOWN)
+    for data, size in (("osie", (48, 64)), ("cat2000", (24, 32)), ("mit1003", (48, 64))):
+        network = msinet.load(path, data=data, device="cpu")
+        assert network.input_size == size and network.knowledge == KNOWN
+    assert "input 48×64, trained on osie (3 images, 1 validating) and cat2000 (1 images, 0" in repr(network)
+    assert network.record()["knowledge"]["datasets"]["osie"] == {"train": 3, "valid": 1, "sha256": "1234"}
+    other = msinet.load(path, data="osie", input_size=(16, 16), device="cpu")
+    assert other.input_size == (16, 16)
+    exported = checkpoint.knowledge_of(other)
+    assert exported.input_size == (16, 16) and exported.datasets == KNOWN.datasets
+    unknown = checkpoint.knowledge_of(msinet.from_arrays(arrays, (24, 32)))
+    assert (unknown.input_size, unknown.context, unknown.datasets) == ((24, 32), "aspp", {})
+
+
+def test_images_that_trained_are_known_by_name_and_dataset():
+    assert KNOWN.trained_on("osie", ["c", "b", "x", "a"]) == ["b", "a"]
+    assert KNOWN.trained_on("salicon", ["a"]) == [] and KNOWN.valid_names("salicon") == ()
+    assert KNOWN.valid_names("osie") == ("c",)

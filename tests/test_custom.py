@@ -56,8 +56,10 @@ def test_ten_photographs_with_fixations_train_a_network_whose_loss_falls(photogr
 
 def test_run_is_not_continued_with_maps_of_another_blur(photographs_with_fixations, tmp_path, capsys):
     assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "1", "--sigma", "3") == 0
+    maps = {file: file.read_bytes() for file in (photographs_with_fixations / "saliency").iterdir()}
     assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "2", "--sigma", "4") == 2
     assert "sigma was 3.0, now 4.0" in capsys.readouterr().err
+    assert maps == {file: file.read_bytes() for file in (photographs_with_fixations / "saliency").iterdir()}
 
 
 def test_evaluation_makes_missing_maps_too_and_keeps_those_of_training(photographs_with_fixations, tmp_path, capsys):
@@ -77,7 +79,7 @@ def test_evaluation_makes_missing_maps_too_and_keeps_those_of_training(photograp
     [
         (("--sigma", "3"), ["--sigma", "-d custom"]),
         (("--pixels-per-degree", "30"), ["--pixels-per-degree", "-d custom"]),
-        (("--input-size", "48", "64"), ["--input-size", "-d custom"]),
+        (("--valid-fraction", "0.1"), ["--valid-fraction", "-d custom"]),
     ],
 )
 def test_flags_of_ones_own_data_are_refused_with_other_data(flags, words, capsys):

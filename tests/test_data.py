@@ -1,5 +1,7 @@
 """Datasets: pairing, splits, geometry and batches."""
 
+import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +11,8 @@ from conftest import write
 from PIL import Image
 
 import data
-from data import DATASETS, Group, Sample
+from acquisition.datasets import DATASETS
+from data import Group, Sample
 from utils import UserError
 
 # First positions that `numpy.random.RandomState(42).shuffle(arange(n))` gives, written down once.
@@ -109,12 +112,17 @@ def test_incomplete_dataset_is_refused_with_the_numbers():
         data.split(samples_named(f"{i:04d}" for i in range(699)), DATASETS["osie"])
 
 
-def test_custom_split_is_seeded_and_complete():
-    samples = samples_named(f"{i:02d}" for i in range(10))
+def test_custom_split_depends_on_each_name_alone():
+    samples = samples_named(f"{i:03d}" for i in range(400))
     train, valid = data.split_custom(samples, 0.3)
-    assert (len(train), len(valid)) == (7, 3)
     assert sorted(train + valid, key=lambda s: s.name) == samples
-    assert data.split_custom(samples, 0.3) == (train, valid)
+    assert len(valid) == 111  # As every machine divides these names.
+    half = data.split_custom(samples[::2], 0.3)
+    assert set(half[0]) <= set(train) and set(half[1]) <= set(valid)
+    more = data.split_custom(samples_named([*(f"{i:03d}" for i in range(400)), "new", "résumé"]), 0.3)
+    assert set(train) <= set(more[0]) and set(valid) <= set(more[1])
+    assert set(valid) <= set(data.split_custom(samples, 0.4)[1])
+    assert data.position_of_name("re\u0301sume\u0301") == data.position_of_name("résumé")
 
 
 def test_custom_split_by_folders_wins_over_the_fraction():
@@ -137,9 +145,23 @@ def test_images_beside_the_folders_of_the_split_are_refused():
         data.split_custom(samples_named(["train/a", "val/c", "test/d", "x"]), 0.2)
 
 
-def test_one_folder_of_the_split_alone_is_split_at_random():
+def test_one_folder_of_the_split_alone_is_split_by_names():
     train, valid = data.split_custom(samples_named(["train/a", "train/b", "train/c"]), 0.3)
     assert (len(train), len(valid)) == (2, 1)
+
+
+def test_hashes_notice_other_names_and_changed_files_but_no_copy(tiny_dataset, tmp_path):
+    assert data.names_hash("ab", "c") == data.names_hash("ba", "c") != data.names_hash("a", "bc")
+    samples = data.pair_files(tiny_dataset(count=3))
+    before = data.files_hash(samples)
+    copy = shutil.copytree(samples[0].stimulus.parents[1], tmp_path / "copy")
+    assert data.files_hash(data.pair_files(copy)) == before
+    for sample in (samples[2].stimulus, samples[1].saliency):
+        contents = sample.read_bytes()
+        write(sample, contents[:-20] + bytes([contents[-20] ^ 1]) + contents[-19:])
+        assert data.files_hash(samples) != before
+        write(sample, contents)
+    assert data.files_hash(samples) == before
 
 
 # --- One's own files, checked by their headers ------------------------------------------------------------------------
@@ -189,6 +211,17 @@ def test_huge_photographs_are_measured_without_decoding_them(tmp_path):
     assert data.image_size(file) == (10_000, 15_000)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_pipe_in_place_of_an_image_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    # Something is in it, so that who reads it all the same fails and does not hang.
+    descriptor = os.open(tmp_path / "pipe.jpg", os.O_RDWR)
+    os.write(descriptor, bytes(10_000))
+    with pytest.raises(UserError, match="not a regular file"):
+        data.image_size(tmp_path / "pipe.jpg")
+    os.close(descriptor)
+
+
 # --- Batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -212,3 +245,12 @@ def test_batches_of_several_datasets_have_one_size_each():
         names = {s.name for s in batch.samples}
         assert names <= set("abcde") or names <= set("vwxyz")
         assert batch.size in ({(24, 32), (48, 64)} if names <= set("abcde") else {(40, 40), (32, 32), (72, 72)})
+
+
+def test_groups_by_shape_hold_every_sample_at_the_size_that_suits_its_photograph(tiny_dataset):
+    lying = data.pair_files(tiny_dataset("lying", count=3, height=48, width=64))
+    upright = data.pair_files(tiny_dataset("upright", count=2, height=64, width=48))
+    whole = data.Group([*lying, upright[0]], (48, 64)), data.Group(upright[1:], (48, 64))
+    groups = data.group_by_shape(whole, 240 * 320)
+    assert [(len(train.samples), train.size) for train, _ in groups] == [(3, (240, 320)), (1, (320, 240))]
+    assert [(len(valid.samples), valid.size) for _, valid in groups] == [(0, (240, 320)), (1, (320, 240))]

@@ -29,10 +29,16 @@ import model
 import msinet
 from config import DEMO_SIZES
 from phases import demo as serve
-from phases import export
+from phases.formats import node as node_packages
 from utils import UserError
 
 NO_WEBGL = ("--disable-gpu", "--disable-software-rasterizer")
+SOFTWARE_GPU = (
+    "--enable-unsafe-swiftshader", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+)  # fmt: skip
+TINY_SIZE = (24, 32)
+SLOW = "await new Promise((resolve) => setTimeout(resolve, 400));"
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
@@ -44,7 +50,7 @@ def node():
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    export.install_node_packages()
+    node_packages.install_node_packages()
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +200,49 @@ class Page:
         self.driver.find_element("id", "file").send_keys(str(path))
         self.wait(f"Number(document.getElementById('map').dataset.frames) > {before}")
 
+    def drop(self, *images: np.ndarray, name: str = "ABC", wait_ms: int = 0):
+        """Drop images on the page, named by the letters of `name`, one after the other."""
+        encoded = [base64.b64encode(tf.io.encode_png(image).numpy()).decode() for image in images]
+        files = [[f"{letter}.png", contents] for letter, contents in zip(name, encoded, strict=False)]
+        self.driver.execute_async_script(
+            """
+            const [files, milliseconds, done] = arguments;
+            const make = ([name, contents]) => new File(
+                [Uint8Array.from(atob(contents), (letter) => letter.charCodeAt(0))], name, {type: 'image/png'});
+            const transfers = files.map((file) => {
+                const transfer = new DataTransfer();
+                transfer.items.add(make(file));
+                return transfer;
+            });
+            const drop = () => {
+                document.dispatchEvent(new DragEvent('drop', {dataTransfer: transfers.shift(), cancelable: true}));
+                transfers.length ? setTimeout(drop, milliseconds) : done();
+            };
+            drop();
+            """,
+            files,
+            wait_ms,
+        )
+
+    def emulate_phone(self, on: bool = True):
+        """Be 390 by 844 points large, with a finger to point with; or as large as before, with a mouse."""
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": on})
+        size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        command = "Emulation.setDeviceMetricsOverride" if on else "Emulation.clearDeviceMetricsOverride"
+        self.driver.execute_cdp_cmd(command, size if on else {})
+
+    def violations(self) -> list[str]:
+        """What axe-core finds wrong for people who cannot see, hear or point well."""
+        axe = serve.DEMO_FOLDER / "node_modules" / "axe-core" / "axe.min.js"
+        self.run(f"if (!window.axe) {{ {axe.read_text(encoding='utf-8')} }}")
+        return self.driver.execute_async_script(
+            """
+            const done = arguments[0];
+            axe.run().then(({violations}) => done(
+                violations.map(({id, nodes}) => `${id}: ${nodes.map((node) => node.html).join(' ')}`)));
+            """
+        )
+
     def save(self, button: str, name: str) -> np.ndarray:
         """Press a button that downloads an image; returns it, int (H, W, 3)."""
         self.driver.find_element("css selector", button).click()  # Browsers want downloads to be the user's wish.
@@ -227,6 +276,28 @@ def expected_map(network, image: np.ndarray, size) -> np.ndarray:
     return np.round(images.crop_and_restore(network(padded)[0], image.shape[:2]).numpy()[..., 0]).astype(int)
 
 
+@contextmanager
+def serving_changed(folder: Path, target: Path, **replacements: tuple[str, str]):
+    """Serve a copy of the demo in which scripts are changed: `worker=("old", "new")`; yields the address."""
+    shutil.copytree(folder, target)
+    for script, (old, new) in replacements.items():
+        original = (target / f"{script}.js").read_text(encoding="utf-8")
+        assert old in original
+        (target / f"{script}.js").write_text(original.replace(old, new), encoding="utf-8")
+    with serving(target) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def slow_address(folder, tmp_path_factory):
+    """The demo with a network that takes 400 ms longer."""
+    target = tmp_path_factory.mktemp("slow") / "demo"
+    with serving_changed(
+        folder, target, worker=("  const maps = network", f"  {SLOW}\n  const maps = network")
+    ) as address:
+        yield address
+
+
 def assert_same_map(received: np.ndarray, expected: np.ndarray):
     assert received.shape == expected.shape
     assert np.ptp(expected) > 100  # It is a map, and no even surface.
@@ -248,7 +319,9 @@ def test_uploaded_pictures_map_equals_that_of_test(page, weights, photograph, tm
     assert main.main(["test", "-p", str(source), *fixed]) == 0
     expected = images.decode_image(tf.io.read_file(str(tmp_path / "images" / "my picture.png")), 1).numpy()[..., 0]
     page.upload(source)
-    assert_same_map(page.gray_map(), expected.astype(int))
+    received = page.gray_map()
+    assert_same_map(received, expected.astype(int))
+    assert np.abs(received - expected).max() <= 2  # A PNG has the same pixels for everyone; JPEG decoders differ.
 
 
 def test_each_quality_button_changes_the_size(page, network, sample):
@@ -265,11 +338,114 @@ def test_map_and_overlay_are_saved_at_the_pictures_own_size(page, network, photo
     image = photograph(150, 333, seed=5)
     page.upload(write(tmp_path / "holiday.png", tf.io.encode_png(image)))
     expected = expected_map(network, image, (240, 320))
+    page.click("input[value=heat]")
     page.run("const blend = document.getElementById('blend'); blend.value = 50; blend.oninput()")
     overlay = page.save("#save-overlay", "holiday_overlay.png")
     page.click("input[value=gray]")
     assert_same_map(page.save("#save-map", "holiday_map.png")[..., 0], expected)
     assert np.mean(np.abs(overlay - images.blend(image, expected.astype(np.float32))) <= 4) >= 0.99
+
+
+def test_glow_leaves_the_picture_where_nobody_would_look_and_heat_blends_as_test_does(page, network, photograph):
+    image = photograph(60, 100, seed=5)
+    page.drop(image)
+    page.wait("document.getElementById('map').width === 100")
+    values = page.pixels("map", "[100, 60]")  # RGB only: a glow's colours are those of the heat.
+    assert page.run("return document.getElementById('map').dataset.style") == "glow"
+    saliency = expected_map(network, image, (240, 320))
+    colors = matplotlib.colormaps["inferno"](saliency, bytes=True)[..., :3].astype(float)
+    page.run("const blend = document.getElementById('blend'); blend.value = 80; blend.oninput()")
+    alpha = 0.8 * saliency[..., None] / 255
+    glow = page.save("#save-overlay", "A_overlay.png")
+    assert np.mean(np.abs(glow - (image * (1 - alpha) + colors * alpha)) <= 4) >= 0.99
+    assert values.shape == image.shape
+    page.click("input[value=heat]")
+    page.wait("document.getElementById('map').dataset.style === 'heat'")
+    assert page.run("return [blend.value, blend.ariaValueText]") == ["50", "50 % map, 50 % picture"]
+    assert page.run("return getComputedStyle(document.getElementById('map')).opacity") == "0.5"
+    page.click("input[value=glow]")
+    page.wait("blend.value === '80'")
+
+
+def test_what_was_chosen_last_is_shown_saved_and_named_however_slow_the_network(
+    browser, slow_address, network, photograph
+):
+    browser.open(slow_address)
+    browser.wait_for_frames(1)
+    browser.run("""
+        window.wrong = [];
+        const watch = () => {
+            const [map, photo] = ['map', 'photo'].map((id) => document.getElementById(id));
+            if (map.style.visibility === '' && map.width !== photo.naturalWidth) {
+                window.wrong.push([map.width, photo.naturalWidth]);
+            }
+            requestAnimationFrame(watch);
+        };
+        watch();
+    """)
+    before = browser.frames()
+    first, second = photograph(800, 1200, seed=1), photograph(40, 90, seed=2)
+    browser.click("input[value=gray]")
+    browser.drop(first, second, name="AB", wait_ms=20)
+    saved = browser.save("#save-map", "B_map.png")
+    assert_same_map(saved[..., 0], expected_map(network, second, (240, 320)))
+    assert_same_map(browser.gray_map(), saved[..., 0])
+    assert not list(browser.downloads.glob("A_map*"))
+    browser.drop(second, first, second, name="CDE", wait_ms=150)  # The network is busy with one while others come.
+    browser.wait(f"Number(document.getElementById('map').dataset.frames) > {before + 1}")
+    browser.wait("document.getElementById('photo').alt.endsWith('E.png') && map.style.visibility === ''")
+    assert_same_map(browser.gray_map(), saved[..., 0])
+    assert browser.run("return window.wrong") == []
+
+
+def test_save_before_the_first_map_waits_for_it(browser, slow_address, network, sample):
+    browser.open(slow_address)
+    browser.wait("!document.getElementById('downloads').hidden")
+    assert browser.frames() == 0
+    browser.click("input[value=gray]")
+    saved = browser.save("#save-map", "example_map.png")
+    assert_same_map(saved[..., 0], expected_map(network, sample, (240, 320)))
+    assert browser.text("problem") == ""
+
+
+def test_film_is_predicted_frame_by_frame_with_its_rate_and_unmirrored(page):
+    page.driver.execute_async_script("""
+        const done = arguments[0];
+        const canvas = Object.assign(document.createElement('canvas'), {width: 160, height: 90});
+        const context = canvas.getContext('2d');
+        const painting = setInterval(() => {
+            context.fillStyle = `hsl(${performance.now() % 360} 80% 50%)`;
+            context.fillRect(0, 0, 160, 90);
+        }, 20);
+        const parts = [];
+        const recorder = new MediaRecorder(canvas.captureStream(25));
+        recorder.ondataavailable = ({data}) => parts.push(data);
+        recorder.onstop = () => {
+            clearInterval(painting);
+            const transfer = new DataTransfer();
+            transfer.items.add(new File(parts, 'film.webm', {type: 'video/webm'}));
+            document.dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, cancelable: true}));
+            done();
+        };
+        recorder.start();
+        setTimeout(() => recorder.stop(), 600);
+    """)
+    page.wait("!document.getElementById('video').hidden")
+    page.wait_for_frames(3)
+    assert page.run("return [video.videoWidth, video.videoHeight, video.loop]") == [160, 90, True]
+    assert page.text("rate").endswith("a second") and page.text("milliseconds").endswith("s")
+    assert page.run("return getComputedStyle(map).transform") == "none"
+    assert page.run("return document.getElementById('cameras').hidden") and page.text("camera") == "Use the webcam"
+    page.drop(np.zeros((30, 50, 3), np.uint8))
+    page.wait("document.getElementById('map').width === 50")
+    assert page.run("return document.getElementById('video').src") == ""
+
+
+def test_what_is_no_film_is_a_sentence_and_the_picture_stays(page, tmp_path):
+    page.driver.find_element("id", "file").send_keys(str(write(tmp_path / "film.webm", b"no film")))
+    page.wait("!document.getElementById('problem').hidden")
+    assert "no video that this browser can play" in page.text("problem")
+    page.wait("document.getElementById('map').height === 600")
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
@@ -296,6 +472,7 @@ def test_view_style_and_blend_change_what_is_seen(page):
     assert page.run(opacity) == "1"
     left, right = page.run("return ['seen', 'map'].map(id => document.getElementById(id).getBoundingClientRect().left)")
     assert right > left + 100
+    page.wait("document.getElementById('map').dataset.style === 'heat'")
     heat = page.pixels("map", "[source.width, source.height]")
     gray = page.gray_map()
     np.testing.assert_array_equal(heat, matplotlib.colormaps["inferno"](gray, bytes=True)[..., :3])
@@ -341,6 +518,27 @@ def test_live_picture_and_map_are_mirrored_alike_and_only_on_the_page(live):
     assert live.run(transforms) == ["none"] * 2
 
 
+def test_rear_camera_is_not_mirrored(page):
+    page.run("""
+        const {getSettings} = MediaStreamTrack.prototype;
+        MediaStreamTrack.prototype.getSettings = function () {
+            return {...getSettings.call(this), facingMode: 'environment'};
+        };
+    """)
+    page.click("#camera")
+    page.wait("!document.getElementById('video').hidden")
+    page.wait_for_frames(2)
+    assert page.run("return getComputedStyle(document.getElementById('map')).transform") == "none"
+
+
+def test_paused_camera_heeds_the_quality_buttons(live):
+    live.click("#pause")
+    for quality in (0, 1):
+        live.click(f"#sizes input[value='{quality}']")
+        live.wait_for_size(DEMO_SIZES[quality])
+    assert live.text("pause") == "Go on" and live.run("return document.getElementById('video').paused")
+
+
 def test_camera_shows_rate_and_choice_and_can_pause(live):
     live.wait_for_frames(3)
     assert live.text("rate").endswith("a second")
@@ -355,7 +553,11 @@ def test_camera_shows_rate_and_choice_and_can_pause(live):
 
 
 def test_leaving_the_camera_returns_to_the_picture(live):
+    assert live.text("camera") == "Stop the webcam"
     live.click("#camera")
+    assert live.text("camera") == "Use the webcam"
+    overlay = live.save("#save-overlay", "example_overlay.png")  # At once, before its map is there again.
+    assert overlay.shape == (600, 512, 3) and live.text("problem") == ""
     live.wait("document.getElementById('map').height === 600")
     assert live.run("return document.getElementById('video').srcObject") is None
 
@@ -437,17 +639,98 @@ def test_without_webassembly_the_page_computes_in_javascript_and_says_so(browser
         assert_same_map(browser.gray_map(), expected_map(network, sample, DEMO_SIZES[0]))
 
 
-def test_software_webgl_is_used_only_on_request(start_browser, address, network, sample):
-    with start_browser("--enable-unsafe-swiftshader") as page:
-        page.open(address)
-        page.wait_for_frames(1)
-        assert page.run("return document.getElementById('backend').dataset.backend") == "wasm"
-        page.click("#sizes input[value='1']")
-        page.wait_for_size(DEMO_SIZES[1])
-        page.run("backends.value = 'webgl'; backends.onchange()")
-        page.wait("document.getElementById('backend').dataset.backend === 'webgl'")
-        page.wait_for_frames(1)
-        assert_same_map(page.gray_map(), expected_map(network, sample, DEMO_SIZES[1]))
+@pytest.fixture(scope="module")
+def software_gpu(start_browser):
+    """A browser with a GPU that is emulated in software, which takes seconds for a map."""
+    with start_browser(*SOFTWARE_GPU) as page:
+        page.driver.set_script_timeout(180)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A network that such a GPU can compute."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
+    np.savez(path, **checkpoint.arrays_of(model.build_model(width=0.125, seed=1)))
+    return msinet.load(path, input_size=TINY_SIZE)
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(node, tiny, tmp_path_factory):
+    """The demo of that network, at tiny sizes only, and without measuring WebGPU, which starts slowly in software."""
+    folder = tmp_path_factory.mktemp("tiny") / "demo"
+    serve.write_demo(folder, [tiny], main.sample_photograph())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["sizes"] = [TINY_SIZE for _ in DEMO_SIZES]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    script = (folder / "network.js").read_text(encoding="utf-8")
+    script = script.replace('["wasm", "webgl", "webgpu"]', '["wasm", "webgl"]').replace("15_000", "150_000")
+    (folder / "network.js").write_text(script, encoding="utf-8")
+    return folder
+
+
+BACKEND = "document.getElementById('backend').dataset.backend"
+
+
+def test_software_webgl_is_used_only_on_request(software_gpu, tiny_folder, tiny, sample):
+    with serving(tiny_folder) as address:
+        software_gpu.open(address)
+        software_gpu.wait("document.getElementById('measured').textContent")
+        assert software_gpu.text("measured").startswith("Measured at 24 × 32: WebGL ")
+        assert software_gpu.text("measured").count(" ms") + software_gpu.text("measured").count(" s") == 2
+        assert software_gpu.run(f"return {BACKEND}") == "wasm"
+        software_gpu.run("backends.value = 'webgl'; backends.onchange()")
+        software_gpu.wait(f"{BACKEND} === 'webgl'")
+        software_gpu.wait_for_frames(1)
+        assert_same_map(software_gpu.gray_map(), expected_map(tiny, sample, TINY_SIZE))
+
+
+def test_backend_that_is_measured_to_be_faster_takes_over(software_gpu, tiny_folder, tmp_path, tiny, sample):
+    maps = "  const maps = network"
+    slow_wasm = f"  if (tf.getBackend() === 'wasm') {SLOW.replace('400', '5000')}\n{maps}"
+    with serving_changed(tiny_folder, tmp_path / "demo", worker=(maps, slow_wasm)) as address:
+        software_gpu.open(address)
+        software_gpu.wait_for_frames(1)
+        assert software_gpu.run(f"return {BACKEND}") == "wasm"
+        software_gpu.wait(f"{BACKEND} === 'webgl'")
+        software_gpu.click("#sizes input[value='0']")
+        software_gpu.wait_for_frames(1)
+        assert_same_map(software_gpu.gray_map(), expected_map(tiny, sample, TINY_SIZE))
+
+
+def test_webgpu_gives_the_same_map(software_gpu, tiny_folder, tiny):
+    height, width = TINY_SIZE
+    with serving(tiny_folder) as address:
+        software_gpu.open(address + "?backend=wasm")
+        answer = software_gpu.driver.execute_async_script(f"""
+            const done = arguments[0];
+            const predict = async () => {{
+                if (!(await navigator.gpu?.requestAdapter())) {{
+                    return null;
+                }}
+                const {{Network}} = await import('./network.js');
+                const network = new Network();
+                const config = await (await fetch('config.json')).json();
+                await network.load(config, config.networks[0], ['webgpu']);
+                const photograph = await (await fetch('example.jpg')).blob();
+                const [resizeWidth, resizeHeight] = [{width}, {height}];
+                const small = await createImageBitmap(photograph, {{resizeWidth, resizeHeight}});
+                const context = new OffscreenCanvas({width}, {height}).getContext('2d');
+                context.drawImage(small, 0, 0);
+                const pixels = context.getImageData(0, 0, {width}, {height}).data;
+                const content = {{source: small, size: [{height}, {width}], style: 'gray', live: true}};
+                const {{result}} = await network.ask('predict', content, [small]);
+                return [network.backend, [...pixels], [...result.values]];
+            }};
+            predict().then(done, (error) => done(String(error)));
+        """)
+    if answer is None:
+        pytest.skip("WebGPU does not start in this Chromium: untried")
+    backend, pixels, values = answer
+    image = np.array(pixels, np.uint8).reshape(*TINY_SIZE, 4)[..., :3]
+    expected = np.round(255 * tiny(image[None].astype(np.float32)).numpy()[0, ..., 0]).astype(int)
+    assert backend == "webgpu"
+    assert_same_map(np.array(values).reshape(TINY_SIZE), expected)
 
 
 def test_backend_that_does_not_run_here_is_named_and_replaced(browser, address):
@@ -455,6 +738,108 @@ def test_backend_that_does_not_run_here_is_named_and_replaced(browser, address):
     browser.wait_for_frames(1)
     assert browser.text("notice") == "WebGL does not run here."
     assert browser.run("return document.getElementById('backend').dataset.backend") == "wasm"
+
+
+def test_backend_whose_file_is_missing_is_named_with_it(browser, folder, tmp_path):
+    copy = tmp_path / "demo"
+    shutil.copytree(folder, copy)
+    (copy / "tensorflow" / "tf-backend-cpu.es2017.min.js").unlink()
+    with serving(copy) as address:
+        browser.open(address + "?backend=cpu")
+        browser.wait_for_frames(1)
+    assert browser.text("notice") == (
+        "JavaScript cannot be used: tensorflow/tf-backend-cpu.es2017.min.js is missing (404)."
+    )
+    assert browser.run("return document.getElementById('backend').dataset.backend") == "wasm"
+
+
+def test_backend_that_cannot_be_fetched_leaves_the_one_that_works(browser, folder, tmp_path, weights):
+    serve.write_demo(tmp_path / "demo", [msinet.load(weights)], main.sample_photograph())
+    with serving(tmp_path / "demo") as address:
+        browser.open(address)
+        browser.wait_for_frames(1)
+    browser.run("backends.value = 'cpu'; backends.onchange()")
+    browser.wait("!document.getElementById('problem').hidden")
+    assert "cannot be fetched (offline?)" in browser.text("problem")
+    assert browser.run("return [backends.value, backend.dataset.backend]") == ["wasm", "wasm"]
+    browser.click("#sizes input[value='0']")
+    browser.wait_for_size(DEMO_SIZES[0])
+
+
+# --- Design -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_words_are_cut_or_wrapped(page):
+    cut = """
+        const fields = [...document.querySelectorAll('.choices span, .primary span, .row button')];
+        return fields.filter((field) => {
+            const range = document.createRange();
+            range.selectNodeContents(field);
+            const [text, box] = [range.getBoundingClientRect(), field.closest('label, button').getBoundingClientRect()];
+            const line = 1.6 * parseFloat(getComputedStyle(field).fontSize);
+            return text.left < box.left || text.right > box.right || text.height > line;
+        }).map((field) => field.textContent);
+    """
+    for name in ("network", "backend"):
+        assert page.run(f"return {name}.scrollWidth <= {name}.clientWidth")
+    assert page.text("network") == "lite: lite.npz"
+    assert page.run(cut) == []
+    page.emulate_phone()
+    try:
+        assert page.run(cut) == []
+    finally:
+        page.emulate_phone(False)
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60)], ids=["landscape", "portrait"])
+def test_phone_has_room_for_fingers_and_the_controls_on_the_first_screen(page, shape):
+    page.emulate_phone()
+    try:
+        page.drop(np.zeros((*shape, 3), np.uint8))
+        page.wait(f"document.getElementById('map').width === {shape[1]}")
+        for view in ("beside", "over"):
+            page.click(f"input[value={view}]")
+            places = """
+                return ['#camera', '#choose', '#sizes', 'input[name=view]', 'input[name=style]', '#blend', '#map']
+                    .map((name) => document.querySelector(name).getBoundingClientRect().bottom);
+            """
+            assert max(page.run(places)) <= 844
+        assert page.run("return document.documentElement.scrollWidth") <= 390
+        small = """
+            const kinds = 'button, select, summary, .choices label, input[type=range]';
+            const targets = [...document.querySelectorAll(kinds)];
+            return targets.filter((target) => target.checkVisibility() && target.getBoundingClientRect().height < 44)
+                .map((target) => target.outerHTML);
+        """
+        page.run("document.querySelector('details').open = true")
+        assert page.run(small) == []
+        assert not page.run("return document.querySelector('.hint').checkVisibility()")  # Fingers drop nothing.
+    finally:
+        page.emulate_phone(False)
+    assert page.run("return document.querySelector('.hint').checkVisibility()")
+
+
+def test_axe_finds_nothing_in_any_state(page):
+    page.run("document.querySelector('details').open = true")
+    assert page.violations() == []
+    page.click("input[value=beside]")
+    page.run("document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: new DataTransfer()}))")
+    page.driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    assert page.violations() == []
+    page.click("#camera")
+    page.wait("document.getElementById('panes').hasAttribute('data-mirrored')")
+    page.click("#pause")
+    page.emulate_phone()
+    try:
+        assert page.violations() == []
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        page.run("document.getElementById('notice').hidden = false; notice.textContent = 'WebGL does not run here.'")
+        page.run("document.getElementById('problem').hidden = false; problem.textContent = 'No camera was found.'")
+        assert page.violations() == []
+    finally:
+        page.emulate_phone(False)
 
 
 # --- The folder and the server ----------------------------------------------------------------------------------------
@@ -481,7 +866,7 @@ def test_geometry_equals_that_of_test(node, tmp_path):
         saliency.tofile(tmp_path / "map")
         numbers = [str(number) for number in (height, width, *size)]
         command = ["node", "--input-type=module", "--eval", script, "--", str(tmp_path), *numbers]
-        subprocess.run(command, cwd=export.DEMO_FOLDER, check=True)
+        subprocess.run(command, cwd=node_packages.DEMO_FOLDER, check=True)
         padded = np.fromfile(tmp_path / "padded", np.float32).reshape(*size, 3)
         restored = np.fromfile(tmp_path / "restored", np.float32).reshape(height, width, 1)
         np.testing.assert_allclose(padded, images.resize_and_pad(image[..., :3], size, images.IMAGE_PADDING), atol=1e-3)
@@ -510,19 +895,88 @@ def test_server_names_types_isolates_the_page_and_serves_only_the_folder(address
         assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
     (folder.parent / "secret").write_text("x")
-    for path in ("/network0/", "/tensorflow/", "/../secret", "/%2e%2e/secret", "/main.py", "/predict.mjs"):
+    for path in (
+        "/network0/",
+        "/tensorflow/",
+        "/../secret",
+        "/%2e%2e/secret",
+        "/main.py",
+        "/predict.mjs",
+        "/config.json%00.html",
+        "/%ff",
+    ):
         assert get(path).status == 404
 
 
 def test_static_folder_works_on_any_web_server(browser, folder, network, sample):
-    class Plain(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
     with serving(folder, Plain) as address:
         browser.open(address)
         browser.wait_for_frames(1)
         assert_same_map(browser.gray_map(), expected_map(network, sample, (240, 320)))
+
+
+class Plain(http.server.SimpleHTTPRequestHandler):
+    """Any web server: no headers of ours."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_browsers_that_leave_early_are_no_trouble(folder, capfd):
+    with serve.make_server(folder, 0) as server:
+        for error, words in ((ConnectionResetError("gone"), ""), (ZeroDivisionError("a fault"), "a fault")):
+            try:
+                raise error
+            except Exception:
+                server.handle_error(None, ("127.0.0.1", 1))
+            written = capfd.readouterr().err
+            assert words in written and bool(words) == bool(written)
+
+
+def test_static_folder_works_behind_a_path_and_in_a_frame(browser, folder, tmp_path, network, sample):
+    shutil.copytree(folder, tmp_path / "site" / "saliency")
+    with serving(tmp_path / "site", Plain) as address:
+        frames = "".join(f"<iframe id={name} src={address}saliency/ {rights} width=800 height=700></iframe>"
+                         for name, rights in (("with", "allow=camera"), ("without", "")))  # fmt: skip
+        write(tmp_path / "blog" / "index.html", f"<!doctype html>{frames}".encode())
+        with serving(tmp_path / "blog", Plain) as blog:
+            browser.open(blog)
+            browser.driver.switch_to.frame("with")
+            browser.wait_for_frames(1)
+            assert_same_map(browser.gray_map(), expected_map(network, sample, (240, 320)))
+            browser.click("#camera")
+            browser.wait("document.getElementById('panes').hasAttribute('data-mirrored')")
+            browser.driver.switch_to.default_content()
+            browser.driver.switch_to.frame("without")
+            browser.wait("document.getElementById('map').dataset.frames")
+            browser.click("#camera")
+            browser.wait("!document.getElementById('problem').hidden")
+            assert 'its frame needs allow="camera"' in browser.text("problem")
+            browser.open("about:blank")
+
+
+def test_static_folder_opens_offline_on_the_second_visit(browser, folder, tmp_path, network, sample):
+    shutil.copytree(folder, tmp_path / "saliency")
+    with serving(tmp_path, Plain) as address:
+        browser.open(f"{address}saliency/")
+        browser.wait_for_frames(1)
+        browser.driver.execute_async_script("navigator.serviceWorker.ready.then(() => arguments[0]())")
+        browser.open("about:blank")
+    browser.open(f"{address}saliency/?backend=wasm")
+    browser.wait_for_frames(1)
+    assert_same_map(browser.gray_map(), expected_map(network, sample, (240, 320)))
+    browser.run("backends.value = 'cpu'; backends.onchange()")
+    browser.wait("document.getElementById('backend').dataset.backend === 'cpu'")
+
+
+def test_served_page_is_not_kept_offline_and_static_keeps_its_first_network_only(folder, weights, tmp_path):
+    both = [msinet.load(weights), msinet.load(weights)]
+    for offline in (False, True):
+        serve.write_demo(tmp_path / "demo", both, main.sample_photograph(), offline=offline)
+        config = json.loads((tmp_path / "demo" / "config.json").read_text(encoding="utf-8"))
+        assert ("offline" in config) == offline
+    assert {"config.json", "index.html", "network0/model.json"} < set(config["offline"])
+    assert not [name for name in config["offline"] if name.startswith("network1/")]
 
 
 def test_folder_of_something_else_is_never_replaced(node, weights, tmp_path, capsys):
@@ -615,11 +1069,14 @@ def test_lock_file_names_no_registry():
 
 
 def test_taken_port_is_a_clear_error(folder, weights, tmp_path, capsys):
+    config = write(tmp_path / "demo" / "config.json", b"of the server that has the port")
     with serve.make_server(folder, 0) as server:
         port = str(server.server_address[1])
         arguments = ["demo", "--weights", str(weights), "--port", port, "--no-browser", "--results", str(tmp_path)]
         assert main.main(arguments) == 2
     assert port in capsys.readouterr().err
+    assert [file.name for file in config.parent.iterdir()] == ["config.json"]
+    assert config.read_bytes() == b"of the server that has the port"
 
 
 def test_every_control_has_a_name_and_takes_the_keyboard(page):

@@ -7,12 +7,13 @@ from scipy.optimize import approx_fprime
 from scipy.special import logsumexp
 
 from scoring import density, metrics
+from scoring import fitted as fitting
 from utils import UserError
 
 
 def smooth_map(seed, shape=(24, 32), sigma=3):
     """A random map from 0 to 1 with structure."""
-    return density.stretched(gaussian_filter(np.random.default_rng(seed).random(shape), sigma))
+    return fitting.stretched(gaussian_filter(np.random.default_rng(seed).random(shape), sigma))
 
 
 def draw(log_density, count, seed):
@@ -108,23 +109,23 @@ def test_gold_standard_finds_the_width_of_what_observers_share():
 @pytest.fixture
 def small_grid(monkeypatch):
     """Fit on as many cells as the maps here have pixels, so that no resizing hides a difference."""
-    monkeypatch.setattr(density, "FIT_CELLS", 24)
+    monkeypatch.setattr(fitting, "FIT_CELLS", 24)
 
 
 @pytest.fixture
 def truth():
     """A density with a curve, a blur and a centre bias that are not the initial ones."""
-    curve = 0.05 + density.CURVE_AT**2
-    return density.FittedDensity(0.05, curve, -2 * np.linspace(0, 1, density.CENTRE_KNOTS) ** 2, 1.5)
+    curve = 0.05 + fitting.CURVE_AT**2
+    return fitting.FittedDensity(0.05, curve, -2 * np.linspace(0, 1, fitting.CENTRE_KNOTS) ** 2, 1.5)
 
 
 def test_likelihood_is_that_of_the_fitted_density_and_its_gradient_that_of_finite_differences(small_grid, truth):
     maps = [smooth_map(seed, (24, 24)) for seed in range(3)]
     fixations = [draw(truth.log_density(m), 50, seed) for seed, m in enumerate(maps)]
-    loss, start = density.likelihood_loss(maps, [density.relative(f, (24, 24)) for f in fixations])
+    loss, start = fitting.likelihood_loss(maps, [density.relative(f, (24, 24)) for f in fixations])
     parameters = start + np.random.default_rng(0).normal(0, 0.2, start.shape)
     parameters[0] = np.log(0.06)
-    fitted = density.unpack(parameters)
+    fitted = fitting.unpack(parameters)
     likelihoods = [fitted.log_density(m)[tuple(f.T)] for m, f in zip(maps, fixations, strict=True)]
     value, gradient = loss(parameters)
     assert value == pytest.approx(-np.log(24**2) - np.mean(likelihoods), abs=1e-4)
@@ -137,7 +138,7 @@ def test_fit_recovers_known_parameters_and_gains_information_on_other_images(sma
     maps = [smooth_map(seed, (24, 24)) for seed in range(40)]
     fixations = [draw(truth.log_density(m), 300, seed) for seed, m in enumerate(maps)]
     positions = [density.relative(f, (24, 24)) for f in fixations]
-    fitted, before, after = density.fit_density(maps[:30], positions[:30])
+    fitted, before, after = fitting.fit_density(maps[:30], positions[:30])
     assert after > before + 0.1
     assert fitted.blur == pytest.approx(truth.blur, rel=0.35)
     assert fitted.ratio == pytest.approx(truth.ratio, rel=0.35)
@@ -168,7 +169,7 @@ def test_fitted_likelihood_is_never_below_that_of_the_default_density(small_grid
     of = {"default": lambda m: m, "inverted": lambda m: m.max() - m, "uniform": np.ones_like}
     maps = [forms[shape](smooth_map(seed, (24, 24))) for seed in range(6)]
     fixations = [draw(density.default_log_density(of[draw_from](m)), 30, seed) for seed, m in enumerate(maps)]
-    fitted, before, after = density.fit_density(maps, [density.relative(f, (24, 24)) for f in fixations])
+    fitted, before, after = fitting.fit_density(maps, [density.relative(f, (24, 24)) for f in fixations])
     likelihoods = {
         name: np.mean([log_density(m)[tuple(f.T)] for m, f in zip(maps, fixations, strict=True)])
         for name, log_density in (("default", density.default_log_density), ("fitted", fitted.log_density))
@@ -181,12 +182,12 @@ def test_fitted_likelihood_is_never_below_that_of_the_default_density(small_grid
 def test_fitted_density_is_monotone_and_normalised_at_any_size(truth):
     for shape in ((48, 64), (30, 20)):
         assert abs(logsumexp(truth.log_density(smooth_map(1, shape) * 255))) < 1e-9
-    assert (np.diff(density.unpack(np.random.default_rng(0).normal(size=34)).curve) > 0).all()
+    assert (np.diff(fitting.unpack(np.random.default_rng(0).normal(size=34)).curve) > 0).all()
 
 
 def test_fitted_density_survives_its_file(tmp_path, truth):
     truth.save(tmp_path / "density.json")
-    loaded = density.FittedDensity.load(tmp_path / "density.json")
+    loaded = fitting.FittedDensity.load(tmp_path / "density.json")
     np.testing.assert_array_equal(loaded.log_density(smooth_map(2)), truth.log_density(smooth_map(2)))
 
 
@@ -196,7 +197,7 @@ def test_other_files_are_clear_errors(tmp_path, contents):
     if contents is not None:
         path.write_text(contents, encoding="utf-8")
     with pytest.raises(UserError, match=r"density\.json.*--fit"):
-        density.FittedDensity.load(path)
+        fitting.FittedDensity.load(path)
 
 
 # --- Maps for metrics -------------------------------------------------------------------------------------------------

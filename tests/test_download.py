@@ -3,6 +3,7 @@
 import csv
 import errno
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -27,13 +28,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tiny_archives import COUNT, HEIGHT, WIDTH, zip_of
 
+import config
 import data
 import download
 import images
 import main
-from acquisition import archives, convert, transfer
-from config import DIMS
-from utils import DownloadError
+from acquisition import archives, build, convert, datasets, drive, hosts, readers, transfer
+from acquisition.datasets import DATASETS
+from utils import DownloadError, NoSpaceError
 
 ROOT = Path(__file__).parents[1]
 CONTENTS = b"PK" + np.random.default_rng(0).bytes(300_000)
@@ -60,18 +62,16 @@ def tiny(server, monkeypatch):
     """
 
     def make(name, change=lambda members: None):
-        row, members = download.SOURCES[name], tiny_archives.MAKERS[name]()
+        row, members = DATASETS[name], tiny_archives.MAKERS[name]()
         change(members)
         files = [zip_of(m) if isinstance(m, dict) else m for m in members]
         rows = tuple(
             replace(archive, urls=(server.serve(f"/{archive.file}", file),), md5=None, member_md5={})
             for archive, file in zip(row.archives, files, strict=True)
         )
-        monkeypatch.setitem(download.SOURCES, name, replace(row, archives=rows, images=COUNT))
-        parts = (2, 2) if name in ("salicon", "cat2000") else (3, 1)
-        spec = replace(data.DATASETS[name], train=parts[0], valid=parts[1], categories=2 if name == "cat2000" else 1)
-        monkeypatch.setitem(data.DATASETS, name, spec)
-        monkeypatch.setitem(DIMS, name, (48, 64))
+        train, valid = (2, 2) if name in ("salicon", "cat2000") else (3, 1)
+        parts = {"train": train, "valid": valid, "categories": 2 if name == "cat2000" else 1}
+        monkeypatch.setitem(DATASETS, name, replace(row, archives=rows, input_size=(48, 64), **parts))
         return files
 
     return make
@@ -92,7 +92,8 @@ def fails(name, folder, *words, source=None) -> str:
     with pytest.raises(DownloadError) as error:
         download.dataset(name, folder, source)
     assert all(word in str(error.value) for word in words), error.value
-    assert "\n" not in str(error.value)
+    first, *others = str(error.value).split("\n")
+    assert len(first) < 400 and all(line.startswith("  ") for line in others)
     assert not (folder / name).exists()
     return str(error.value)
 
@@ -100,35 +101,82 @@ def fails(name, folder, *words, source=None) -> str:
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
-def test_table_has_every_dataset_with_the_images_of_its_split():
-    assert download.SOURCES.keys() == data.DATASETS.keys() == convert.READERS.keys() == download.NETWORKS.keys()
-    for name, row in download.SOURCES.items():
-        assert row.images == data.DATASETS[name].train + data.DATASETS[name].valid
-        assert row.citation and row.terms and row.observers
-
-
 def test_table_for_the_readme_has_a_row_for_each_dataset(capsys):
     assert main.main(["download", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("`")[1] for line in lines[2:]] == list(download.SOURCES)
+    assert [line.split("`")[1] for line in lines[2:]] == list(DATASETS)
     assert all(line.count("|") == 7 for line in lines)
 
 
 def test_chapter_on_datasets_has_the_table():
-    assert download.table() in (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert datasets.table() in (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
 
 
 def test_keras_vgg16_has_the_checksum_that_keras_verifies():
     from keras.src.applications import vgg16
 
-    assert download.KERAS_VGG16.urls == (vgg16.WEIGHTS_PATH_NO_TOP,)
-    assert download.KERAS_VGG16.md5 in Path(vgg16.__file__).read_text(encoding="utf-8")
+    assert datasets.KERAS_VGG16.urls == (vgg16.WEIGHTS_PATH_NO_TOP,)
+    assert datasets.KERAS_VGG16.md5 in Path(vgg16.__file__).read_text(encoding="utf-8")
 
 
 def test_only_a_known_checksum_stands_in_for_a_certificate():
-    rows = [archive for source in download.SOURCES.values() for archive in source.archives]
+    rows = [archive for source in DATASETS.values() for archive in source.archives]
     assert [a.file for a in rows if a.certificate_is_invalid] == ["salObj.zip"]
     assert all(archive.md5 for archive in rows if archive.certificate_is_invalid)
+
+
+def test_another_dataset_is_one_row_and_a_reader(server, tmp_path, monkeypatch, capsys):
+    members = {f"office/photos/{i}.png": tiny_archives.encode(tiny_archives.photograph(i), "PNG") for i in range(COUNT)}
+    gaze = {str(i): np.concatenate(tiny_archives.fixations(i)).tolist() for i in range(COUNT)}
+    members["office/gaze.json"] = json.dumps(gaze).encode()
+
+    def read(raw):
+        gaze = json.loads((raw / "gaze.json").read_text(encoding="utf-8"))
+        return {
+            name: lambda points=points: readers.Fixations(np.insert(points, 2, 0, axis=1))
+            for name, points in gaze.items()
+        }
+
+    row = datasets.Dataset(
+        title="People at work",
+        archives=(
+            datasets.Archive(
+                "office.zip",
+                (server.serve("/office.zip", zip_of(members)),),
+                ((r"photos/(\d+)\.png", r"stimuli/\1.png"), (r"gaze\.json", "raw/gaze.json")),
+            ),
+        ),
+        input_size=(48, 64),
+        train=3,
+        valid=1,
+        reader=read,
+        observers="1",
+        terms="none",
+        citation="Nobody: At Work. 2000.",
+        sigma=4,
+    )
+    monkeypatch.setitem(DATASETS, "office", row)
+    monkeypatch.setattr(server, "requests", [])
+    flags = ("-d", "office", "-p", str(tmp_path / "data"))
+    results = ("--results", str(tmp_path / "results"))
+
+    assert main.main(["download", *flags]) == 0
+    start = ("--init", "scratch", "--variant", "lite", "--epochs", "1", "--batch-size", "3")
+    assert main.main(["train", *flags, *results, *start]) == 0
+    assert main.main(["evaluate", *flags, *results]) == 0
+    assert [path for path, _ in server.requests] == ["/office.zip"]
+    (summary,) = (tmp_path / "results").rglob("summary.json")
+    assert "NSS" in summary.read_text(encoding="utf-8")
+    assert main.main(["download", "--list"]) == 0
+    assert "| `office` (People at work) | 4 | 1 |" in capsys.readouterr().out
+    assert main.main(["download", "-d", "office", "--weights", "-p", str(tmp_path)]) == 2
+    assert "no network was published" in capsys.readouterr().err
+
+
+def test_size_of_the_networks_input_is_the_published_one_unless_config_says_another(monkeypatch):
+    assert datasets.input_size("osie") == (240, 320)
+    monkeypatch.setitem(config.DIMS, "osie", (48, 64))
+    assert datasets.input_size("osie") == (48, 64)
 
 
 # --- Seven formats ----------------------------------------------------------------------------------------------------
@@ -147,7 +195,7 @@ def lite_network():
 @pytest.mark.parametrize("name", tiny_archives.MAKERS)
 def test_dataset_goes_from_its_archives_to_a_training_step(name, tiny, tmp_path, lite_network):
     tiny(name)
-    train, valid = data.load_groups(name, tmp_path, DIMS[name])
+    train, valid = data.load_groups(name, tmp_path, datasets.input_size(name))
     assert len(train.samples) + len(valid.samples) == COUNT
     stimuli, truths = next(iter(images.load_batches([data.Batch(train.samples, train.size)])))
     assert stimuli.shape == (len(train.samples), 48, 64, 3) and truths.numpy().max() > 0
@@ -301,6 +349,7 @@ def test_trouble_that_passes_is_waited_for(fetch, fault):
         (lambda handler, contents: loopback.answer(handler, b"not a zip"), "something else"),
         (redirect("file:///etc/passwd"), "not fetched"),
         (redirect("ftp://127.0.0.1/file.zip"), "not fetched"),
+        (redirect("http://[bad"), "not fetched"),
     ],
 )
 def test_trouble_that_stays_is_named_at_once(server, tmp_path, fault, words):
@@ -322,6 +371,66 @@ def test_trouble_without_end_is_given_up_after_some_attempts(server, tmp_path, m
     with pytest.raises(DownloadError, match=words):
         transfer.fetch([url], tmp_path / "file.zip")
     assert transfer.ATTEMPTS <= len(server.requests) <= transfer.ATTEMPTS + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(loopback.drip, "less than 32,768 bytes within"), (loopback.drip_headers, "no complete answer")],
+)
+def test_server_that_gives_a_byte_a_second_is_given_up(server, tmp_path, monkeypatch, fault, words):
+    monkeypatch.setattr(transfer, "SLOWEST_SECONDS", 0.1)
+    url = server.serve("/file.zip", CONTENTS, *[fault] * 20)
+    with pytest.raises(DownloadError, match=words):
+        transfer.fetch([url], tmp_path / "file.zip")
+    assert len(server.requests) == transfer.ATTEMPTS
+
+
+def test_server_that_gives_a_byte_a_connection_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "OVERLAP", 1)
+
+    def one_more(handler, contents):
+        start = loopback.first_byte(handler) or 0
+        headers = {"Content_Length": str(len(contents) - start), "ETag": '"x"'}
+        headers |= {"Content_Range": loopback.content_range(start, contents)}
+        loopback.answer(handler, contents[start : start + 3], 206 if start else 200, **headers)
+
+    url = server.serve("/file.zip", CONTENTS, *[one_more] * 100)
+    with pytest.raises(DownloadError, match="without progress"):
+        transfer.fetch([url], tmp_path / "file.zip")
+    assert len(server.requests) == transfer.ATTEMPTS
+
+
+def test_body_without_end_leaves_the_reserve_of_the_disk_free(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "BETWEEN_LOOKS", 1_000_000)
+    part, usage, room = tmp_path / "file.zip.part", shutil.disk_usage(tmp_path), transfer.RESERVE + 3_000_000
+    sizes = []
+
+    def shrinking(path):
+        sizes.append(part.stat().st_size)
+        return usage._replace(free=room - sizes[-1])
+
+    monkeypatch.setattr(shutil, "disk_usage", shrinking)
+    url = server.serve("/file.zip", CONTENTS, loopback.without_end)
+    with pytest.raises(NoSpaceError, match="of which 100 must stay so"):
+        transfer.fetch([url], tmp_path / "file.zip")
+    assert 2_900_000 < max(sizes) < 4_100_000
+    assert part.stat().st_size < 100_000, "what has no end is of no use to the next run"
+
+
+def test_body_that_exceeds_the_size_it_was_to_have_is_cut_off(server, tmp_path, monkeypatch):
+    def longer(handler, contents):
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 0-{len(CONTENTS) - 1}/{len(CONTENTS)}")
+        handler.end_headers()
+        handler.wfile.write(contents)
+        loopback.pour(handler)
+        taken.append("all")
+
+    taken = []
+    url = server.serve("/file.zip", CONTENTS, *[longer] * 20)
+    with pytest.raises(DownloadError, match="of 300,002"):
+        transfer.fetch([url], tmp_path / "file.zip")
+    assert taken == []
 
 
 def test_length_that_the_server_never_delivers_is_an_error(server, tmp_path):
@@ -355,12 +464,22 @@ def test_next_source_is_used_after_one_that_fails(server, tmp_path):
 
 
 def test_name_look_up_that_hangs_does_not_hang_the_program(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(hosts, "CONNECT_SECONDS", 0.2)
     hang = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: hang.wait(60) and [])
     with pytest.raises(DownloadError, match="no answer within"):
         transfer.fetch(["http://somewhere.example/file.zip"], tmp_path / "file.zip")
     hang.set()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[bad", "http://", "http:///a.zip", "https://a..b/", f"http://{'a' * 64}.com/", "http://x:99999/"]
+)
+def test_what_is_no_address_is_named(url, tmp_path, capsys):
+    assert main.main(["download", "-d", "osie", "-p", str(tmp_path), "--from", url]) == 2
+    assert f"error: {url} is no address" in capsys.readouterr().err
+    with pytest.raises(DownloadError, match="is no address"):
+        transfer.fetch([url], tmp_path / "file.zip")
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/a.zip", "file:///etc/passwd", "/etc/passwd"])
@@ -432,9 +551,9 @@ def test_invalid_certificate_is_refused_unless_a_known_checksum_stands_in_for_it
 
 
 @pytest.fixture
-def drive(server, monkeypatch):
-    monkeypatch.setattr(transfer, "GOOGLE_DRIVE", f"{server.url}/uc?export=download&id=")
-    return transfer.GOOGLE_DRIVE
+def drive_url(server, monkeypatch):
+    monkeypatch.setattr(drive, "GOOGLE_DRIVE", f"{server.url}/uc?export=download&id=")
+    return drive.GOOGLE_DRIVE
 
 
 def confirmation(server, path):
@@ -444,11 +563,11 @@ def confirmation(server, path):
     )
 
 
-def test_google_drive_asks_to_confirm_and_gives_the_file_also_in_pieces(server, drive, tmp_path):
+def test_google_drive_asks_to_confirm_and_gives_the_file_also_in_pieces(server, drive_url, tmp_path):
     ask = confirmation(server, "/file")
     server.serve("/uc?export=download&id=key", b"", ask, ask)
     server.serve("/file?confirm=t", CONTENTS, cut(BROKEN))
-    assert transfer.fetch([drive + "key"], tmp_path / "file.zip", MD5) == MD5
+    assert transfer.fetch([drive_url + "key"], tmp_path / "file.zip", MD5) == MD5
     assert server.requests[-1] == ("/file?confirm=t", f"bytes={BROKEN - transfer.OVERLAP}-")
 
 
@@ -459,27 +578,38 @@ def test_google_drive_asks_to_confirm_and_gives_the_file_also_in_pieces(server, 
         "<!DOCTYPE html><html><title>Sign in</title></html>",
     ],
 )
-def test_google_drives_refusals_say_quota_and_name_the_way_by_hand(server, drive, tiny, tmp_path, monkeypatch, text):
+def test_google_drives_refusals_say_quota_and_name_the_way_by_hand(
+    server, drive_url, tiny, tmp_path, monkeypatch, text
+):
     tiny("fiwi")
-    row = download.SOURCES["fiwi"]
+    row = DATASETS["fiwi"]
     server.serve("/uc?export=download&id=key", b"", page(text))
-    archive = replace(row.archives[0], urls=(drive + "key",))
-    monkeypatch.setitem(download.SOURCES, "fiwi", replace(row, archives=(archive,)))
-    fails("fiwi", tmp_path, "quota", drive + "key", "browser", "as webpage_dataset.zip", "--from")
+    archive = replace(row.archives[0], urls=(drive_url + "key",))
+    monkeypatch.setitem(DATASETS, "fiwi", replace(row, archives=(archive,)))
+    fails("fiwi", tmp_path, "quota", drive_url + "key", "browser", "as webpage_dataset.zip", "--from")
 
 
 @pytest.mark.parametrize("code", [403, 429])
-def test_google_drives_status_of_refusal_says_quota(code, server, drive, tmp_path):
+def test_google_drives_status_of_refusal_says_quota(code, server, drive_url, tmp_path):
     server.serve("/uc?export=download&id=key", b"", status(code))
     with pytest.raises(DownloadError, match=f"status {code}: the file's download quota"):
-        transfer.fetch([drive + "key"], tmp_path / "file.zip")
+        transfer.fetch([drive_url + "key"], tmp_path / "file.zip")
 
 
-def test_google_drives_quota_page_in_place_of_the_file_says_quota(server, drive, tmp_path):
+def test_google_drives_quota_page_in_place_of_the_file_says_quota(server, drive_url, tmp_path):
     server.serve("/uc?export=download&id=key", b"", confirmation(server, "/file"))
     server.serve("/file?confirm=t", b"", page("<!DOCTYPE html><title>Google Drive - Quota exceeded</title>"))
     with pytest.raises(DownloadError, match=r"Quota exceeded.*download quota"):
-        transfer.fetch([drive + "key"], tmp_path / "file.zip")
+        transfer.fetch([drive_url + "key"], tmp_path / "file.zip")
+
+
+def test_google_drives_form_is_filled_in_as_it_stands(server):
+    page = """<!DOCTYPE html><title>Google Drive - Virus scan warning</title><form id="search"><input type="hidden"
+    name="q" value="x"></form><form id="download-form" action="/download?a=1&amp;b=2"><input type="submit" name="s">
+    <input type="hidden" name="id" value="1&amp;2"><input type="hidden" name="uuid" value="3-4"></form>"""
+    address, _ = drive.confirmed_address("https://example.com/uc?id=x", page)
+    assert address == "https://example.com/download?a=1&b=2&id=1%262&uuid=3-4"
+    assert drive.confirmed_address("https://example.com/", "<title>Not\n found</title>no form") == (None, "Not found")
 
 
 # --- Faults of archives -----------------------------------------------------------------------------------------------
@@ -573,7 +703,7 @@ def test_dataset_is_made_from_a_good_archive_after_a_damaged_one(tiny, tmp_path)
     tiny("fiwi", damage)
     fails("fiwi", tmp_path)
     tiny("fiwi")
-    assert not download.incomplete(download.dataset("fiwi", tmp_path), COUNT)
+    assert not build.incomplete(download.dataset("fiwi", tmp_path), COUNT)
 
 
 @pytest.mark.parametrize(
@@ -597,9 +727,9 @@ def test_damaged_table_of_fixations_makes_no_dataset(name, member, contents, tin
 
 def test_member_with_another_than_its_published_checksum_is_refused(tiny, tmp_path, monkeypatch):
     tiny("osie")
-    row = download.SOURCES["osie"]
+    row = DATASETS["osie"]
     archive = replace(row.archives[0], member_md5={"raw/fixations.mat": "8efdf6fe66f38b6e70f854c7ff45aa70"})
-    monkeypatch.setitem(download.SOURCES, "osie", replace(row, archives=(archive,)))
+    monkeypatch.setitem(DATASETS, "osie", replace(row, archives=(archive,)))
     fails("osie", tmp_path, "fixations.mat has the wrong checksum", "expected 8efdf6fe66f38b6e70f854c7ff45aa70")
 
 
@@ -633,7 +763,7 @@ def test_too_little_free_space_is_told_before_anything_is_fetched(tiny, tmp_path
     tiny("osie")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-    fails("osie", tmp_path, "0.0 GB free", "make room")
+    fails("osie", tmp_path, "1 MB are free, of which 100 must stay so", "Make room")
     assert all(file.stat().st_size < 200 for file in tmp_path.rglob("*") if file.is_file())
 
 
@@ -697,10 +827,11 @@ from dataclasses import replace
 from pathlib import Path
 import download, utils
 from acquisition import archives, convert
+from acquisition.datasets import DATASETS
 folder, url, stage = sys.argv[1:]
-row = download.SOURCES["osie"]
+row = DATASETS["osie"]
 archive = replace(row.archives[0], urls=(url,), member_md5={})
-download.SOURCES["osie"] = replace(row, archives=(archive,), images=4)
+DATASETS["osie"] = replace(row, archives=(archive,), train=3, valid=1)
 def stand_still(module, name, path_of):
     original, calls = getattr(module, name), []
     def stop(*arguments):
@@ -738,7 +869,7 @@ def test_killed_at_any_moment_it_continues_and_ends_identical(stage, tiny, serve
         server.serve("/slow.zip", archive)
     process = start(tmp_path, server.url + "/slow.zip", stage)
     if stage == "downloading":
-        part = tmp_path / ".downloads" / "osie" / f"{download.SOURCES['osie'].archives[0].file}.part"
+        part = tmp_path / ".downloads" / "osie" / f"{DATASETS['osie'].archives[0].file}.part"
         while not (part.exists() and part.stat().st_size):
             assert process.poll() is None
             time.sleep(0.01)
@@ -774,7 +905,7 @@ def test_of_two_processes_one_works_and_the_other_waits_for_it(tiny, server, tmp
     for process in processes:
         process.stdout.close()
     assert len(server.requests) == 1
-    assert not download.incomplete(tmp_path / "osie", COUNT)
+    assert not build.incomplete(tmp_path / "osie", COUNT)
 
 
 # --- By hand ----------------------------------------------------------------------------------------------------------
@@ -783,49 +914,80 @@ def test_of_two_processes_one_works_and_the_other_waits_for_it(tiny, server, tmp
 @pytest.mark.parametrize("kind", ["folder", "mirror"])
 def test_archives_from_a_folder_or_a_mirror(kind, tiny, server, tmp_path, monkeypatch):
     files = tiny("salicon")
-    row = download.SOURCES["salicon"]
+    row = DATASETS["salicon"]
     source = tmp_path / "archives"
     for archive, file in zip(row.archives, files, strict=True):
         write(source / archive.file, file)
     dead = tuple(replace(archive, urls=("http://nowhere.invalid/x.zip",)) for archive in row.archives)
-    monkeypatch.setitem(download.SOURCES, "salicon", replace(row, archives=dead))
+    monkeypatch.setitem(DATASETS, "salicon", replace(row, archives=dead))
     message = fails("salicon", tmp_path / "data")
     assert all(f"http://nowhere.invalid/x.zip as {archive.file}" in message for archive in dead)
     assert message.endswith(f"python main.py download -d salicon -p {tmp_path / 'data'} --from FOLDER")
     flag = str(source) if kind == "folder" else server.url
     assert main.main(["download", "-d", "salicon", "-p", str(tmp_path / "data"), "--from", flag]) == 0
-    assert not download.incomplete(tmp_path / "data" / "salicon", COUNT)
+    assert not build.incomplete(tmp_path / "data" / "salicon", COUNT)
     assert len(list(source.iterdir())) == 3, "what the user has fetched stays"
+
+
+def test_error_is_a_short_line_and_a_list(server, tiny, tmp_path, monkeypatch, capsys):
+    tiny("salicon")
+    row = DATASETS["salicon"]
+    dead = tuple(replace(archive, urls=(server.url + "/a", server.url + "/b")) for archive in row.archives)
+    monkeypatch.setitem(DATASETS, "salicon", replace(row, archives=dead))
+    assert main.main(["download", "-p", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: salicon-stimuli.zip cannot be fetched.",
+        f"  {server.url}/a: the server answers 404 Not Found",
+        f"  {server.url}/b: the server answers 404 Not Found",
+        "  By hand: save in one folder",
+        f"    {server.url}/a as salicon-stimuli.zip",
+        f"    {server.url}/a as salicon-fixations.zip",
+        f"    {server.url}/a as salicon-maps.zip",
+        f"  and run: python main.py download -d salicon -p {tmp_path} --from FOLDER",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_pipes_are_neither_waited_for_nor_counted(tiny, tmp_path):
+    archive = DATASETS["osie"].archives[0].file
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / archive)
+    for source in (tmp_path / "in", tmp_path / "in" / archive):
+        fails("osie", tmp_path, "is no regular file", source=str(source))
+    tiny("osie")
+    folder = download.dataset("osie", tmp_path)
+    os.mkfifo(folder / "stimuli" / "pipe.jpg")
+    assert build.incomplete(folder, COUNT) == ""
 
 
 @pytest.mark.parametrize("kind", ["file", "address"])
 def test_the_only_archive_of_a_dataset_by_any_name(kind, tiny, server, tmp_path):
     archive = tiny("osie")[0]
     source = str(write(tmp_path / "mine.zip", archive)) if kind == "file" else server.serve("/mine.zip?dl=1", archive)
-    assert not download.incomplete(download.dataset("osie", tmp_path / "data", source), COUNT)
+    assert not build.incomplete(download.dataset("osie", tmp_path / "data", source), COUNT)
 
 
 def test_users_archive_that_is_missing_or_wrong_is_named(tiny, tmp_path, monkeypatch):
     files = tiny("salicon")
-    row = download.SOURCES["salicon"]
+    row = DATASETS["salicon"]
     fails("salicon", tmp_path, "nothing at", source=str(tmp_path / "nowhere"))
     write(tmp_path / "in" / row.archives[0].file, files[0])
     fails("salicon", tmp_path, f"does not hold {row.archives[1].file}", source=str(tmp_path / "in"))
     known = tuple(replace(archive, md5="0" * 32) for archive in row.archives)
-    monkeypatch.setitem(download.SOURCES, "salicon", replace(row, archives=known))
+    monkeypatch.setitem(DATASETS, "salicon", replace(row, archives=known))
     fails("salicon", tmp_path, "wrong checksum", source=str(tmp_path / "in"))
     fails("salicon", tmp_path, "only http and https", source="ftp://127.0.0.1")
     assert (tmp_path / "in" / row.archives[0].file).read_bytes() == files[0]
 
 
 def test_one_dead_host_does_not_keep_the_other_datasets_from_being_made(tiny, server, tmp_path, capsys):
-    for name in download.SOURCES:
+    for name in DATASETS:
         tiny(name)
     server.faults["/trainSet.zip"] = [status(404)]
     assert main.main(["download", "-d", "all", "-p", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count("error:") == 1 and "trainSet.zip" in error
-    assert {file.name for file in tmp_path.iterdir()} == {*download.SOURCES, ".downloads"} - {"cat2000"}
+    assert {file.name for file in tmp_path.iterdir()} == {*DATASETS, ".downloads"} - {"cat2000"}
 
 
 # --- Published weights ------------------------------------------------------------------------------------------------
@@ -838,9 +1000,12 @@ def published(server, monkeypatch):
     def make(files):
         for name, contents in files.items():
             server.serve(f"/{name}", contents)
-        for key, rows in download.WEIGHTS.items():
-            local = tuple(replace(row, urls=(f"{server.url}/{row.file}",), md5=None) for row in rows)
-            monkeypatch.setitem(download.WEIGHTS, key, local)
+        original = datasets.weight_files
+        monkeypatch.setattr(
+            download,
+            "weight_files",
+            lambda key: tuple(replace(row, urls=(f"{server.url}/{row.file}",), md5=None) for row in original(key)),
+        )
 
     return make
 
@@ -862,7 +1027,7 @@ def test_network_comes_in_the_other_layout_where_its_own_cannot_be_had(published
 
 def test_vgg16_comes_as_a_checkpoint_or_else_as_keras_has_it(published, tmp_path):
     members = {f"vgg16_hybrid.ckpt.{suffix}": b"x" for suffix in ("data-00000-of-00001", "index", "meta")}
-    published({"vgg16_hybrid.zip": zip_of(members), download.KERAS_VGG16.file: b"\x89HDF..."})
+    published({"vgg16_hybrid.zip": zip_of(members), datasets.KERAS_VGG16.file: b"\x89HDF..."})
     assert download.weights("vgg16_hybrid", tmp_path) == tmp_path / "vgg16_hybrid.ckpt"
     names = {file.name for file in tmp_path.iterdir() if file.is_file()}
     assert names == {"vgg16_hybrid.ckpt.index", "vgg16_hybrid.ckpt.data-00000-of-00001"}
@@ -887,7 +1052,7 @@ def test_without_a_network_the_weights_are_told_how_to_be_had(tmp_path):
 def test_prediction_and_training_fetch_the_weights_they_lack(published, tmp_path, monkeypatch):
     import checkpoint
 
-    published({"saved_model.pb": b"graph", download.KERAS_VGG16.file: b"\x89HDF..."})
+    published({"saved_model.pb": b"graph", datasets.KERAS_VGG16.file: b"\x89HDF..."})
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path)
     choice = checkpoint.choose_weights("custom", results=tmp_path)
     assert choice == checkpoint.Choice(tmp_path / "saved_model.pb", "the published network for salicon")

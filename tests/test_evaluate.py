@@ -1,9 +1,11 @@
 """Evaluation end to end: scores equal to the metrics by hand, intervals, baselines, and the files of a run."""
 
 import csv
+import errno
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ import data
 import images
 import main
 import model
-from phases import evaluate
-from scoring import density, metrics
+import utils
+from scoring import contenders, density, ground_truth, metrics, pictures, report
+from scoring.protocols import MIT
 
 SHAPE = (48, 64)
 
@@ -55,21 +58,20 @@ def maps(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, dataset):
-    """`evaluate` on all photographs: the exit status. `rows()` and `summary()` read what it wrote."""
+    """`evaluate` on all photographs: the exit status. `rows()` and `summary()` read what it wrote last."""
 
-    def evaluate_all(*flags, split="all"):
-        fixed = ["-d", "custom", "-p", str(dataset), "--split", split, "--results", str(tmp_path), "--name", "run"]
+    def evaluate_all(*flags, split="all", name="run"):
+        fixed = ["-d", "custom", "-p", str(dataset), "--split", split, "--results", str(tmp_path), "--name", name]
+        evaluate_all.folder = tmp_path / "evaluation" / name
         return main.main(["evaluate", *fixed, *map(str, flags)])
 
-    folder = tmp_path / "evaluation" / "run"
-
     def rows():
-        with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
+        with (evaluate_all.folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
             found = list(csv.DictReader(file))
         return {(row.pop("contender"), row.pop("image")): {k: float(v) for k, v in row.items()} for row in found}
 
-    evaluate_all.rows, evaluate_all.folder = rows, folder
-    evaluate_all.summary = lambda: json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    evaluate_all.rows = rows
+    evaluate_all.summary = lambda: json.loads((evaluate_all.folder / "summary.json").read_text(encoding="utf-8"))
     return evaluate_all
 
 
@@ -86,7 +88,7 @@ def noise(i):
 
 
 def cases_of(folder):
-    return evaluate.load_cases(folder, data.pair_files(folder))
+    return ground_truth.load_cases(folder, data.pair_files(folder))
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
     assert differences["saliency"]["NSS"]["mean"] == pytest.approx(scores["saliency"]["NSS"] - scores["noise"]["NSS"])
     assert differences["saliency"]["NSS"]["low"] > 0 > differences["saliency"]["KLD"]["high"]
     assert {"protocol", "versions", "seed", "contenders", "centre_bias"} <= summary.keys()
-    for name in ("distributions.png", "examples_noise.png", "examples_saliency.png"):
+    for name in ("distributions.png", "examples_noise.png", "examples_saliency.png", "worst_noise.jpeg"):
         assert images.decode_image(tf.io.read_file(str(run.folder / name)), 3).shape[0] > 200
 
 
@@ -153,7 +155,7 @@ def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps):
         "AUC-Borji": metrics.auc_borji_mit(saliency, fixated, seed=42),
     }
     found = run.rows()["half", "0003"]
-    assert list(found) == list(evaluate.PROTOCOLS["mit"]) and np.isfinite(list(found.values())).all()
+    assert list(found) == list(MIT.metrics) and np.isfinite(list(found.values())).all()
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
@@ -171,17 +173,39 @@ def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow, tmp_p
     assert abs(summary["differences_from_the_first"]["images"]["NSS"]["high"]) < 1e-4
 
 
+def test_images_that_trained_the_weights_are_counted_above_the_table(run, dataset, tmp_path, capsys):
+    arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
+    groups = data.load_groups("custom", dataset, (24, 32), valid_fraction=0.5)
+    names = [tuple(sample.name for sample in group.samples) for group in groups]
+    known = checkpoint.Knowledge(
+        (24, 32), "aspp", "", {"custom": checkpoint.TrainedOn((24, 32), *names, "")}, valid_fraction=0.5
+    )
+    checkpoint.save_arrays(tmp_path / "known.npz", arrays, known)
+    assert len(names[0]) == 5 and run("--weights", tmp_path / "known.npz", name="all") == 0
+    assert "known: 5 of 10 images trained these weights" in capsys.readouterr().out.split("metric")[0]
+    record = run.summary()["contenders"]["known"]
+    assert record["images_that_trained"] == 5 and record["input_size"] == [24, 32]
+    # By default, the images that validated then, whatever the default share is.
+    assert run("--weights", tmp_path / "known.npz", split="valid", name="own") == 0
+    assert {image for _, image in run.rows()} == set(names[1])
+    assert "images trained these weights" not in capsys.readouterr().out
+    assert run.summary()["contenders"]["known"]["images_that_trained"] == 0
+    checkpoint.save_arrays(tmp_path / "unknown.npz", arrays)
+    assert run("--weights", tmp_path / "unknown.npz", "--input-size", 24, 32, split="valid", name="unknown") == 0
+    assert len(run.rows()) == 2 and run.summary()["contenders"]["unknown"]["images_that_trained"] is None
+
+
 def test_fitted_density_is_saved_gains_information_and_is_used_again(run, dataset, maps, capsys):
     # They know where people look, but are far too flat for a density.
-    weak = maps("weak", lambda i: evaluate.read_map(dataset / "saliency" / f"{i:04d}.png") ** 0.2)
+    weak = maps("weak", lambda i: ground_truth.read_saliency(dataset / "saliency" / f"{i:04d}.png") ** 0.2)
     assert run("--maps", weak, "--valid-fraction", "0.5", split="valid") == 0
     default = run.summary()["scores"]["weak"]["IG"]["mean"]
-    assert run("--maps", weak, "--valid-fraction", "0.5", "--fit", split="valid") == 0
+    assert run("--maps", weak, "--valid-fraction", "0.5", "--fit", split="valid", name="fitted") == 0
     fitted = run.rows()
     assert np.mean([row["IG"] for row in fitted.values()]) > default
     assert "fitted to 5 training images" in capsys.readouterr().out
     file = run.folder / "density_weak.json"
-    assert run("--maps", weak, "--valid-fraction", "0.5", "--density", file, split="valid") == 0
+    assert run("--maps", weak, "--valid-fraction", "0.5", "--density", file, split="valid", name="again") == 0
     assert run.rows() == fitted
     assert run("--maps", weak, "--fit") == 2  # All images: nothing would be held out.
 
@@ -229,7 +253,7 @@ def test_negatives_are_the_other_images_fixations_at_this_ones_size(tmp_path, ti
     tiny_dataset("custom", 2, 40, 40, names=["a", "b"])
     folder = tiny_dataset("custom", 1, 80, 20, names=["c"])
     write(folder / "fixations.csv", b"image,x,y\na,0,0\na,39,39\na,39,39\nb,20,10\nc,19,79\n")
-    truth = evaluate.GroundTruth(cases_of(folder), "tuebingen")
+    truth = ground_truth.GroundTruth(cases_of(folder))
     negatives, counts = truth.other_fixations(truth.cases[2])
     assert dict(zip(map(tuple, negatives), counts, strict=True)) == {(1, 0): 1, (79, 19): 2, (21, 10): 1}
     negatives, counts = truth.other_fixations(truth.cases[0])
@@ -237,7 +261,7 @@ def test_negatives_are_the_other_images_fixations_at_this_ones_size(tmp_path, ti
 
 
 def test_kernel_of_a_datasets_own_maps_is_found(dataset):
-    assert evaluate.estimate_kernel(cases_of(dataset)) == pytest.approx(3, rel=0.05)
+    assert ground_truth.estimate_kernel(cases_of(dataset)) == pytest.approx(3, rel=0.05)
 
 
 def test_without_fixations_only_maps_are_compared(run, dataset, maps):
@@ -266,21 +290,161 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
     assert re.search(message, capsys.readouterr().err)
 
 
+# --- The run's folder, and who is in the table ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noisy(dataset, maps, tmp_path, monkeypatch):
+    """`evaluate` of noise, with the default name of the run's folder: the exit status. `folders()` lists the runs."""
+    folder = maps("noise", noise)
+    for name in ("draw_examples", "draw_distributions"):  # They take most of the time.
+        monkeypatch.setattr(pictures, name, lambda *_: None)
+
+    def evaluate_noise(*flags, data=dataset, results=tmp_path):
+        fixed = ["-d", "custom", "-p", data, "--split", "all", "--maps", folder, "--results", results]
+        return main.main(["evaluate", *map(str, fixed), *map(str, flags)])
+
+    evaluate_noise.folders = lambda: sorted(file.name for file in (tmp_path / "evaluation").iterdir())
+    return evaluate_noise
+
+
+def test_runs_of_other_settings_have_folders_of_their_own(noisy, dataset, tmp_path):
+    other = shutil.copytree(dataset, tmp_path / "other" / "custom")
+    for flags in ([], ["--seed", "7"], ["--sigma", "3"], ["--protocol", "mit"], ["--split", "valid"]):
+        assert noisy(*flags) == 0
+    assert noisy(data=other) == 0
+    assert len(noisy.folders()) == 6
+    summaries = [json.loads((tmp_path / "evaluation" / n / "summary.json").read_text()) for n in noisy.folders()]
+    assert sorted(summary["folder"] for summary in summaries) == [str(dataset)] * 5 + [str(other)]
+    assert noisy() == 0 and len(noisy.folders()) == 6  # An unchanged repeat replaces what it made.
+
+
+def test_run_of_other_settings_is_not_replaced(noisy, dataset, tmp_path, capsys):
+    folder = tmp_path / "evaluation" / "mine"
+    assert noisy("--name", "mine") == 0
+    before = (folder / "per_image.csv").read_bytes()
+    other = shutil.copytree(dataset, tmp_path / "other" / "custom")
+    for flags, source, word in ((["--sigma", "3"], dataset, "sigma was None, now 3.0"), ([], other, str(other))):
+        capsys.readouterr()
+        assert noisy("--name", "mine", *flags, data=source) == 2
+        error = capsys.readouterr().err
+        assert word in error and "other settings" in error and "--name" in error and error.count("\n") == 1
+        assert (folder / "per_image.csv").read_bytes() == before
+    assert noisy("--name", "mine") == 0
+    (folder / "summary.json").write_text("no JSON")
+    assert noisy("--name", "mine") == 2
+
+
+def test_weights_of_the_same_name_are_other_settings(run, narrow, capsys):
+    assert run("--weights", narrow, "--input-size", "24", "32") == 0
+    assert run("--weights", narrow, "--input-size", "32", "40") == 2
+    assert "'input_size': [24, 32]" in capsys.readouterr().err
+    np.savez(narrow, **checkpoint.arrays_of(model.build_model(width=0.125, seed=6)))
+    assert run("--weights", narrow, "--input-size", "24", "32") == 2
+    assert "sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/a", "a\\b"])
+def test_name_of_a_run_stays_in_the_folder_of_runs(noisy, tmp_path, capsys, name):
+    before = sorted(tmp_path.iterdir())
+    assert noisy("--name", name) == 2
+    assert "--name names a folder" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_results_that_cannot_be_written_are_noticed_before_anything_is_computed(noisy, tmp_path, monkeypatch, capsys):
+    def never(*_):
+        raise AssertionError("a contender was scored")
+
+    monkeypatch.setattr(contenders, "score_contender", never)
+    monkeypatch.setattr(ground_truth, "load_cases", never)
+    write(tmp_path / "file", b"")
+    assert noisy(results=tmp_path / "file") == 2
+    assert "Nothing can be written into" in capsys.readouterr().err
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(utils.tempfile, "TemporaryFile", full)
+    assert noisy() == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_models_called_like_baselines_get_names_of_their_own(run, maps, tmp_path, capsys):
+    spot = maps("uniform", noise)
+    folders = [spot, *(shutil.copytree(spot, tmp_path / name) for name in ("Centre Bias", "gold standard"))]
+    again = shutil.copytree(spot, tmp_path / "more" / "UNIFORM")
+    assert run("--maps", *folders, again, "--baselines") == 0
+    summary, rows = run.summary(), run.rows()
+    baselines = ["uniform", "centre bias", "gold standard"]
+    models = ["uniform-2", "Centre Bias-2", "gold standard-2", "UNIFORM-3"]
+    assert list(summary["scores"]) == list(summary["contenders"]) == models + baselines
+    assert len(rows) == 7 * 10 and list(summary["differences_from_the_first"]) == models[1:]
+    means = {name: column["NSS"]["mean"] for name, column in summary["scores"].items()}
+    assert means["uniform"] == 0 and means["uniform-2"] == means["gold standard-2"] != 0
+    assert summary["contenders"]["uniform-2"] == {"maps": str(spot)}
+    assert all((run.folder / f"examples_{name}.png").exists() for name in models)
+
+
+def test_table_says_that_the_lite_network_stands_in_for_the_published_one(run, monkeypatch, capsys):
+    def unreachable(data):
+        raise utils.DownloadError("nothing answers", brief="no network here")
+
+    monkeypatch.setattr(checkpoint, "published_weights", unreachable)
+    assert run("--input-size", "24", "32") == 0
+    head = capsys.readouterr().out.partition("10 images of custom")[2].partition("AUC")[0]
+    assert "msinet_lite: the lite network" in head and "no network here" in head
+    assert run("--input-size", "24", "32", "--weights", "lite", name="asked") == 0
+    head = capsys.readouterr().out.partition("10 images of custom")[2].partition("AUC")[0]
+    assert "msinet_lite:" not in head
+
+
+@pytest.mark.parametrize("protocol", ["tuebingen", "mit"])
+def test_without_two_observers_there_is_no_gold_standard_but_all_else(run, dataset, maps, capsys, protocol):
+    lines = (dataset / "fixations.csv").read_text().splitlines()
+    one_each = [line for line in lines if line.endswith((",0", "observer"))]
+    (dataset / "fixations.csv").write_text("\n".join(one_each))
+    assert run("--maps", maps("noise", noise), "--baselines", "--protocol", protocol) == 0
+    assert "No gold standard: it needs" in capsys.readouterr().out
+    assert list(run.summary()["scores"]) == ["noise", "uniform", "centre bias"]
+
+
+def test_without_pot_only_the_earth_movers_distance_is_left_out(run, maps, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    assert run("--maps", maps("noise", noise), "--protocol", "mit") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "POT" in line]
+    assert line.startswith("EMD is left out.") and "pip install pot" in line
+    assert list(run.rows()["noise", "0003"]) == [name for name in MIT.metrics if name != "EMD"]
+
+
+@pytest.mark.parametrize("sigma", ["1e9", "1e-300", "0", "nan", "inf"])
+def test_sigma_is_bounded(run, maps, capsys, sigma):
+    for phase in (["evaluate"], ["train", "-d", "custom"]):
+        with pytest.raises(SystemExit):
+            main.main([*phase, "--sigma", sigma])
+        assert f"received {sigma}, expected a number from 0.01 to 1000" in capsys.readouterr().err
+
+
+def test_sigma_wider_than_an_image_is_refused(run, maps, capsys):
+    assert run("--maps", maps("noise", noise), "--sigma", "65") == 2
+    assert "wider than the image 0000 of 64×48 pixels" in capsys.readouterr().err
+
+
 # --- Intervals --------------------------------------------------------------------------------------------------------
 
 
 def test_interval_is_that_of_the_mean_and_nan_is_left_out():
     values = np.random.default_rng(0).normal(3, 2, 400)
-    known = evaluate.estimate(values, seed=1)
+    known = report.estimate(values, seed=1)
     error = values.std(ddof=1) / np.sqrt(400)
     assert known.mean == pytest.approx(values.mean())
     assert (known.low, known.high) == pytest.approx(
         (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.03
     )
-    assert known == evaluate.estimate(values, seed=1) != evaluate.estimate(values, seed=2)
-    with_gaps = evaluate.estimate(np.append(values, [np.nan] * 50), seed=1)
+    assert known == report.estimate(values, seed=1) != report.estimate(values, seed=2)
+    with_gaps = report.estimate(np.append(values, [np.nan] * 50), seed=1)
     assert with_gaps.mean == known.mean and with_gaps.images == 400
-    assert str(evaluate.estimate(np.full(3, np.nan), seed=1)) == "–"
+    assert str(report.estimate(np.full(3, np.nan), seed=1)) == "–"
 
 
 def test_paired_interval_is_narrower_than_that_of_unpaired_means():
@@ -288,7 +452,23 @@ def test_paired_interval_is_narrower_than_that_of_unpaired_means():
     base = random.normal(0, 5, 200)
     better = base + random.normal(0.3, 0.5, 200)
     scores = {"a": [{"NSS": float(v)} for v in base], "b": [{"NSS": float(v)} for v in better]}
-    difference = evaluate.differences(scores, seed=0)["b"]["NSS"]
-    means = evaluate.estimates(scores, seed=0)
+    difference = report.differences(scores, seed=0)["b"]["NSS"]
+    means = report.estimates(scores, seed=0)
     assert 0 < difference.low < 0.3 < difference.high < 0.6
     assert means["a"]["NSS"].high > means["b"]["NSS"].low  # The means' own intervals would not tell.
+
+
+def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narrow):
+    found = {}
+    for flags in ((), ("--input-size", "auto"), ("--mirrored",)):
+        assert run("--weights", narrow, *flags, name=f"run{len(flags)}{''.join(flags)[-4:]}") == 0
+        contender = run.summary()["contenders"]["narrow"]
+        found[flags] = contender["fit_shape"], contender["mirrored"], run.summary()["scores"]["narrow"]["NSS"]["mean"]
+    assert [row[:2] for row in found.values()] == [(False, False), (True, False), (False, True)]
+    assert found[()][2] != found[("--mirrored",)][2]
+
+
+def test_best_come_first_and_what_is_no_number_is_left_out():
+    values = np.array([3.0, np.nan, 1.0, 2.0])
+    assert pictures.best_first(values, less_is_better=False) == [0, 3, 2]
+    assert pictures.best_first(values, less_is_better=True) == [2, 3, 0]

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import data
+from acquisition import gaze
 from scoring import fixations
 from scoring.fixations import Blur
 from utils import UserError
@@ -182,6 +183,13 @@ def test_blur_is_that_of_scipy_scaled_to_255(sigma):
     blurred = fixations.blur_fixations(points, (HEIGHT, WIDTH), sigma)
     assert blurred.dtype == np.float32
     np.testing.assert_allclose(blurred, expected / expected.max() * 255, atol=1e-3)
+
+
+def test_every_blur_is_that_of_scipy():
+    counts = np.random.default_rng(0).poisson(0.01, (HEIGHT, WIDTH)).astype(np.float64)
+    for sigma in (0.01, 0.7, 3.0, 60.0):
+        np.testing.assert_allclose(gaze.gaussian_blur(counts, sigma), gaussian_filter(counts, sigma), atol=1e-13)
+    assert not gaze.gaussian_blur(np.zeros((HEIGHT, WIDTH)), 3.0).any()
 
 
 @pytest.mark.parametrize(

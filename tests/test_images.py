@@ -115,6 +115,23 @@ def test_augmentation_moves_image_and_map_alike_and_repeats_with_its_seed(photog
     assert 4 <= mirrored <= 16
 
 
+def test_resizing_while_augmenting_draws_the_same_and_comes_before_the_colours(photograph, monkeypatch):
+    image, size, seen = photograph(96, 128), (48, 64), []
+    options = {"mirror": True, "crop": 0.3}
+    recolor = images._recolor
+    monkeypatch.setattr(images, "_recolor", lambda x, *rest: seen.append(tuple(x.shape)) or recolor(x, *rest))
+    for i in range(4):
+        varied, truth = images.augment(image, image[..., :1], (0, i), **options)
+        smaller, smaller_truth = images.augment(image, image[..., :1], (0, i), size=size, **options)
+        np.testing.assert_allclose(smaller, images.resize_to_fit(varied, size), atol=1e-3)
+        np.testing.assert_allclose(smaller_truth, images.resize_to_fit(truth, size), atol=1e-3)
+        flat = np.full_like(image, (90, 120, 60))  # Its colours are the same before and after resizing.
+        before = images.augment(flat, image[..., :1], (0, i), color=0.5, **options)[0]
+        after = images.augment(flat, image[..., :1], (0, i), color=0.5, size=size, **options)[0]
+        np.testing.assert_allclose(after[0, 0], before[0, 0], atol=1e-3)
+        assert seen.pop() == (*after.shape[:2], 3) != seen.pop()
+
+
 def test_smallest_image_is_not_cropped_away():
     pixel = np.full((1, 1, 3), 9, np.uint8)
     assert images.augment(pixel, pixel[..., :1], (0, 1), crop=0.9)[0].shape == (1, 1, 3)

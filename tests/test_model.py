@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -109,7 +110,7 @@ def test_gradient_with_and_without_dilated_kernels_is_the_same(monkeypatch):
         return tape.gradient(value, network.trainable_variables)
 
     native = gradients()
-    monkeypatch.setattr(model, "dilated_gradient_exists", lambda: False)
+    monkeypatch.setattr(model, "dilated_gradient_exists", lambda dtype: False)
     for a, b in zip(native, gradients(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(tf.reduce_max(tf.abs(b))))
 
@@ -132,3 +133,35 @@ if __name__ == "__main__":  # Run by the first test, with other kernels.
     built = model.build_model()
     set_arrays(built, seeded_arrays(built))
     print(json.dumps(largest_differences(built, lambda name: np.load(here / "fixtures" / name))))
+
+
+# --- Precision --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_is_that_of_all_convolutions_but_the_last_over_float32_variables(precision):
+    network = model.build_model(width=0.125, batch_norm=True, seed=1, precision=precision)
+    assert {variable.dtype for variable in network.variables} == {"float32"}
+    convolutions = {layer.name: layer.compute_dtype for layer in network.layers if hasattr(layer, "kernel")}
+    assert convolutions.pop("decoder_conv4") == "float32"
+    assert set(convolutions.values()) == {precision}
+    images = np.random.default_rng(0).uniform(0, 255, (1, 48, 64, 3)).astype(np.float32)
+    maps, seen = network(images), keras.Model(network.input, network.get_layer("conv3_conv3_3").output)(images)
+    assert maps.dtype == tf.float32 and seen.dtype == tf.as_dtype(precision)
+    exact = model.build_model(width=0.125, batch_norm=True, seed=1)
+    exact.set_weights(network.get_weights())
+    difference = np.abs(maps - exact(images)).max()
+    assert 0 < difference < 0.1
+
+
+def test_precision_that_brings_nothing_here_is_said_or_refused(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(model, "processor_has_bfloat16", lambda: False)
+    assert model.check_precision("float32") == ""
+    assert "will not be faster" in model.check_precision("bfloat16")
+    with pytest.raises(UserError, match=r"float16 was asked for, but TensorFlow sees no GPU .* --precision bfloat16"):
+        model.check_precision("float16")
+    monkeypatch.setattr(model, "processor_has_bfloat16", lambda: True)
+    assert model.check_precision("bfloat16") == ""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    assert model.check_precision("float16") == ""

@@ -16,6 +16,7 @@ import main
 import model
 from phases import submit
 from scoring import density
+from scoring.fitted import FittedDensity
 from utils import UserError
 
 SIZES = {"Action/001.jpg": (40, 60), "Action/002.jpg": (40, 60), "Random/001.jpg": (64, 48), "Random/002.jpg": (50, 50)}
@@ -68,7 +69,7 @@ def test_both_files_hold_every_image_by_its_name_and_size(run, tmp_path, stimuli
 
 
 def test_fitted_density_is_used(run, tmp_path):
-    fitted = density.FittedDensity(0.02, np.linspace(1, 2, 20), np.linspace(0, -9, 12), 1.0)
+    fitted = FittedDensity(0.02, np.linspace(1, 2, 20), np.linspace(0, -9, 12), 1.0)
     fitted.save(tmp_path / "density.json")
     assert run("--density", tmp_path / "density.json") == 0
     with h5py.File(tmp_path / "submissions" / "cat2000_densities.hdf5") as file:
@@ -132,3 +133,14 @@ def test_published_benchmarks_are_those_of_the_paper():
         "cat2000": submit.Benchmark("cat2000", 2000, 20),
     } == submit.BENCHMARKS
     assert submit.map_name("i1.jpg") == "i1.jpg" and submit.map_name("a/b.c.png") == "a/b.c.jpg"
+
+
+def test_lite_network_is_submitted_only_if_it_was_asked_for(tmp_path, stimuli, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path / "weights")
+    fixed = ["submit", "-d", "cat2000", "-p", str(stimuli), "--input-size", "24", "32", "--results", str(tmp_path)]
+    assert main.main(fixed) == 2
+    error = capsys.readouterr().err
+    assert "by accident" in error and "--weights lite" in error
+    assert not list((tmp_path / "submissions").iterdir())
+    assert main.main([*fixed, "--weights", "lite"]) == 0
+    assert len(list((tmp_path / "submissions").glob("cat2000*"))) == 3

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,10 +18,13 @@ from conftest import FIXTURES, run_with_published_kernels, seeded_arrays, set_ar
 
 import checkpoint
 import data
+import loss
 import main
 import model
-from config import PARAMS
+from config import PARAMS, VERSION
+from images import load_batches
 from phases import train
+from phases.training import batches, callbacks
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +76,8 @@ def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path,
     best = min(range(2), key=lambda i: float(rows[i]["val_loss"]))
     attributes = checkpoint.read_attributes(results / "ckpts" / "best" / "custom.weights.h5")
     assert len(attributes["history"]) == best + 1
+    with h5py.File(results / "ckpts" / "best" / "custom.weights.h5") as file:
+        assert "layers" in file and "optimizer" not in file
     assert not [file for file in results.rglob(".*") if file.is_file()]
     output = capsys.readouterr().out
     assert "Epoch 2/2: loss" in output and "validation loss" in output
@@ -80,6 +86,7 @@ def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path,
 def test_continued_run_gives_the_losses_of_an_uninterrupted_one(tiny_dataset, tmp_path):
     folder = tiny_dataset(count=5)
     flags = ("--mirror", "--color", "0.2", "--crop", "0.2", "--weight-decay", "0.01", "--batch-size", "2")
+    flags += ("--weight-average", "0.9", "--cc-weight", "1", "--nss-weight", "0.1", "--warmup-steps", "3")
     assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "straight")) == 0
     assert run(folder, *flags, "--epochs", "2", "--results", str(tmp_path / "stopped")) == 0
     assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "stopped")) == 0
@@ -132,6 +139,50 @@ def test_setting_that_an_earlier_version_did_not_record_does_not_stop_a_run(tmp_
         train.Run(tmp_path, "custom", {"seed": 2, "sigma": None}).read()
 
 
+def test_checkpoints_know_what_trained_them(tiny_dataset, tmp_path):
+    folder, results = tiny_dataset(count=5), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    for kind in ("latest", "best"):
+        known = checkpoint.read_knowledge(results / "ckpts" / kind / "custom.weights.h5")
+        train_names, valid_names = known.datasets["custom"].train, known.datasets["custom"].valid
+        assert (known.input_size, known.context, known.variant) == ((48, 64), "aspp", "lite")
+        assert (known.valid_fraction, known.version, known.settings["seed"]) == (0.2, VERSION, 42)
+        assert len(train_names) == 4 and {*train_names, *valid_names} == {f"{i:04d}" for i in range(5)}
+        assert known.datasets["custom"].sha256 == data.names_hash(train_names, valid_names)
+    # Neither of these commands names the input size.
+    test = ["test", "-d", "custom", "-p", str(folder / "stimuli"), "--results", str(results)]
+    assert main.main(test) == 0
+    record = json.loads((results / "test.json").read_text(encoding="utf-8"))
+    assert record["input_size"] == [48, 64] and record["knowledge"]["datasets"]["custom"]["train"] == 4
+
+
+def test_run_is_not_continued_with_changed_photographs_or_maps(tiny_dataset, tmp_path, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    for changed in (folder / "stimuli" / "0001.png", folder / "saliency" / "0002.png"):
+        before = changed.read_bytes()
+        shutil.copyfile(changed.with_name("0000.png"), changed)
+        assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+        error = capsys.readouterr().err
+        assert "photographs or saliency maps have changed" in error and error.count("\n") == 1
+        changed.write_bytes(before)
+    for kind in ("stimuli", "saliency", "fixations"):
+        (folder / kind / "0001.png").rename(folder / kind / "0009.png")
+    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+    assert "other images train or validate" in capsys.readouterr().err
+
+
+def test_run_that_was_split_by_an_earlier_version_is_not_continued(tiny_dataset, tmp_path, monkeypatch, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+    attributes = checkpoint.read_attributes(results / "ckpts" / "latest" / "custom.weights.h5")
+    for key in ("split", "files", "custom_split"):
+        del attributes["settings"][key]
+    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
+    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+    assert "custom_split was by shuffling, now by name" in capsys.readouterr().err
+
+
 def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
     assert run(folder, "--epochs", "1", "--results", str(results)) == 0
@@ -142,6 +193,241 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny
     with pytest.raises(UserError, match=r"loss became nan in epoch 2, step 1; the last good checkpoint is"):
         train.train("custom", groups, params, variant="lite", init="scratch")
     assert (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes() == before
+
+
+def compiled_model(**params):
+    network = model.build_model(width=0.125, seed=1)
+    train.compile_model(network, {**PARAMS, **params}, steps=1)
+    return network
+
+
+def row_of(epoch: int, val_loss: float = 1.0) -> dict:
+    return {"epoch": epoch, "loss": 1.0, "val_loss": val_loss, "learning_rate": 1e-3, "seconds": 1.0}
+
+
+@pytest.mark.parametrize("fault", ["loss", "weight", "optimizer"])
+def test_nothing_with_a_loss_or_weights_that_are_not_numbers_is_saved(tmp_path, fault):
+    network, run = compiled_model(), train.Run(tmp_path, "custom", {})
+    if fault == "weight":
+        network.variables[-1].assign([np.inf])
+    if fault == "optimizer":
+        next(v for v in network.optimizer.variables if "velocity" in v.path and v.shape == (1,)).assign([np.nan])
+    with pytest.raises(UserError, match=r"not a number; no epoch was complete. Try a smaller --learning-rate"):
+        run.save(network, row_of(1, np.nan if fault == "loss" else 1.0))
+    assert run.history == [] and not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_run_without_a_best_epoch_says_so(tmp_path):
+    run = train.Run(tmp_path, "custom", {"learning_rate": 7.0})
+    run.history = [row_of(1, float("nan"))]
+    with pytest.raises(UserError, match=r"no best checkpoint. Begin anew with --restart and a --learning-rate below 7"):
+        run.best()
+    run.history.append(row_of(2, 3.0))
+    assert run.best() == 3.0
+
+
+def test_running_average_of_the_weights_validates_and_is_the_best_checkpoint(tiny_dataset, tmp_path):
+    folder, results = tiny_dataset(count=5), tmp_path / "results"
+    flags = ("--epochs", "1", "--weight-average", "0.9", "--cc-weight", "0.5", "--nss-weight", "0.25")
+    assert run(folder, *flags, "--results", str(results)) == 0
+    best = checkpoint.read_arrays(results / "ckpts" / "best" / "custom.weights.h5")
+    latest = checkpoint.read_arrays(results / "ckpts" / "latest" / "custom.weights.h5")
+    assert any(np.abs(best[name] - latest[name]).max() > 1e-5 for name in best)
+    network = model.build_model(width=0.25, batch_norm=True)
+    checkpoint.assign(network, best)
+    row = {key: float(value) for key, value in history(results)[0].items()}
+    valid = data.load_groups("custom", folder, (48, 64))[1]
+    images, truths = next(iter(load_batches(data.validation_plan([valid], 1))))
+    maps = network(images, training=False)
+    for name in ("kld", "cc", "nss"):
+        assert row[f"val_{name}"] == pytest.approx(float(getattr(loss, name)(truths, maps)[0]), abs=1e-4)
+    for part in ("", "val_"):
+        total = row[f"{part}kld"] + 0.5 * (1 - row[f"{part}cc"]) - 0.25 * row[f"{part}nss"]
+        assert row[f"{part}loss"] == pytest.approx(total, abs=1e-4)
+
+
+def test_averaged_weights_come_and_go_exactly():
+    network = compiled_model(weight_average=0.75)
+    images = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
+    states = []
+    for _ in range(3):
+        network.train_on_batch(images, images[..., :1])
+        states.append(checkpoint.arrays_of(network))
+    with callbacks.averaged_weights(network):
+        inside = checkpoint.arrays_of(network)
+    for name, last in checkpoint.arrays_of(network).items():
+        np.testing.assert_array_equal(last, states[-1][name])
+        expected = 0.75 * (0.75 * states[0][name] + 0.25 * states[1][name]) + 0.25 * states[2][name]
+        np.testing.assert_allclose(inside[name], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_float16_scales_the_loss_and_its_checkpoint_holds_float32(tmp_path):
+    network = model.build_model(width=0.125, seed=1, precision="float16")
+    train.compile_model(network, {**PARAMS, "precision": "float16", "weight_average": 0.9}, steps=1)
+    assert isinstance(network.optimizer, train.keras.optimizers.LossScaleOptimizer)
+    before, images = checkpoint.arrays_of(network), np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3))
+    for _ in range(12):  # The scale is halved until the gradients fit into float16.
+        assert np.isfinite(network.train_on_batch(images, images[..., :1]))
+    after = checkpoint.arrays_of(network)
+    assert any(np.abs(after[name] - before[name]).max() > 0 for name in before)
+    run = train.Run(tmp_path, "custom", {})
+    run.save(network, row_of(1))
+    with h5py.File(run.latest_path) as file:
+        kinds = {value.dtype for value in find_datasets(file["layers"])}
+    assert kinds == {np.dtype("float32")}
+    checkpoint.load_checkpoint(network, run.latest_path)
+
+
+def find_datasets(group) -> list:
+    found = []
+    group.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def test_cached_images_are_the_same_and_are_gone_afterwards(tiny_dataset, tmp_path, capsys):
+    folder = tiny_dataset(count=5, height=60, width=40)
+    groups = [[group] for group in data.load_groups("custom", folder, (48, 64))]
+    plan = data.training_plan(groups[0], 2, seed=0, epoch=0)
+    with batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True}, *groups) as (training, validation):
+        for (images, truths), (cached, cached_truths) in zip(load_batches(plan), training(plan), strict=True):
+            np.testing.assert_array_equal(cached, images)
+            np.testing.assert_array_equal(cached_truths, truths)
+        for file in (folder / "stimuli").iterdir():
+            file.unlink()  # Nothing of it is read again.
+        assert len(list(validation(data.validation_plan(groups[1], 1)))) == 1
+        assert len(list(training(plan))) == len(plan)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_training_that_varies_its_images_caches_those_of_the_validation_only(tiny_dataset, tmp_path, capsys):
+    groups = [[group] for group in data.load_groups("custom", tiny_dataset(count=5), (48, 64))]
+    with batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True, "mirror": True}, *groups) as (training, _):
+        assert training.keywords == {"augmentation": {"mirror": True}}
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert "only those of the validation are cached" in capsys.readouterr().out
+
+
+def test_cache_that_does_not_fit_on_the_disk_is_not_begun(tiny_dataset, tmp_path, monkeypatch):
+    groups = [[group] for group in data.load_groups("custom", tiny_dataset(count=5), (48, 64))]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5 * 16 * 48 * 64 - 1))
+    with (
+        pytest.raises(UserError, match="The disk is full"),
+        batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True}, *groups),
+    ):
+        pass
+    assert not (tmp_path / "cache").exists()
+
+
+def test_bfloat16_training_with_a_cache_leaves_float32_weights_and_says_so_in_its_record(tiny_dataset, tmp_path):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    flags = ("--epochs", "1", "--precision", "bfloat16", "--cache", "--results", str(results))
+    assert run(folder, *flags) == 0
+    record = json.loads((results / "history" / "custom.json").read_text(encoding="utf-8"))
+    assert record["settings"]["precision"] == "bfloat16" and "cache" not in record["settings"]
+    with h5py.File(results / "ckpts" / "latest" / "custom.weights.h5") as file:
+        kinds = {value.dtype for key in ("layers", "optimizer") for value in find_datasets(file[key])}
+    assert kinds == {np.dtype("float32"), np.dtype("int32")} or kinds == {np.dtype("float32"), np.dtype("int64")}
+    assert not (results / "cache" / "custom").exists()
+
+
+def test_tensorboard_gets_losses_speed_and_validation_maps_beside_their_truth(tiny_dataset, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    folder, results = tiny_dataset(count=5), tmp_path / "results"
+    assert run(folder, "--epochs", "1", "--tensorboard", "--results", str(results)) == 0
+    tags = {}
+    for part in ("train", "validation"):
+        for file in (results / "tensorboard" / "custom" / part).glob("events*"):
+            for record in tf.data.TFRecordDataset(str(file)):
+                event = tf.compat.v1.Event.FromString(record.numpy())
+                tags |= {f"{part}/{value.tag}": value for value in event.summary.value}
+    expected = {"train/epoch_loss", "train/epoch_learning_rate", "train/images_per_second", "validation/epoch_loss"}
+    assert expected <= tags.keys()
+    assert tags["train/images_per_second"].tensor is not None
+    assert "validation/photograph, map, truth/0" in tags
+
+
+def test_tensorboard_that_is_not_installed_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(callbacks.importlib.util, "find_spec", lambda name: None)
+    assert run(tiny_dataset(count=3), "--tensorboard", "--results", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install tensorboard" in error
+
+
+def test_picture_for_tensorboard_is_the_photograph_its_map_and_the_truth():
+    photograph, saliency = np.full((2, 4, 3), 51.0, np.float32), np.full((2, 4, 1), 0.5, np.float32)
+    picture = callbacks.side_by_side(photograph, saliency, 100 * saliency).numpy()
+    assert picture.shape == (2, 12, 3)
+    np.testing.assert_allclose(picture[0, ::4], [[0.2] * 3, [0.5] * 3, [1.0] * 3])
+
+
+def test_second_training_of_a_run_is_refused_and_names_the_first(tiny_dataset, tmp_path, capsys):
+    folder, results = tiny_dataset(count=3), tmp_path / "results"
+    with train.Run(results, "custom", {}).lock():
+        assert run(folder, "--epochs", "1", "--results", str(results)) == 2
+    assert f"process {os.getpid()}, since 20" in capsys.readouterr().err
+    with train.Run(results, "custom", {}).lock():
+        pass
+
+
+def test_continued_run_keeps_its_init_and_refuses_another(tmp_path):
+    network, first = compiled_model(), train.Run(tmp_path, "custom", {"init": "scratch"}, epochs=5)
+    first.start = "random weights"
+    first.save(network, row_of(1))
+    with pytest.raises(UserError, match="init was scratch, now /nonexistent"):
+        train.Run(tmp_path, "custom", {"init": "/nonexistent"}).read()
+    continued = train.Run(tmp_path, "custom", {"init": None})
+    continued.read()
+    assert continued.beginning() == f"epoch 1 of {continued.latest_path}; first from random weights"
+    assert continued.epochs_before == 5
+    continued.save(network, row_of(2))
+    attributes = checkpoint.read_attributes(continued.latest_path)
+    assert attributes["settings"] == {"init": "scratch"} and attributes["start"] == "random weights"
+
+
+def test_parameter_that_an_earlier_version_did_not_know_had_its_default(tmp_path, monkeypatch, capsys):
+    start = "epoch 2 of x.weights.h5; first from epoch 1 of x.weights.h5; first from random weights"
+    attributes = {"settings": {"seed": 1}, "history": [{"epoch": 1}], "start": start}
+    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
+    with pytest.raises(UserError, match=r"cc_weight was 0.0, now 1.0"):
+        train.Run(tmp_path, "custom", {"seed": 1, "cc_weight": 1.0}).read()
+    continued = train.Run(tmp_path, "custom", {"seed": 1, "cc_weight": 0.0, "scales": [1.0], "init": "lite"})
+    continued.read()
+    assert continued.start == "random weights"
+    assert "--init lite has no effect" in capsys.readouterr().out
+
+
+def test_warm_up_is_heeded_without_a_cosine_and_is_never_most_of_a_training():
+    def rates(epochs, *steps, **params):
+        rate = train.learning_rate({**PARAMS, "learning_rate": 1.0, "epochs": epochs, **params}, 10)
+        return [pytest.approx(float(rate(step)), abs=1e-6) for step in steps]
+
+    assert rates(10, 0, 5, 20, 90, warmup_steps=20) == [0, 0.25, 1, 1]
+    assert rates(10, 0, 5, 20, 60, 100, warmup_steps=20, cosine_decay=True) == [0, 0.25, 1, 0.5, 0]
+    assert rates(2, 0, 1, 2, 11, 20, warmup_steps=200, cosine_decay=True) == [0, 0.5, 1, 0.5, 0]
+    assert train.learning_rate(PARAMS, 10) == PARAMS["learning_rate"]
+
+
+def test_shortened_warm_up_and_stretched_cosine_are_said(tmp_path, capsys):
+    run = train.Run(tmp_path, "custom", {})
+    run.history, run.epochs_before = [row_of(1)], 2
+    params = {**PARAMS, "learning_rate": 1.0, "epochs": 2, "cosine_decay": True}
+    train._say_learning_rate(run, params, 10)
+    assert capsys.readouterr().out == ""
+    train._say_learning_rate(run, {**params, "epochs": 4, "warmup_steps": 200}, 10)
+    output = capsys.readouterr().out
+    assert "rises over 4 steps instead of 200, which would be most of this training's 40" in output
+    assert "was to have 2 epochs and now has 4: the learning rate goes on with 0.9" in output
+
+
+def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(tiny_dataset, tmp_path, monkeypatch):
+    folder, received = tiny_dataset(count=3, height=64, width=48), []
+    monkeypatch.setattr(train, "_train", lambda run, *parts: received.append((run, *parts)))
+    assert run(folder, "--input-size", "auto", "--results", str(tmp_path)) == 0
+    assert run(folder, "--input-size", "56", "72", "--results", str(tmp_path)) == 0
+    sizes = [[group.size for group in (*groups, *valid)] for _, _, groups, valid, _ in received]
+    assert sizes == [[(320, 240)] * 2, [(56, 72)] * 2]
+    assert [run.settings["fit_pixels"] for run, *_ in received] == [240 * 320, None]
 
 
 def test_memory_that_is_too_small_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,362 @@
+"""The datasets and the published weights: one row says all that the program knows of one of them.
+
+Another dataset is another row of `DATASETS` and, if its archive is unlike those of the others, one function in
+`readers`. The command line, the downloads, the splits and the tables for people all derive from the rows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config import DIMS
+
+# One's own photographs: a dataset without a row, as nothing is known of it beforehand.
+CUSTOM = "custom"
+
+GOOGLE_DRIVE = "https://drive.google.com/uc?export=download&id="
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to fetch, and what to take from it.
+
+    Attributes:
+        file: what it is called on the disk, and at a mirror.
+        urls: where it is; tried in order.
+        members: what is unpacked, and where it goes; see `archives.extract`. A dataset's photographs go to `stimuli`,
+            ready maps to `saliency`, and what has to be converted to `raw`. Empty for a file that is no archive.
+        md5: the published checksum, if there is one. Any other is recorded when the file is used for the first time.
+        member_md5: published checksums of members, by where they go.
+        certificate_is_invalid: whether the host is known for that; `md5` stands in for the certificate.
+        result: for weights, the file or checkpoint prefix that comes of it.
+    """
+
+    file: str
+    urls: tuple[str, ...]
+    members: tuple[tuple[str, str], ...] = ()
+    md5: str | None = None
+    member_md5: Mapping[str, str] = field(default_factory=dict)
+    certificate_is_invalid: bool = False
+    result: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the program knows of a dataset.
+
+    Attributes:
+        title: the name that its authors gave it.
+        archives: all are needed.
+        input_size: height and width of the network's input, in pixels, as published; both are divisible by 8. See
+            `input_size`.
+        train, valid: numbers of images that train and that validate.
+        reader: how its fixations are read; see `readers`.
+        observers: how many people looked.
+        terms: the licence or terms of use, as far as they are known.
+        citation: the paper to cite.
+        split: "given" (the archive has folders `train` and `val`), "shuffled", or "per category" (the same shuffled
+            positions in each of the folders that the stimuli are in).
+        categories: number of those folders.
+        sigma: of the Gaussian in pixels that makes saliency maps of fixations; None where the archive has the maps.
+        networks: files with the network that was published for it, of which one is enough, the best first.
+        size: on the disk, if known.
+    """
+
+    title: str
+    archives: tuple[Archive, ...]
+    input_size: tuple[int, int]
+    train: int
+    valid: int
+    reader: Callable[[Path], Mapping[str, Callable]]
+    observers: str
+    terms: str
+    citation: str
+    split: str = "shuffled"
+    categories: int = 1
+    sigma: float | None = None
+    networks: tuple[Archive, ...] = ()
+    size: str = "not measured"
+
+    @property
+    def images(self) -> int:
+        """The number of photographs with fixations."""
+        return self.train + self.valid
+
+
+def _drive(file_id: str) -> tuple[str, ...]:
+    return (GOOGLE_DRIVE + file_id,)
+
+
+def _reader(name: str) -> Callable[[Path], Mapping[str, Callable]]:
+    """The function `read_<name>` of `readers`, which is imported when it is needed: it would slow `--help` down."""
+
+    def read(raw: Path) -> Mapping[str, Callable]:
+        from acquisition import readers
+
+        return getattr(readers, f"read_{name}")(raw)
+
+    return read
+
+
+def _networks(dataset: str, **layouts: str) -> tuple[Archive, ...]:
+    """Google Drive's names for the zip archives of a network's frozen graphs. Both layouts hold the same weights."""
+    keys = {f"model_{dataset}_{layout}": file_id for layout, file_id in layouts.items()}
+    return tuple(
+        Archive(f"{key}.zip", _drive(file_id), ((rf"{key}\.pb", f"{key}.pb"),), result=f"{key}.pb")
+        for key, file_id in keys.items()
+    )
+
+
+SALICON_ON_HUGGING_FACE = Archive(
+    "saved_model.pb",
+    ("https://huggingface.co/alexanderkroner/MSI-Net/resolve/main/saved_model.pb",),
+    result="saved_model.pb",
+)
+
+# A file's name inside an archive, without its suffix.
+NAME = r"([^/.][^/]*)"
+
+DATASETS = {
+    "salicon": Dataset(
+        "SALICON",
+        (
+            Archive(
+                "salicon-stimuli.zip",
+                _drive("1g8j-hTT-51IG1UFwP0xTGhLdgIUCW5e5"),
+                ((rf"images/(train|val)/{NAME}\.jpg", r"stimuli/\1/\2.jpg"),),
+                "eb2a1bb706633d1b31fc2e01422c5757",
+            ),
+            Archive(
+                "salicon-fixations.zip",
+                _drive("1P-jeZXCsjoKO79OhFUgnj6FGcyvmLDPj"),
+                ((rf"(train|val)/{NAME}\.mat", r"raw/\1/\2.mat"),),
+                "462b70f4f9e8ea446ac628e46cea8d3d",
+            ),
+            Archive(
+                "salicon-maps.zip",
+                _drive("1PnO7szbdub1559LfjYHMy65EDC4VhJC8"),
+                ((rf"(train|val)/{NAME}\.png", r"saliency/\1/\2.png"),),
+            ),
+        ),
+        input_size=(240, 320),
+        train=10_000,
+        valid=5_000,
+        split="given",
+        reader=_reader("salicon"),
+        networks=(
+            SALICON_ON_HUGGING_FACE,
+            *_networks("salicon", cpu="1Xy9C72pcA8DO4CY0rc6B7wsuE9L9DDZY", gpu="1Th7fqVYx25ePMZz4LYsjNQWgAu8tJqwL"),
+        ),
+        observers="about 60 an image, by mouse",
+        terms="not known, see salicon.net; the photographs are from MS COCO, under the terms of Flickr",
+        citation="Jiang, Huang, Duan, Zhao: SALICON: Saliency in Context. CVPR 2015. doi:10.1109/CVPR.2015.7298710",
+        size="2.3 GB of photographs",
+    ),
+    "mit1003": Dataset(
+        "MIT1003",
+        (
+            Archive(
+                "ALLSTIMULI.zip",
+                ("https://people.csail.mit.edu/tjudd/WherePeopleLook/ALLSTIMULI.zip",),
+                ((rf"{NAME}\.jpeg", r"stimuli/\1.jpeg"),),
+                "0d7df8b954ecba69b6796e77b9afe4b6",
+            ),
+            Archive(
+                "ALLFIXATIONMAPS.zip",
+                ("https://people.csail.mit.edu/tjudd/WherePeopleLook/ALLFIXATIONMAPS.zip",),
+                # A stray "...p1010764fixPts.jpg", without the underscore, is of no photograph.
+                (
+                    (rf"{NAME}_fixMap\.jpg", r"saliency/\1.jpg"),
+                    (rf"{NAME}_fixPts\.jpg", r"raw/\1.jpg"),
+                ),
+            ),
+        ),
+        input_size=(360, 360),
+        train=803,
+        valid=200,
+        reader=_reader("maps"),
+        networks=_networks("mit1003", cpu="1jsESjYtsTvkMqKftA4rdstfB7mSYw5Ec", gpu="1P_tWxBl3igZlzcHGp5H3T3kzsOskWeG6"),
+        observers="15",
+        terms="not known; the photographs are from Flickr and LabelMe",
+        citation="Judd, Ehinger, Durand, Torralba: Learning to Predict Where Humans Look. ICCV 2009. "
+        "doi:10.1109/ICCV.2009.5459462",
+    ),
+    "cat2000": Dataset(
+        "CAT2000, training part",
+        (
+            Archive(
+                "trainSet.zip",
+                ("http://saliency.mit.edu/trainSet.zip",),
+                # One level of folders: in each category there is a folder "Output" besides.
+                (
+                    (rf"Stimuli/{NAME}/{NAME}\.jpg", r"stimuli/\1/\2.jpg"),
+                    (rf"FIXATIONLOCS/{NAME}/(?!allFixData){NAME}\.mat", r"raw/\1/\2.mat"),
+                    (rf"FIXATIONMAPS/{NAME}/{NAME}\.(jpg|png)", r"saliency/\1/\2.\3"),
+                ),
+                "56ad5c77e6c8f72ed9ef2901628d6e48",
+            ),
+        ),
+        input_size=(216, 384),
+        train=1_600,
+        valid=400,
+        split="per category",
+        categories=20,
+        reader=_reader("cat2000"),
+        networks=_networks("cat2000", cpu="1XxaEx7xxD6rHasQTa-VY7T7eVpGhMxuV", gpu="1T6ChEGB6Mf02gKXrENjdeD6XXJkE_jHh"),
+        observers="18 an image",
+        terms="not known",
+        citation="Borji, Itti: CAT2000: A Large Scale Fixation Dataset for Boosting Saliency Research. 2015. "
+        "arXiv:1505.03581",
+    ),
+    "dutomron": Dataset(
+        "DUT-OMRON",
+        (
+            Archive(
+                "DUT-OMRON-image.zip",
+                ("http://saliencydetection.net/dut-omron/download/DUT-OMRON-image.zip",),
+                ((rf"{NAME}\.jpg", r"stimuli/\1.jpg"),),
+            ),
+            Archive(
+                "DUT-OMRON-eye-fixations.zip",
+                ("http://saliencydetection.net/dut-omron/download/DUT-OMRON-eye-fixations.zip",),
+                ((rf"{NAME}\.mat", r"raw/\1.mat"),),
+            ),
+        ),
+        input_size=(360, 360),
+        train=4_168,
+        valid=1_000,
+        reader=_reader("dutomron"),
+        networks=_networks(
+            "dutomron", cpu="14tuRZpKi8LMDKRHNVUylu6RuAaXLjHTa", gpu="15LG_M45fpYC1pTwnwmArNTZw_Z3BOIA-"
+        ),
+        observers="5",
+        terms="not known",
+        citation="Yang, Zhang, Lu, Ruan, Yang: Saliency Detection via Graph-Based Manifold Ranking. CVPR 2013. "
+        "doi:10.1109/CVPR.2013.407",
+        sigma=16,
+    ),
+    "pascals": Dataset(
+        "PASCAL-S",
+        (
+            Archive(
+                "salObj.zip",
+                ("http://cbs.ic.gatech.edu/salobj/download/salObj.zip",),
+                (
+                    (r"[^/]*imgs/pascal/(\d+)\.jpg", r"stimuli/\1.jpg"),
+                    (r"[^/]*pascal/humanFix/(\d+)\.png", r"saliency/\1.png"),
+                    (r"(pascalFix|pascalSize)\.mat", r"raw/\1.mat"),
+                ),
+                "e48b4e5deac08bddcaec55ce56e4d420",
+                certificate_is_invalid=True,
+            ),
+        ),
+        input_size=(360, 360),
+        train=650,
+        valid=200,
+        reader=_reader("pascals"),
+        networks=_networks("pascals", cpu="1af9IvBqFamKWx64Ror6ALivuKNioOVIf", gpu="1C-T-RQzX2SaiY9Nw1HmaSx6syyCt01Z0"),
+        observers="8",
+        terms="not known; the photographs are from PASCAL VOC 2010, under the terms of Flickr",
+        citation="Li, Hou, Koch, Rehg, Yuille: The Secrets of Salient Object Segmentation. CVPR 2014. "
+        "doi:10.1109/CVPR.2014.43",
+    ),
+    "osie": Dataset(
+        "OSIE",
+        (
+            Archive(
+                "predicting-human-gaze-beyond-pixels-master.zip",
+                ("https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels/archive/master.zip",),
+                (
+                    (rf"data/stimuli/{NAME}\.jpg", r"stimuli/\1.jpg"),
+                    (r"data/eye/fixations\.mat", r"raw/fixations.mat"),
+                ),
+                member_md5={"raw/fixations.mat": "8efdf6fe66f38b6e70f854c7ff45aa70"},
+            ),
+        ),
+        input_size=(240, 320),
+        train=500,
+        valid=200,
+        reader=_reader("osie"),
+        networks=_networks("osie", cpu="1JD1tvAqZGxj_gEGmIfoxb9dTe5HOaHj1", gpu="1g8UPr1hGpUdOSWerRb751pZqiWBOZOCh"),
+        observers="15",
+        terms="MIT licence",
+        citation="Xu, Jiang, Wang, Kankanhalli, Zhao: Predicting Human Gaze Beyond Pixels. Journal of Vision 14(1), "
+        "2014. doi:10.1167/14.1.28",
+        sigma=16,
+        size="73 MB",
+    ),
+    "fiwi": Dataset(
+        "FIWI",
+        (
+            Archive(
+                "webpage_dataset.zip",
+                ("https://www.dropbox.com/s/30nxg2uwd1wpb80/webpage_dataset.zip?dl=1",),
+                (
+                    (rf"[^/]*stimuli/{NAME}\.png", r"stimuli/\1.png"),
+                    (rf"[^/]*all5/{NAME}\.png", r"raw/\1.png"),
+                ),
+            ),
+        ),
+        input_size=(216, 384),
+        train=99,
+        valid=50,
+        reader=_reader("maps"),
+        networks=_networks("fiwi", cpu="19qj9nAjd5gVHLB71oRn_YfYDw5n4Uf2X", gpu="12OpIMIi2IyDVaxkE2d37XO9uUsSYf1Ec"),
+        observers="11",
+        terms="not known; screenshots of web pages",
+        citation="Shen, Zhao: Webpage Saliency. ECCV 2014. doi:10.1007/978-3-319-10584-0_3",
+        sigma=30,
+    ),
+}
+
+# Keras' own, whose address and checksum are in keras/applications/vgg16.py.
+KERAS_VGG16 = Archive(
+    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    (
+        "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+    md5="6d6bbae143d832006294945121d1f1fc",
+    result="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+)
+
+# The encoder that training starts from, the best source first; one is enough.
+VGG16 = (
+    Archive(
+        "vgg16_hybrid.zip",
+        _drive("1ff0va472Xs1bvidCwRlW3Ctf7Hbyyn7p"),
+        tuple((rf"(vgg16_hybrid\.ckpt\.{suffix})", r"\1") for suffix in (r"data-\d{5}-of-\d{5}", "index")),
+        result="vgg16_hybrid.ckpt",
+    ),
+    KERAS_VGG16,
+)
+
+
+def names() -> list[str]:
+    """What `-d` takes: every dataset, and one's own photographs."""
+    return [*DATASETS, CUSTOM]
+
+
+def input_size(name: str) -> tuple[int, int]:
+    """Height and width of the network's input for a dataset: what `config.DIMS` says, or else its row."""
+    return DIMS[name] if name in DIMS else DATASETS[name].input_size
+
+
+def weight_files(key: str) -> tuple[Archive, ...]:
+    """The files that serve for published weights, of which one is enough, the best first; see `download.weights`."""
+    if key == "vgg16_hybrid":
+        return VGG16
+    dataset, _, layout = key.removeprefix("model_").rpartition("_")
+    # As a quota may be used up, the other layout will do as well.
+    other = {"cpu": "gpu", "gpu": "cpu"}[layout]
+    return tuple(sorted(DATASETS[dataset].networks, key=lambda file: file.file == f"model_{dataset}_{other}.zip"))
+
+
+def table() -> str:
+    """The datasets as a table in Markdown, for people."""
+    lines = ["| dataset | images | observers | size | licence or terms | citation |", "|---|---|---|---|---|---|"]
+    for name, row in DATASETS.items():
+        lines.append(
+            f"| `{name}` ({row.title}) | {row.images} | {row.observers} | {row.size} | {row.terms} | {row.citation} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""Speed of the input pipeline alone: reading, decoding, augmenting and resizing, without a network.
+
+    python benchmarks/pipeline.py [--images 64] [--epochs 3]
+
+Photographs are made for the purpose: smooth JPEGs with a little noise, of quality 90, with JPEG maps, of the sizes of
+SALICON (640×480) and MIT1003 (1024×768). A row gives the images a second of the whole process, and the time that one
+image takes of one processor core, which is what counts where other programs run.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from utils import quiet_stderr  # noqa: E402
+
+with quiet_stderr():
+    import numpy as np
+    import tensorflow as tf
+
+import data  # noqa: E402
+from config import PARAMS, RECIPES  # noqa: E402
+from phases.training.batches import loaders  # noqa: E402
+
+# Height and width of the photographs, and of the network's input for them.
+KINDS = {"SALICON": ((480, 640), (240, 320)), "MIT1003": ((768, 1024), (360, 360))}
+
+
+def make_dataset(folder: Path, shape: tuple[int, int], count: int) -> data.Group:
+    """Photographs with maps in `folder`."""
+    for i in range(count):
+        random = np.random.default_rng(i)
+        coarse = random.uniform(0, 255, (1, 12, 16, 3)).astype(np.float32)
+        smooth = tf.image.resize(coarse, shape, "bicubic")[0].numpy()
+        pixels = np.clip(smooth + random.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+        for part, picture in (("stimuli", pixels), ("saliency", np.clip(smooth, 0, 255).astype(np.uint8)[..., :1])):
+            (folder / part).mkdir(exist_ok=True, parents=True)
+            (folder / part / f"{i}.jpg").write_bytes(tf.io.encode_jpeg(picture, quality=90).numpy())
+    return data.Group(data.pair_files(folder), (0, 0))
+
+
+def measure(load: Callable, plan: list[data.Batch]) -> tuple[float, float]:
+    """Images a second, and milliseconds of one core for an image: what a whole plan takes beyond its first quarter."""
+    spent = []
+    for part in (plan[: len(plan) // 4], plan):
+        start, used = time.perf_counter(), time.process_time()
+        images = sum(batch.shape[0] for batch, _ in load(part))
+        spent.append((images, time.perf_counter() - start, time.process_time() - used))
+    images, seconds, used = (whole - quarter for quarter, whole in zip(*spent, strict=True))
+    return images / seconds, 1e3 * used / images
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=64, help="photographs of each kind (default: 64)")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over them (default: 3)")
+    options = parser.parse_args()
+    print(f"{len(os.sched_getaffinity(0))} processor cores, TensorFlow {tf.__version__}\n")
+    print("| photographs | recipe | images a second | ms of a core an image |\n| --- | --- | --- | --- |")
+    for kind, (shape, size) in KINDS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            made = make_dataset(Path(folder) / "data", shape, options.images)
+            group = data.Group(made.samples, size)
+            for recipe, cache in (("paper", False), ("paper", True), ("scratch", False)):
+                params = {**PARAMS, **RECIPES[recipe], "batch_size": 8, "cache": cache}
+                plan = [
+                    batch
+                    for epoch in range(options.epochs)
+                    for batch in data.training_plan([group], 8, 1, epoch, params["scales"])
+                ]
+                with loaders(Path(folder) / "cache", params, [group], []) as (load, _):
+                    speed, spent = measure(load, plan)
+                name = f"{recipe}, --cache" if cache else recipe
+                print(f"| {kind}, {shape[1]}×{shape[0]} | {name} | {speed:.0f} | {spent:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    run()

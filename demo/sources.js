@@ -1,0 +1,191 @@
+// What is looked at: a picture, a film, or the camera.
+
+import { busy, predictPicture, request, setQuality, state } from "./maps.js";
+import * as view from "./view.js";
+
+const { element, complain, explain } = view;
+
+const CAMERA_WISHES = { width: { ideal: 640 }, height: { ideal: 480 } };
+
+// Where a camera's settings do not say which way it looks, its name may.
+const REAR_CAMERA = /back|rear|environment/i;
+
+// Frames that the rate is averaged over.
+const RATE_FRAMES = 12;
+
+export let turn = 0; // Of what is chosen the last counts, however long each takes to open.
+
+export function takeFiles(files) {
+  if (files.length) {
+    const open = files[0].type.startsWith("video/") ? showFilm : showPicture;
+    state.opening = open(files[0], files[0].name).catch(explain);
+  }
+  element.file.value = ""; // So that the same file can be chosen again.
+}
+
+export async function showPicture(blob, name) {
+  const mine = ++turn;
+  complain("");
+  const image = Object.assign(new Image(), { src: URL.createObjectURL(blob) });
+  const readable = await image.decode().then(() => true, () => false);
+  URL.revokeObjectURL(image.src);
+  if (mine !== turn) {
+    return;
+  }
+  if (!readable) {
+    complain("picture");
+    return;
+  }
+  stopLive();
+  const { naturalWidth: width, naturalHeight: height } = image;
+  state.picture = { kind: "picture", blob, name: name.replace(/\.[^.]*$/, "") || "picture", width, height };
+  view.placePhoto(image, name);
+  enter(state.picture, width, height);
+  predictPicture();
+}
+
+async function showFilm(file) {
+  const mine = ++turn;
+  complain("");
+  stopLive();
+  const url = URL.createObjectURL(file);
+  element.video.src = url;
+  await startLive({ kind: "film", url }, mine).catch(() => failLive(mine, "film"));
+}
+
+export async function startCamera(device) {
+  const mine = ++turn;
+  complain("");
+  if (!navigator.mediaDevices?.getUserMedia) {
+    complain("insecure");
+    return;
+  }
+  stopLive(); // Many phones lend only one camera at a time.
+  try {
+    const wishes = { ...CAMERA_WISHES, ...(device && { deviceId: { exact: device } }) };
+    const stream = await navigator.mediaDevices.getUserMedia({ video: wishes });
+    if (mine !== turn) {
+      stopTracks(stream);
+      return;
+    }
+    element.video.srcObject = stream;
+    const source = { kind: "camera", stream, mirrored: !looksAway(stream.getVideoTracks()[0]) };
+    await startLive(source, mine);
+    stream.getVideoTracks()[0].onended = () => failLive(mine, "NotFoundError");
+    await listCameras(stream);
+  } catch (error) {
+    const framed = error.name === "NotAllowedError" && window !== window.top;
+    failLive(mine, framed ? "framed" : error.name, `The camera cannot be used: ${error.message}.`);
+  }
+}
+
+// A picture of oneself is mirrored, as by a mirror; what a rear camera sees is not.
+function looksAway(track) {
+  const { facingMode } = track.getSettings();
+  return facingMode ? facingMode === "environment" : REAR_CAMERA.test(track.label);
+}
+
+async function startLive(source, mine) {
+  state.source = source; // So that whatever comes next stops it.
+  await element.video.play();
+  if (mine === turn) {
+    element.camera.querySelector("span").textContent = source.kind === "camera" ? "Stop the webcam" : "Use the webcam";
+    element.camera.classList.toggle("on", source.kind === "camera");
+    enter(source, element.video.videoWidth, element.video.videoHeight);
+    requestAnimationFrame(() => follow(source));
+  }
+}
+
+function failLive(mine, kind, otherwise) {
+  if (mine === turn) {
+    leaveLive();
+    complain(kind, otherwise);
+  }
+}
+
+function stopLive() {
+  if (state.source?.kind === "picture") {
+    return;
+  }
+  stopTracks(state.source?.stream);
+  URL.revokeObjectURL(state.source?.url);
+  Object.assign(state, { source: null, result: null, finished: [] });
+  element.video.srcObject = null;
+  element.video.removeAttribute("src");
+  element.video.load();
+  element.camera.querySelector("span").textContent = "Use the webcam";
+  element.camera.classList.remove("on");
+  pause(false);
+}
+
+const stopTracks = (stream) => stream?.getTracks().forEach((track) => track.stop());
+
+// Back to the last picture, if there was one.
+export function leaveLive() {
+  turn++;
+  if (state.source && state.source === state.picture) {
+    return;
+  }
+  stopLive();
+  if (state.picture) {
+    enter(state.picture, state.picture.width, state.picture.height);
+    predictPicture();
+  } else {
+    element.panes.hidden = true;
+    element["live-controls"].hidden = true;
+  }
+}
+
+async function listCameras(stream) {
+  const devices = await navigator.mediaDevices.enumerateDevices();
+  const cameras = devices.filter((device) => device.kind === "videoinput");
+  const used = stream.getVideoTracks()[0].getSettings().deviceId;
+  element.cameras.replaceChildren(
+    ...cameras.map(({ label, deviceId: id }, i) => new Option(label || `Camera ${i + 1}`, id, false, id === used)),
+  );
+}
+
+// A new frame goes out only when the last map is back: however slow the network is, nothing piles up.
+function follow(source) {
+  if (source !== state.source) {
+    return;
+  }
+  const { readyState, videoWidth, videoHeight } = element.video;
+  if (!busy && (!state.paused || state.stale) && readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) {
+    state.stale = false;
+    view.fitPanes(videoWidth, videoHeight); // A phone may have been turned.
+    request(source).then((result) => result && measureRate(), (error) => {
+      if (source === state.source) {
+        leaveLive();
+        explain(error);
+      }
+    });
+  }
+  requestAnimationFrame(() => follow(source));
+}
+
+function measureRate() {
+  state.finished = [...state.finished, performance.now()].slice(-RATE_FRAMES);
+  const [first, last] = [state.finished[0], state.finished.at(-1)];
+  if (last > first) {
+    const rate = (1000 * (state.finished.length - 1)) / (last - first);
+    element.rate.textContent = `${rate.toFixed(rate < 10 ? 1 : 0)} a second`;
+  }
+}
+
+export function pause(paused) {
+  Object.assign(state, { paused, stale: false, finished: [] });
+  element.pause.classList.toggle("on", paused);
+  element.pause.textContent = paused ? "Go on" : "Pause";
+  if (paused) {
+    element.video.pause();
+  } else if (state.source) {
+    element.video.play().catch(() => {}); // It was taken away meanwhile.
+  }
+}
+
+function enter(source, width, height) {
+  Object.assign(state, { source, result: null });
+  view.makeRoom(source, width, height);
+  setQuality(state.quality);
+}

@@ -1,0 +1,56 @@
+"""The programs of MODEL.md, run to the letter in processes that know nothing of this program."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from phases.formats.base import Format, fill
+from phases.formats.node import DEMO_FOLDER, last_error
+from utils import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_example(form: Format, folder: Path, photograph: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Run a format's program on a copy of an export; returns the map that it wrote, float32 (H, W), 0 to 1.
+
+    Args:
+        form: the format.
+        folder: the export.
+        photograph: uint8, (H, W, 3).
+        size: height and width of the network's input.
+
+    Raises:
+        UserError: the program failed.
+    """
+    example = fill(form.example, height=size[0], width=size[1])
+    # Node looks for packages in the folders above a program, so that its copy has to be below the installed ones.
+    above = DEMO_FOLDER / "node_modules" if form.language == "js" else None
+    with tempfile.TemporaryDirectory(dir=above) as temporary:
+        copy = shutil.copytree(folder, Path(temporary) / "export")
+        image = Image.fromarray(photograph)
+        if form.language == "js":
+            image.save(copy / "photograph.ppm")
+            (copy / "predict.mjs").write_text(example, encoding="utf-8")
+            _run(["node", "predict.mjs"], copy)
+            return np.fromfile(copy / "saliency.f32", "<f4").reshape(photograph.shape[:2])
+        image.save(copy / "photograph.png")
+        _run([sys.executable, "-c", example], copy, needs_program=form.needs_program)
+        return np.load(copy / "saliency.npy")
+
+
+def _run(command: list[str], folder: Path, needs_program: bool = False) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # GPUs round products to fewer bits.
+    if needs_program:
+        environment["PYTHONPATH"] = str(ROOT)
+    finished = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+    if finished.returncode:
+        error = last_error(finished.stderr.decode("utf-8", "replace"))
+        raise UserError(f"The example in the export's text failed: {error}. Nothing was kept.")

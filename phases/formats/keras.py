@@ -1,0 +1,91 @@
+"""The network as one `.keras` file, which opens without this program's code and in older versions of Keras."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import checkpoint
+from model import DilatedConv2D, LegacyUpsampling
+from msinet import Network
+from phases.formats.base import Format, keras_model, python_example
+
+FILE = "msinet.keras"
+
+# By class, settings that Keras 3.4 does not know. All have their defaults, so that the network is the same without.
+NEWER_SETTINGS = {"InputLayer": ("ragged", "optional"), "ZerosLike": ("dtype",)}
+
+
+def write_keras(network: Network, folder: Path, bits: int, calibration=()) -> None:
+    portable_model(keras_model(network)).save(folder / FILE)
+    _drop_newer_settings(folder / FILE)
+    checkpoint.write_knowledge(folder / FILE, checkpoint.knowledge_of(network))
+
+
+def portable_model(model: keras.Model) -> keras.Model:
+    """The same network out of Keras' own layers, which load where this program's classes are unknown."""
+
+    def portable(layer):
+        if isinstance(layer, DilatedConv2D):
+            # What is trained needs no initialiser, and older versions of Keras do not know today's settings of theirs.
+            return keras.layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "zeros"})
+        if isinstance(layer, LegacyUpsampling):
+            return _portable_upsampling(layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=portable)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _drop_newer_settings(path: Path) -> None:
+    """Take out of a `.keras` file what older versions of Keras refuse as an unexpected argument."""
+
+    def visit(item):
+        if isinstance(item, list):
+            return [visit(value) for value in item]
+        if not isinstance(item, dict):
+            return item
+        kept = {key: visit(value) for key, value in item.items()}
+        if isinstance(kept.get("config"), dict):
+            dropped = NEWER_SETTINGS.get(kept.get("class_name"), ())
+            if kept.get("module", "").startswith("keras.src.ops"):
+                dropped = ("name", *dropped)  # Operations are found by the name outside of their settings.
+            kept["config"] = {key: value for key, value in kept["config"].items() if key not in dropped}
+        return kept
+
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents["config.json"] = json.dumps(visit(json.loads(contents["config.json"]))).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+def _portable_upsampling(name: str) -> keras.Layer:
+    """Repeat each pixel, then average it with the next: that is `LegacyUpsampling`, borders included.
+
+    The mean over what lies inside the image leaves the last row and column as they are.
+    """
+    return keras.Sequential(
+        [keras.layers.UpSampling2D(2, interpolation="nearest"), keras.layers.AveragePooling2D(2, 1, "same")], name=name
+    )
+
+
+def predict_keras(folder: Path, images: np.ndarray) -> np.ndarray:
+    return keras.models.load_model(folder / FILE).predict_on_batch(images)
+
+
+FORMAT = Format(
+    runtime="Keras",
+    file=FILE,
+    write=write_keras,
+    predict=predict_keras,
+    example=python_example(
+        "import keras", 'network = keras.models.load_model("msinet.keras")\nmaps = network.predict_on_batch(images)'
+    ),
+    needs="numpy, pillow and tensorflow",
+    notes="Keras 3.4 or later opens it, with TensorFlow as its backend (tried: Keras 3.4.0 with TensorFlow 2.17).",
+)

@@ -1,0 +1,64 @@
+"""Node and npm: TensorFlow.js as `demo/package-lock.json` pins it, to run exports and to serve to the demo's page."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils import UserError
+
+DEMO_FOLDER = Path(__file__).parents[2] / "demo"
+
+
+def install_node_packages() -> None:
+    """Install what `demo/package-lock.json` pins into `demo/node_modules`, unless it is there.
+
+    Raises:
+        UserError: Node or npm is missing, or npm failed.
+    """
+    installed = DEMO_FOLDER / "node_modules" / ".package-lock.json"
+    if installed.exists() and installed.stat().st_mtime >= (DEMO_FOLDER / "package-lock.json").stat().st_mtime:
+        return
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            raise UserError(f"TensorFlow.js needs {program}, which is not installed: install Node.js 18 or later.")
+    print("Installing TensorFlow.js into demo/node_modules.", flush=True)
+    command = [str(shutil.which("npm")), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    finished = subprocess.run(command, cwd=DEMO_FOLDER, capture_output=True, text=True, encoding="utf-8")
+    if finished.returncode:
+        raise UserError(
+            f"'npm ci' failed in {DEMO_FOLDER}: {(finished.stderr.strip().splitlines() or ['?'])[-1][:200]}"
+        )
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of TensorFlow.js' packages, by name."""
+    return json.loads((DEMO_FOLDER / "package.json").read_text(encoding="utf-8"))["dependencies"]
+
+
+def run_in_node(
+    folder: Path, batches: Sequence[np.ndarray], backend: str = "wasm", repetitions: int = 1
+) -> tuple[list[np.ndarray], list[float]]:
+    """Predict with TensorFlow.js in Node; returns the maps of each batch, and the median milliseconds it took."""
+    with tempfile.TemporaryDirectory() as temporary:
+        tasks: list[dict] = []
+        for i, images in enumerate(batches):
+            source, target = Path(temporary) / f"images{i}", Path(temporary) / f"maps{i}"
+            source.write_bytes(images.astype("<f4").tobytes())
+            tasks.append({"input": str(source), "output": str(target), "shape": images.shape})
+        command = ["node", str(DEMO_FOLDER / "predict.mjs"), str(folder / "model.json"), backend, str(repetitions)]
+        finished = subprocess.run(command, input=json.dumps(tasks), capture_output=True, text=True, encoding="utf-8")
+        if finished.returncode:
+            raise UserError(f"TensorFlow.js failed in Node: {last_error(finished.stderr)}")
+        maps = [np.fromfile(task["output"], "<f4").reshape(*task["shape"][:3], 1) for task in tasks]
+    return maps, json.loads(finished.stdout)
+
+
+def last_error(text: str) -> str:
+    """The line of Node's output that names the error, among those that show the source."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "Error" in line.split(" ")[0]), lines[-1] if lines else "no output")[:200]

@@ -1,0 +1,74 @@
+"""The network as a TensorFlow SavedModel, with a signature that takes photographs as they are."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import checkpoint
+from images import IMAGE_PADDING, crop_and_restore, resize_and_pad
+from msinet import Network
+from phases.formats.base import Format, named_graph
+
+FOLDER = "saved_model"
+
+
+def write_savedmodel(network: Network, folder: Path, bits: int, calibration=()) -> None:
+    """Write both signatures. They call one function, in which the weights lie once."""
+    graph = named_graph(network).get_concrete_function()
+    signatures = {
+        "serving_default": tf.function(lambda input: graph(input), graph.structured_input_signature[0]),
+        "photograph": photograph_graph(graph, network.input_size),
+    }
+    concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
+    tf.saved_model.save(tf.Module(), str(folder / FOLDER), signatures=concrete)
+    checkpoint.write_knowledge(folder / FOLDER, checkpoint.knowledge_of(network))
+
+
+def photograph_graph(graph, size: tuple[int, int]):
+    """From a photograph, uint8 (H, W, 3) of any size, to its map, float32 (H, W), 0 to 1: `Network.predict`."""
+
+    def predict(photograph):
+        maps = graph(resize_and_pad(photograph, size, IMAGE_PADDING)[None])["output"]  # (1, h, w, 1)
+        saliency = crop_and_restore(maps[0], tf.shape(photograph)[:2])  # (H, W, 1), 0 to 255
+        return {"saliency": saliency[..., 0] / 255}
+
+    return tf.function(predict, [tf.TensorSpec((None, None, 3), tf.uint8, name="photograph")], autograph=False)
+
+
+def predict_savedmodel(folder: Path, images: np.ndarray) -> np.ndarray:
+    signature = tf.saved_model.load(str(folder / FOLDER)).signatures["serving_default"]
+    return signature(input=tf.constant(images))["output"].numpy()
+
+
+NOTES = """There are two signatures. `photograph` does everything inside, for TensorFlow Serving and C++ too: its
+input `photograph`, uint8 (H, W, 3), RGB, of any size, becomes its output `saliency`, float32 (H, W), 0 to 1, by way of
+{height}×{width}.
+`serving_default` is the network alone, with the input and output above: `geometry.py` fits photographs into it and
+restores maps from it. From the command line, with a photograph as NumPy saves it,
+
+```bash
+saved_model_cli run --dir saved_model --tag_set serve --signature_def photograph \\
+    --inputs photograph=photograph.npy --outdir maps
+```
+
+writes `maps/saliency.npy`."""
+
+FORMAT = Format(
+    runtime="TensorFlow",
+    file=FOLDER,
+    write=write_savedmodel,
+    predict=predict_savedmodel,
+    example="""import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+predict = tf.saved_model.load("saved_model").signatures["photograph"]
+photograph = np.asarray(Image.open("photograph.png").convert("RGB"))
+saliency = predict(photograph=tf.constant(photograph))["saliency"].numpy()  # float32, 0 to 1, of the photograph's size
+np.save("saliency.npy", saliency)
+Image.fromarray(np.uint8(np.round(255 * saliency))).save("saliency.png")
+""",
+    needs="numpy, pillow and tensorflow",
+    notes=NOTES,
+)

@@ -1,0 +1,192 @@
+"""The network as a graph model of TensorFlow.js, for browsers and Node."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.json_format import MessageToDict
+
+from msinet import Network
+from phases.formats.base import Format, fill, named_graph
+from phases.formats.node import DEMO_FOLDER, package_versions, run_in_node
+
+FILE = "model.json"
+
+# TensorFlow.js reads its weights in files of this size, so that browsers may fetch them side by side and keep them.
+SHARD_BYTES = 4 * 2**20
+
+# Of TensorFlow.js' packages, those that the example imports.
+EXAMPLE_PACKAGES = ("@tensorflow/tfjs-backend-wasm", "@tensorflow/tfjs-converter", "@tensorflow/tfjs-core")
+
+
+def write_tfjs(network: Network, folder: Path, bits: int, calibration=()) -> None:
+    """Write the graph model that `tf.loadGraphModel` takes: `model.json`, and the weights in shards.
+
+    Source of the format: the declarations in `@tensorflow/tfjs-core/dist/io/types.d.ts`.
+    """
+    function = named_graph(network).get_concrete_function()
+    graph = fuse(function.graph.as_graph_def())
+    weights, contents = [], []
+    for node in graph.node:
+        if node.op == "Const":
+            description, values = _encode_weight(node, bits)
+            weights.append(description)
+            contents.append(values.tobytes())
+            node.attr["value"].tensor.ClearField("tensor_content")
+    joined = b"".join(contents)
+    shards = [joined[start : start + SHARD_BYTES] for start in range(0, len(joined), SHARD_BYTES)]
+    names = [f"group1-shard{i + 1}of{len(shards)}.bin" for i in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        (folder / name).write_bytes(shard)
+    model = {
+        "format": "graph-model",
+        "generatedBy": f"TensorFlow {tf.__version__}",
+        "convertedBy": "MSI-Net",
+        "signature": {
+            "inputs": {"input": _tensor_info(function.inputs[0])},
+            "outputs": {"output": _tensor_info(function.outputs[0])},
+        },
+        "modelTopology": MessageToDict(graph),
+        "weightsManifest": [{"paths": names, "weights": weights}],
+    }
+    (folder / FILE).write_text(json.dumps(model), encoding="utf-8")
+
+
+def fuse(graph):
+    """Join each convolution with its bias and ReLU into one node, which TensorFlow.js computes in one step.
+
+    Args:
+        graph: a `GraphDef` in which a bias is all that follows a convolution, and a ReLU, if any, all that follows it.
+
+    Returns:
+        Another `GraphDef`, which computes the same.
+    """
+    followers = {name: node for node in graph.node for name in node.input}
+    fused, replaced = tf.compat.v1.GraphDef(versions=graph.versions), set()
+    for convolution in graph.node:
+        if convolution.op != "Conv2D":
+            continue
+        bias = followers[convolution.name]
+        steps = [bias, followers[bias.name]] if followers[bias.name].op == "Relu" else [bias]
+        node = fused.node.add(name=steps[-1].name, op="_FusedConv2D", input=[*convolution.input, bias.input[1]])
+        for key, value in convolution.attr.items():
+            node.attr[key].CopyFrom(value)
+        node.attr["fused_ops"].list.s.extend(step.op.encode() for step in steps)
+        node.attr["num_args"].i = 1
+        replaced |= {convolution.name, *(step.name for step in steps)}
+    fused.node.extend(node for node in graph.node if node.name not in replaced)
+    return fused
+
+
+def _encode_weight(node, bits: int) -> tuple[dict, np.ndarray]:
+    """A constant's row in the manifest, and its values as they are stored: kernels as uint16 where `bits` is 16.
+
+    Between the least and the greatest weight of a kernel, 65536 even steps err a fifth as much as float16 does.
+    """
+    values = tf.make_ndarray(node.attr["value"].tensor)
+    row = {"name": node.name, "shape": list(values.shape), "dtype": values.dtype.name}
+    if bits == 32 or values.ndim < 4:
+        return row, values
+    least = float(values.min())
+    scale = (float(values.max()) - least) / 65535 or 1.0
+    row["quantization"] = {"dtype": "uint16", "original_dtype": "float32", "min": least, "scale": scale}
+    return row, np.round((values.astype(np.float64) - least) / scale).astype("<u2")
+
+
+def _tensor_info(tensor: tf.Tensor) -> dict:
+    sides = [{"size": str(side or -1)} for side in tensor.shape]
+    return {"name": tensor.name, "dtype": "DT_FLOAT", "tensorShape": {"dim": sides}}
+
+
+def predict_tfjs(folder: Path, images: np.ndarray) -> np.ndarray:
+    return run_in_node(folder, [images])[0][0]
+
+
+EXAMPLE = """// For Node 18 or later, as predict.mjs.
+import { readFile, writeFile } from "node:fs/promises";
+import "@tensorflow/tfjs-backend-wasm";
+import { loadGraphModel } from "@tensorflow/tfjs-converter";
+import * as tf from "@tensorflow/tfjs-core";
+import { cropAndRestore, resizeAndPad } from "./geometry.js";
+
+// In Node, `fetch` knows no files, so that the network is handed over in memory.
+async function readNetwork() {
+  const { modelTopology, weightsManifest } = JSON.parse(await readFile("model.json", "utf8"));
+  const shards = await Promise.all(weightsManifest.flatMap((group) => group.paths).map((path) => readFile(path)));
+  const weightSpecs = weightsManifest.flatMap((group) => group.weights);
+  return { modelTopology, weightSpecs, weightData: new Uint8Array(Buffer.concat(shards)).buffer };
+}
+
+// A binary PPM file as RGBA pixels. `sharp` reads other files, and a canvas has such pixels in a browser.
+async function readPhotograph(path) {
+  const file = await readFile(path);
+  const [header, width, height] = /^P6\\s+(\\d+)\\s+(\\d+)\\s+255\\s/.exec(file.toString("latin1", 0, 64));
+  const image = { width: Number(width), height: Number(height), data: new Uint8ClampedArray(4 * width * height) };
+  for (let i = 0; i < width * height; i++) {
+    image.data.set(file.subarray(header.length + 3 * i, header.length + 3 * i + 3), 4 * i);
+  }
+  return image;
+}
+
+await tf.setBackend("wasm");
+const network = await loadGraphModel({ load: readNetwork });
+const photograph = await readPhotograph("photograph.ppm");
+const size = [{height}, {width}];
+const images = tf.tensor4d(resizeAndPad(photograph, size, 126), [1, ...size, 3]);
+const map = await network.execute(images).data(); // {height}×{width}, 0 to 1
+const gray = cropAndRestore(map, size, photograph.height, photograph.width); // of the photograph's size, 0 to 255
+await writeFile("saliency.f32", gray.map((value) => value / 255)); // raw float32, 0 to 1, row by row
+await writeFile("saliency.pgm", `P5 ${photograph.width} ${photograph.height} 255\n`);
+await writeFile("saliency.pgm", Uint8Array.from(gray, Math.round), { flag: "a" });
+"""
+
+BROWSER_EXAMPLE = """// For a browser: in a page beside model.json. A bundler or an import map finds "@tensorflow/tfjs".
+import * as tf from "@tensorflow/tfjs";
+import { cropAndRestore, resizeAndPad } from "./geometry.js";
+
+const network = await tf.loadGraphModel("model.json");
+const size = [{height}, {width}];
+
+/** From a canvas' `context.getImageData(...)` to its map: Float32Array, row by row, 0 to 1. */
+export async function predict(photograph) {
+  const images = tf.tensor4d(resizeAndPad(photograph, size, 126), [1, ...size, 3]);
+  const maps = network.execute(images);
+  const gray = cropAndRestore(await maps.data(), size, photograph.height, photograph.width); // 0 to 255
+  tf.dispose([images, maps]);
+  return gray.map((value) => value / 255);
+}
+"""
+
+NOTES = """In a browser, with the same `geometry.js`:
+
+```js
+{browser}```
+
+TensorFlow.js 1.2.11 or later is needed (tried: 1.2.11, 1.3.1, 1.5.1, 1.7.4, 2.0, 3.0 and 4.22). The published demo's
+page runs on this export after two changes: name such a version in `index.html` in place of 1.1.2, which does not know
+the operation `_FusedConv2D`, and let every `modelURL` in `index.js` be this `model.json`, which takes all sizes. That
+page gives the network RGB, mirrored like its picture of the camera (`tf.reverse` along axis 2, the width of a batch,
+not its channels), and stretched bilinearly. For the maps of MSI-Net itself, call `predict` from above instead."""
+
+
+def accompany(folder: Path) -> None:
+    """Put beside the network the geometry in JavaScript, and a package that names what the example imports."""
+    shutil.copyfile(DEMO_FOLDER / "geometry.js", folder / "geometry.js")
+    versions = {package: version for package, version in package_versions().items() if package in EXAMPLE_PACKAGES}
+    package = {"name": "msinet-export", "private": True, "type": "module", "dependencies": versions}
+    (folder / "package.json").write_text(json.dumps(package, indent=2) + "\n", encoding="utf-8")
+
+
+FORMAT = Format(
+    runtime="TensorFlow.js",
+    file=FILE,
+    write=write_tfjs,
+    predict=predict_tfjs,
+    example=EXAMPLE,
+    needs="Node.js 18 or later, and `npm install` in this folder, which fetches what `package.json` names",
+    notes=fill(NOTES, browser=BROWSER_EXAMPLE),
+    accompany=accompany,
+    language="js",
+)

@@ -1,0 +1,47 @@
+"""The network as Keras' `.weights.h5`, for this program."""
+
+from pathlib import Path
+
+import numpy as np
+
+import checkpoint
+from model import build_model
+from msinet import Network
+from phases.formats.base import Format, keras_model
+
+FILE = "msinet.weights.h5"
+
+
+def write_weights(network: Network, folder: Path, bits: int, calibration=()) -> None:
+    keras_model(network).save_weights(folder / FILE)
+    checkpoint.write_knowledge(folder / FILE, checkpoint.knowledge_of(network))
+
+
+def predict_weights(folder: Path, images: np.ndarray) -> np.ndarray:
+    architecture = checkpoint.describe(checkpoint.read_arrays(folder / FILE))
+    assert architecture.context  # What was just written is no encoder alone.
+    model = build_model(context=architecture.context, width=architecture.width)
+    model.load_weights(folder / FILE)
+    return model.predict_on_batch(images)
+
+
+FORMAT = Format(
+    runtime="Keras",
+    file=FILE,
+    write=write_weights,
+    predict=predict_weights,
+    example="""import msinet  # of the MSI-Net repository
+import numpy as np
+from PIL import Image
+
+network = msinet.load("msinet.weights.h5", input_size=({height}, {width}))
+saliency = network.predict("photograph.png")  # float32, 0 to 1, of the photograph's size
+np.save("saliency.npy", saliency)
+Image.fromarray(np.uint8(np.round(255 * saliency))).save("saliency.png")
+""",
+    needs="the packages in the MSI-Net repository's requirements.txt, and the repository on PYTHONPATH",
+    notes="The file holds weights without the network: the MSI-Net repository's `model.build_model` makes that, and "
+    "every command of it takes the file with `--weights`.",
+    accompany=lambda folder: None,  # The program has the geometry itself.
+    needs_program=True,
+)

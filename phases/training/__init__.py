@@ -1,0 +1,1 @@
+"""What the `train` phase consists of beside its story."""

@@ -1,0 +1,145 @@
+"""What happens between the steps and epochs of a training."""
+
+import contextlib
+import importlib.util
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from data import Batch
+from images import load_batches
+from utils import UserError
+
+BOARD_IMAGES = 4  # of the validation, shown after each epoch
+
+
+class EpochEnd(keras.callbacks.Callback):
+    """Shows progress, stops when the loss is not a number, and saves the run after every epoch.
+
+    Args:
+        run: a `run.Run`.
+        steps: of one epoch.
+    """
+
+    def __init__(self, run, steps: int):
+        super().__init__()
+        self.run, self.steps = run, steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.monotonic()
+        self.bar = tqdm(total=self.steps, desc=f"Epoch {epoch + 1}/{self.run.epochs}", leave=False, disable=None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            self.bar.close()
+            raise UserError(
+                f"The loss became {logs['loss']} in epoch {len(self.run.history) + 1}, step {batch + 1}; "
+                f"{self.run.last_good()}. Try a smaller --learning-rate."
+            )
+        self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+        self.bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.close()
+        seconds = time.monotonic() - self.started
+        row = {
+            "epoch": epoch + 1,
+            "loss": float(logs["loss"]),
+            "val_loss": float(logs["val_loss"]),
+            **{key: float(value) for key, value in logs.items() if key not in ("loss", "val_loss")},
+            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            "seconds": round(seconds, 1),
+        }
+        self.run.save(self.model, row)
+        best = "  (best so far)" if row["val_loss"] == self.run.best() else ""
+        print(
+            f"Epoch {row['epoch']}/{self.run.epochs}: loss {row['loss']:.4f}, "
+            f"validation loss {row['val_loss']:.4f}, {seconds:.0f} s{best}",
+            flush=True,
+        )
+
+
+class ValidateAverage(keras.callbacks.Callback):
+    """Lets the running average of the weights validate in their place."""
+
+    def on_test_begin(self, logs=None):
+        self.stack = contextlib.ExitStack()
+        self.stack.enter_context(averaged_weights(self.model))
+
+    def on_test_end(self, logs=None):
+        self.stack.close()
+
+
+class Board(keras.callbacks.TensorBoard):
+    """Adds to Keras' own losses and learning rate for TensorBoard the speed and a few validation maps.
+
+    Args:
+        folder: to write.
+        validation: its plan, of which the first batches are shown.
+        images: of one epoch.
+    """
+
+    def __init__(self, folder: Path, validation: Sequence[Batch], images: int):
+        super().__init__(folder, write_graph=False)
+        self.shown = [replace(batch, samples=batch.samples[:BOARD_IMAGES]) for batch in validation[:BOARD_IMAGES]]
+        self.images = images
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.started, self.seconds = time.monotonic(), 0.0
+
+    def on_test_begin(self, logs=None):
+        super().on_test_begin(logs)
+        self.seconds = time.monotonic() - self.started
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        with self._train_writer.as_default(epoch):
+            tf.summary.scalar("images_per_second", self.images / self.seconds)
+        pictures = []
+        with averaged_weights(self.model):
+            for photographs, truths in load_batches(self.shown):
+                pictures += [
+                    side_by_side(*row) for row in zip(photographs, self.model(photographs), truths, strict=True)
+                ]
+        with self._val_writer.as_default(epoch):
+            for i, picture in enumerate(pictures[:BOARD_IMAGES]):
+                tf.summary.image(f"photograph, map, truth/{i}", picture[None])
+
+
+def side_by_side(photograph: tf.Tensor, saliency: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
+    """A photograph, 0 to 255, its map, 0 to 1, and the true map, 0 to 255: float32 (H, 3 W, 3), 0 to 1."""
+    maps = [tf.repeat(x, 3, axis=-1) for x in (saliency, truth / tf.maximum(tf.reduce_max(truth), 1e-7))]
+    return tf.concat([photograph / 255, *maps], axis=1)
+
+
+def check_tensorboard() -> None:
+    """Check that what writes for TensorBoard is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs a package that is not installed: 'pip install tensorboard'.")
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """The model with the running average of its weights, where its optimizer keeps one.
+
+    Keras' own `SwapEMAWeights` adds and subtracts to swap them, which leaves a rounding error in the weights.
+    """
+    weights = [np.array(variable) for variable in model.trainable_variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        for variable, values in zip(model.trainable_variables, weights, strict=True):
+            variable.assign(values)

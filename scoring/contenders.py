@@ -1,0 +1,200 @@
+"""Who predicts, and the scores of each: folders of maps, baselines, the gold standard, and whatever else makes maps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data import MAP_SUFFIXES, files_by_name
+from scoring import density
+from scoring.fitted import FittedDensity, fit_density
+from scoring.ground_truth import Case, GroundTruth, pixels_at, read_saliency
+from scoring.protocols import Protocol
+from utils import UserError, name_some, parallel_map
+
+# Training images that a density is fitted to; its 34 parameters need no more.
+FIT_IMAGES = 200
+
+# What `baselines` and `score_gold_standard` are called in the table; no other contender may have these names.
+UNIFORM, CENTRE_BIAS, GOLD_STANDARD = "uniform", "centre bias", "gold standard"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that predicts: a network, a folder of maps, or a baseline.
+
+    Attributes:
+        name: in the table.
+        maps: the saliency map of each case, float, (H, W), in order; it can be asked again.
+        log_density: from a saliency map to its log density.
+        record: what it is, for `summary.json`.
+        settings: what of it decides the scores.
+        note: what a reader of the table must know about it, or nothing.
+    """
+
+    name: str
+    maps: Callable[[Sequence[Case]], Iterator[np.ndarray]]
+    log_density: Callable[[np.ndarray], np.ndarray] = density.default_log_density
+    record: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    note: str = ""
+
+    def with_density(self, fitted: FittedDensity, path: Path) -> "Contender":
+        """The contender with a fitted density, which is in the file `path`."""
+        return replace(self, log_density=fitted.log_density, record={**self.record, "density": str(path)})
+
+
+# --- Who predicts -----------------------------------------------------------------------------------------------------
+
+
+def folder_contender(name: str, folder: Path) -> Contender:
+    """Existing maps, images or `.npy`, called like the images up to the suffix."""
+    if not folder.is_dir():
+        raise UserError(f"No such folder of maps: {folder}.")
+    suffixes = (".npy", *MAP_SUFFIXES)
+    files = files_by_name(folder, suffixes)
+
+    def maps(cases: Sequence[Case]) -> Iterator[np.ndarray]:
+        missing = [case.sample.name for case in cases if case.sample.name not in files]
+        if missing:
+            raise UserError(
+                f"{folder} has no map for {len(missing)} of {len(cases)} images: {name_some(missing)}. Expected files "
+                f"of the images' names, ending in {', '.join(suffixes)}."
+            )
+        return parallel_map(lambda case: read_saliency(files[case.sample.name]), cases)
+
+    return Contender(name, maps, record={"maps": str(folder)}, settings={"maps": str(folder.resolve())})
+
+
+def baselines(truth: GroundTruth) -> list[Contender]:
+    """What any model should beat: the same everywhere, and where people look whatever the image shows."""
+
+    def uniform(cases):
+        return (np.full(case.shape, 1 / np.prod(case.shape)) for case in cases)
+
+    def centre_bias(cases):
+        return parallel_map(lambda case: np.exp(truth.log_centre_bias(case)), cases)
+
+    bias = truth.centre_bias
+    record = {"baseline": CENTRE_BIAS, "bandwidth": bias.bandwidth, "uniform_share": bias.uniform}
+    return [
+        Contender(UNIFORM, uniform, _log_of_density, {"baseline": UNIFORM}),
+        Contender(CENTRE_BIAS, centre_bias, _log_of_density, record),
+    ]
+
+
+def _log_of_density(values: np.ndarray) -> np.ndarray:
+    return density.normalize(np.log(np.maximum(values, 1e-300)))
+
+
+# --- Scores -----------------------------------------------------------------------------------------------------------
+
+
+def score_contender(
+    contender: Contender, truth: GroundTruth, protocol: Protocol, metric_maps: bool = False
+) -> list[dict[str, float]]:
+    """Score every case in parallel, while the next predictions are made.
+
+    Args:
+        contender, truth, protocol: who predicts what, and how it is scored.
+        metric_maps: score each metric on its own map, made from the log density; see `density.metric_maps`.
+    """
+    make_maps = _metric_maps(contender, truth) if metric_maps else None
+
+    def score_one(row):
+        case, saliency = row
+        try:
+            protocol.check_size(saliency, case.shape)
+            saliency = saliency.astype(np.float64)
+            log_density = contender.log_density(saliency) if protocol.uses_density else None
+            maps = make_maps(case, log_density) if make_maps else saliency
+            return protocol.score(truth, case, maps, log_density)
+        except UserError as error:
+            raise UserError(f"{contender.name}, {case.sample.name}: {error}") from error
+
+    rows = zip(truth.cases, contender.maps(truth.cases), strict=True)
+    return list(_progress(parallel_map(score_one, rows, ahead=16), len(truth.cases), contender.name))
+
+
+def _metric_maps(contender: Contender, truth: GroundTruth) -> Callable[[Case, np.ndarray], dict[str, np.ndarray]]:
+    """What makes the maps for each metric, after a first pass over all predictions for their average density."""
+    grid = (density.CELLS, density.CELLS)
+    rows = zip(truth.cases, contender.maps(truth.cases), strict=True)
+    grids = parallel_map(lambda row: density.on_pixels(np.exp(contender.log_density(row[1])), grid), rows)
+    total = sum(_progress(grids, len(truth.cases), f"{contender.name}, average"))
+    count = round(np.mean([len(case.fixations) for case in truth.cases]))
+
+    def make(case: Case, log_density: np.ndarray) -> dict[str, np.ndarray]:
+        others = total - density.on_pixels(np.exp(log_density), grid)
+        others = density.on_pixels(np.maximum(others, 1e-300), case.shape)
+        return density.metric_maps(log_density, others, truth.kernel, max(1, count), truth.seed)
+
+    return make
+
+
+def fit_contender(contender: Contender, cases: Sequence[Case]) -> tuple[FittedDensity, str]:
+    """Fit a density to a contender's maps of training images.
+
+    Args:
+        contender: who predicts.
+        cases: training images; at most `FIT_IMAGES`, evenly chosen, are used.
+
+    Returns:
+        The density, and a sentence on what was gained.
+    """
+    chosen = [case for case in cases if len(case.fixations)]
+    chosen = chosen[:: max(1, -(-len(chosen) // FIT_IMAGES))]
+    if not chosen:
+        raise UserError("--fit learns from fixations, and the training split has none.")
+    maps = _progress(contender.maps(chosen), len(chosen), f"{contender.name}, fit")
+    fitted, before, after = fit_density(maps, [case.positions for case in chosen])
+    return fitted, (
+        f"Density of {contender.name}, fitted to {len(chosen)} training images: log likelihood over uniform from "
+        f"{before:.3f} (default) to {after:.3f} bits a fixation there."
+    )
+
+
+def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[dict[str, float]], dict]:
+    """Score how well observers predict another: the best that a model can be expected to reach.
+
+    Metrics on fixations are means over the observers of each image, every one predicted by all others; those that
+    compare maps take half of the observers to predict the map of the other half. An image without two known observers
+    has no score; see `Case.has_observers`, which at least one image needs.
+
+    Returns:
+        The scores of each case, and the parameters of `density.GoldStandard`.
+    """
+    known = [case for case in truth.cases if case.has_observers]
+    centres = {case.index: truth.centre_bias.grid(without=case.positions) for case in known}
+    gold = density.fit_gold_standard([(c.positions, c.known_observers, c.shape, centres[c.index]) for c in known])
+    names = protocol.metrics
+    of_fixations = [name for name in names if name in protocol.of_fixations]
+    of_maps = [name for name in names if name not in protocol.of_fixations]
+
+    def predict_others(case: Case, shape: tuple[int, int], chosen: np.ndarray, names: Sequence[str]) -> dict:
+        """Score the prediction of the chosen fixations by all others, on `shape` pixels."""
+        grid = gold.grid(case.positions[~chosen], case.shape, centres[case.index])
+        values = density.on_pixels(grid, shape)
+        seen = replace(case, shape=shape, fixations=pixels_at(case.positions, shape))
+        return protocol.score(truth, seen, values, np.log(values), seen.fixations[chosen], names)
+
+    def score_one(case: Case) -> dict[str, float]:
+        if case.index not in centres:
+            return dict.fromkeys(names, np.nan)
+        observers = np.unique(case.known_observers)
+        # The density has no finer details than its grid, on which so many predictions take less time.
+        coarse = (density.CELLS, density.CELLS)
+        rows = [predict_others(case, coarse, case.known_observers == observer, of_fixations) for observer in observers]
+        means = {name: float(np.mean([row[name] for row in rows])) for name in of_fixations}
+        halves = predict_others(case, case.shape, np.isin(case.known_observers, observers[::2]), of_maps)
+        return {name: {**means, **halves}[name] for name in names}
+
+    rows = _progress(parallel_map(score_one, truth.cases), len(truth.cases), GOLD_STANDARD)
+    record = {"baseline": GOLD_STANDARD, "bandwidth": gold.bandwidth, "centre_bias_share": gold.centre}
+    return list(rows), record
+
+
+def _progress(rows: Iterator, total: int, name: str) -> Iterator:
+    return tqdm(rows, total=total, desc=name, unit="image", leave=False, disable=None)

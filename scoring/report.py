@@ -1,0 +1,110 @@
+"""The numbers of a report: means over images, intervals around them, differences on the same images, and tables."""
+
+import csv
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scoring.protocols import Protocol
+from utils import whole_file
+
+BOOTSTRAP_SAMPLES = 2000
+
+# By contender, a row for each image, and in it the values by metric.
+Scores = Mapping[str, Sequence[Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images, the 95 % bootstrap interval around it, and the number of images with a value."""
+
+    mean: float
+    low: float
+    high: float
+    images: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.images else "–"
+
+
+def estimate(values: np.ndarray, seed: int) -> Estimate:
+    """The mean of values, (N,), and the interval that resampling the images gives; NaN is left out.
+
+    Equal seeds and numbers of images draw the same images.
+    """
+    known = np.isfinite(values)
+    if not known.any():
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    means = _resampled_means(np.where(known, values, 0), known, seed)
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    return Estimate(float(values[known].mean()), float(low), float(high), int(known.sum()))
+
+
+def _resampled_means(values: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:
+    drawn = _bootstrap_counts(len(values), seed)
+    with np.errstate(invalid="ignore"):  # A sample may have drawn no image with a value.
+        return (drawn @ values) / (drawn @ known)
+
+
+@functools.lru_cache(maxsize=2)
+def _bootstrap_counts(images: int, seed: int) -> np.ndarray:
+    """How often each image is drawn in each sample, (BOOTSTRAP_SAMPLES, images) float32."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(images, np.full(images, 1 / images), BOOTSTRAP_SAMPLES).astype(np.float32)
+
+
+def estimates(scores: Scores, seed: int) -> dict[str, dict[str, Estimate]]:
+    """By contender and metric, the mean with its interval."""
+    return {
+        name: {metric: estimate(np.array([row[metric] for row in rows]), seed) for metric in rows[0]}
+        for name, rows in scores.items()
+    }
+
+
+def differences(scores: Scores, seed: int) -> dict[str, dict[str, Estimate]]:
+    """For each contender but the first, the mean difference from the first, with paired intervals."""
+    first, *others = scores.values()
+    paired = [
+        [{metric: row[metric] - base[metric] for metric in row} for row, base in zip(rows, first, strict=True)]
+        for rows in others
+    ]
+    return estimates(dict(zip(list(scores)[1:], paired, strict=True)), seed)
+
+
+def table(columns: Mapping[str, Mapping[str, Estimate]], protocol: Protocol) -> str:
+    """Metrics down, contenders across: mean, 95 % interval, and the number of images."""
+    metric_names = list(next(iter(columns.values())))
+    head = ["metric", *columns, "images"]
+    body = [
+        [
+            f"{metric} {protocol.arrow(metric)}",
+            *(str(column[metric]) for column in columns.values()),
+            str(min(column[metric].images for column in columns.values())),
+        ]
+        for metric in metric_names
+    ]
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *body)
+    )
+
+
+def as_json(columns: Mapping[str, Mapping[str, Estimate]]) -> dict:
+    """Estimates as JSON knows them, which has no NaN."""
+    return {
+        name: {metric: asdict(found) if found.images else None for metric, found in column.items()}
+        for name, column in columns.items()
+    }
+
+
+def write_per_image(path: Path, images: Sequence[str], scores: Scores) -> None:
+    """Write a CSV file with one row for each contender and image, by the images' names."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["contender", "image", *next(iter(scores.values()))[0]])
+        for name, rows in scores.items():
+            for image, row in zip(images, rows, strict=True):
+                writer.writerow([name, image, *row.values()])

@@ -1,0 +1,92 @@
+"""Training that several devices share, shown on two logical devices of one processor in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data
+from config import PARAMS
+from images import load_batches
+from phases import train
+from phases.training import batches, devices
+from utils import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_losses_are_the_same_on_one_device_and_on_two_and_a_run_may_change_between_them(tiny_dataset, tmp_path):
+    folder = tiny_dataset(count=10)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, __file__, str(folder), str(tmp_path)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout.splitlines()[-1])
+    assert found["devices"] == [1, 2, 1] and found["shares"] == [2, 2]
+    assert len(found["one"]) == len(found["two, then one"]) == 7  # Epochs of two steps; six of them on two devices.
+    np.testing.assert_allclose(found["two, then one"], found["one"], rtol=0, atol=1e-4)
+
+
+def main(folder: Path, results: Path) -> dict:
+    """Losses of an uninterrupted run on one device, and of one that changes from two devices to one."""
+    processor = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+    train.VARIANTS["lite"] = {"width": 0.125, "batch_norm": True}
+    groups = [data.load_groups("custom", folder, (48, 64))]
+    replicas = []
+
+    def losses(name: str, epochs: int, names: list[str]) -> list:
+        train.choose_devices = lambda *_: names
+        params = {**PARAMS, "epochs": epochs, "batch_size": 4, "learning_rate": 1e-5, "results": str(results / name)}
+        strategy = devices.strategy_for(names)
+        replicas.append(strategy.num_replicas_in_sync)
+        train.train("custom", groups, params, variant="lite", init="scratch")
+        rows = (results / name / "history" / "custom.csv").read_text(encoding="utf-8").splitlines()[1:]
+        return [[float(value) for value in row.split(",")[1:3]] for row in rows]
+
+    one = losses("one", 7, [])
+    losses("two", 6, ["CPU:0", "CPU:1"])
+    two = losses("two", 7, [])
+    strategy = devices.strategy_for(["CPU:0", "CPU:1"])
+    images, _ = next(iter(batches.feed(strategy, data.training_plan([groups[0][0]], 4, 0, 0))))
+    shares = [share.shape[0] for share in strategy.experimental_local_results(images)]
+    return {"one": one, "two, then one": two, "devices": replicas, "shares": shares}
+
+
+def test_shares_of_a_batch_are_its_samples_in_order_with_the_augmentation_of_the_whole(tiny_dataset):
+    samples = data.pair_files(tiny_dataset(count=5))
+    whole = data.Batch(samples, (48, 64), seed=7)
+    shares = data.share_out([whole], 2)
+    assert [len(share.samples) for share in shares] == [3, 2]
+    options = {"mirror": True, "crop": 0.3, "color": 0.3}
+    together, _ = next(iter(load_batches([whole], options)))
+    apart = np.concatenate([images for images, _ in load_batches(shares, options)])
+    np.testing.assert_allclose(apart, together, atol=1e-3)
+
+
+def test_device_without_a_sample_of_its_own_gets_one_of_the_others(tiny_dataset):
+    samples = data.pair_files(tiny_dataset(count=2))
+    shares = data.share_out([data.Batch(samples, (48, 64))], 3)
+    assert [share.samples for share in shares] == [samples[:1], samples[1:], samples[:1]]
+    assert [share.first for share in shares] == [0, 1, 0]
+
+
+def test_batch_too_small_for_the_gpus_and_gpus_that_are_not_there_are_errors(monkeypatch):
+    found = [tf.config.LogicalDevice(f"/device:GPU:{i}", "GPU") for i in range(4)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: found)
+    with pytest.raises(UserError, match=r"--batch-size 2 is shared by --gpus 3"):
+        devices.choose_devices(3, 2)
+    with pytest.raises(UserError, match=r"--gpus 5 was asked for, but TensorFlow sees 4"):
+        devices.choose_devices(5, 8)
+    assert len(devices.choose_devices(2, 8)) == 2
+    assert len(devices.choose_devices(0, 8)) == 4
+    assert len(devices.choose_devices(0, 1)) == 1
+
+
+if __name__ == "__main__":  # Run by the first test.
+    print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]))))
