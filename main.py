@@ -179,9 +179,7 @@ def add_cluster(phase: argparse.ArgumentParser) -> None:
         "auto; --path may then be a list of photographs (.txt or .parquet) or, as --results, an address such as "
         "s3://bucket/folder; what an earlier run has done is not done again",
     )
-    group.add_argument(
-        "--workers", type=positive_int, help="processes that predict (default: one a core, or one a GPU)"
-    )
+    group.add_argument("--workers", type=counting, help="processes that predict (default: one a core, or one a GPU)")
     group.add_argument("--shards", action="store_true", help="write the maps into the index, not as files of their own")
     group.add_argument("--restart", action="store_true", help="begin anew where results of another run are")
 

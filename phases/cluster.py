@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 import traceback
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +44,7 @@ from images import encode_map, encode_overlay
 from model import choose_layout
 from msinet import Network
 from phases.distributed import index
-from phases.distributed.store import Photograph, Photographs, Store, absolute, is_address, open_store
+from phases.distributed.store import Photograph, Photographs, Store, absolute, fetch, is_address, open_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -303,7 +302,7 @@ class Worker:
     def _rows(self, portion: list[Photograph]) -> Iterator[dict]:
         """Predict a portion and write its maps; yields a row of the index for each photograph."""
         with tempfile.TemporaryDirectory() as folder:
-            files = parallel_map(lambda photograph: _fetch(photograph.path, Path(folder)), portion, READERS)
+            files = parallel_map(lambda photograph: fetch(photograph.path, Path(folder)), portion, READERS)
             files, unread = itertools.tee(files)
             predictions = self.network.predictions((file for file, _ in files), self.job.batch_size)
             steps = zip(portion, predictions, (error for _, error in unread), strict=True)
@@ -347,21 +346,6 @@ class Worker:
 def _map_pixels(step: tuple) -> int:
     prediction = step[1]
     return 0 if prediction.saliency is None else prediction.saliency.size
-
-
-def _fetch(path: str, folder: Path) -> tuple[Path, str]:
-    """A photograph as a file of this machine, and in a few words why it cannot be had."""
-    if not is_address(path):
-        return Path(path), ""
-    address, name = path.rsplit("/", 1)
-    file = folder / f"{uuid.uuid4().hex}{Path(name).suffix}"
-    try:
-        file.write_bytes(open_store(address).read(name))
-    except FileNotFoundError:
-        return file, "no such file"
-    except OSError as error:
-        return file, f"cannot be read from the store ({str(error)[:200]})"
-    return file, ""
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------

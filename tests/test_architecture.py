@@ -25,8 +25,8 @@ MAY_IMPORT = {
     "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data model acquisition.datasets utils config",
     "photographs": "data utils config",
-    "phases": "phases.formats phases.training phases.distributed photographs msinet scoring checkpoint images data model "
-    "loss utils config",
+    "phases": "phases.formats phases.training phases.distributed photographs msinet scoring checkpoint images data "
+    "model loss utils config",
     "phases.download": "download utils config",
     "phases.distributed": "phases.distributed photographs data utils config",
     "phases.training": "phases.training checkpoint images data utils config",

@@ -158,6 +158,21 @@ class Bucket(Store):
             self.filesystem.delete_file(path)
 
 
+def fetch(path: str, folder: Path) -> tuple[Path, str]:
+    """A photograph as a file of this machine, and in a few words why it cannot be had."""
+    if not is_address(path):
+        return Path(path), ""
+    address, name = path.rsplit("/", 1)
+    file = folder / f"{uuid.uuid4().hex}{Path(name).suffix}"
+    try:
+        file.write_bytes(open_store(address).read(name))
+    except FileNotFoundError:
+        return file, "no such file"
+    except OSError as error:
+        return file, f"cannot be read from the store ({str(error)[:200]})"
+    return file, ""
+
+
 @functools.lru_cache
 def _filesystem(scheme: str) -> pyarrow.fs.FileSystem:
     """Credentials, region and endpoint are taken from the environment, as the libraries do."""
