@@ -469,19 +469,23 @@ def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkey
 
 
 @pytest.mark.cluster
-def test_killed_command_repeated_does_only_what_is_missing(tmp_path, run, machines, capsys):
+def test_killed_and_interrupted_command_repeated_does_only_what_is_missing(tmp_path, run, machines, capsys):
     folder, results = write_photographs(tmp_path / "in", 60), tmp_path / "results"
     flags = ("--input-size", "240", "320", "--format", "png")
     command = [sys.executable, "main.py", "test", "-p", str(folder), "--weights", "lite", "--results", str(results)]
-    killed = subprocess.Popen([*command, *flags, "--cluster", machines.address], cwd=Path(main.__file__).parent)
-    while len(list(results.glob("index/*.parquet"))) < 2:
-        assert killed.poll() is None
-        time.sleep(0.02)
-    killed.kill()
-    killed.wait()
-    count = -1
-    while count != (count := len(list(results.glob("index/*.parquet")))):  # Its workers end a moment later.
-        time.sleep(2)
+    for end in (signal.SIGKILL, signal.SIGINT):
+        before = len(list(results.glob("index/*.parquet")))
+        ended = subprocess.Popen([*command, *flags, "--cluster", machines.address], cwd=Path(main.__file__).parent)
+        while len(list(results.glob("index/*.parquet"))) < before + 2:
+            assert ended.poll() is None
+            time.sleep(0.02)
+        ended.send_signal(end)
+        ended.wait()
+        count = -1
+        while count != (count := len(list(results.glob("index/*.parquet")))):  # Its workers end a moment later.
+            time.sleep(2)
+    assert ended.returncode == 130
+    assert_whole(results)
     done = {row["map"] for row in index_of(results).values()}
     assert 0 < len(done) < 60
     before = {name: (results / name).stat().st_mtime_ns for name in done}
