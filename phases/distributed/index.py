@@ -89,7 +89,7 @@ def known(results: Store, *, shards: bool, recent: bool = False) -> tuple[np.nda
     if not parts:
         return np.array([], ID), 0
     checked = ray.data.from_items(parts, override_num_blocks=min(len(parts), 200)).map_batches(
-        _check, fn_args=(results, shards, recent), batch_size=None, num_cpus=0.5
+        lambda batch: _check(batch, results, shards, recent), batch_size=None, num_cpus=0.5
     )
     quiet(checked)
     found = list(checked.iter_batches(batch_size=None, batch_format="numpy"))
