@@ -276,6 +276,14 @@ def test_photographs_that_cannot_be_listed_are_a_clear_error(tmp_path, capsys, p
     assert not (tmp_path / "r").exists()
 
 
+def test_cluster_in_the_cloud_is_described_as_ray_wants_it():
+    import yaml
+    from ray.autoscaler._private import util
+
+    file = Path(main.__file__).parent / "docs" / "cluster.yaml"
+    util.validate_config(util.prepare_config(yaml.safe_load(file.read_text(encoding="utf-8"))))
+
+
 # --- On machines ------------------------------------------------------------------------------------------------------
 
 
