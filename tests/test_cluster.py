@@ -32,7 +32,7 @@ from utils import UserError
 # Ray looks at them when it is imported.
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4, RAY_USAGE_STATS_ENABLED="0")
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
-pytest.importorskip("moto", reason="moto, a store for the tests, is not installed: pip install -r requirements-dev.txt")
+pytest.importorskip("moto", reason="moto, a store for the tests, is not installed: pip install 'moto[server]>=5'")
 
 import pyarrow as pa  # noqa: E402
 import pyarrow.fs  # noqa: E402
