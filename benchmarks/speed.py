@@ -32,6 +32,7 @@ import msinet  # noqa: E402
 from config import PARAMS, VARIANTS  # noqa: E402
 from model import build_model  # noqa: E402
 from phases import test, train  # noqa: E402
+from photographs import find_images  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
 
@@ -83,7 +84,7 @@ def print_test_speed(network, count: int) -> None:
             root = Path(folder)
             test.test(
                 network,
-                test.find_images(root),
+                find_images(root),
                 root,
                 Path(results),
                 batch_size=1,

@@ -24,13 +24,16 @@ MAY_IMPORT = {
     "checkpoint": "weight_files download model utils config",
     "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data model acquisition.datasets utils config",
-    "phases": "phases.formats phases.training msinet scoring checkpoint images data model loss utils config",
+    "photographs": "data utils config",
+    "phases": "phases.formats phases.training phases.distributed photographs msinet scoring checkpoint images data "
+    "model loss utils config",
     "phases.download": "download utils config",
     # A phase made of phases: the function that a phase's command calls does each of its steps, so that every row of its
     # page can be repeated alone. It is the one arrow between phases: nothing but the command line imports `reproduce`.
     "phases.reproduce": "phases.reproduction phases.evaluate phases.train phases.submit checkpoint download data utils",
     "phases.reproduction": "phases.reproduction phases.submit msinet scoring checkpoint download data model loss "
     "acquisition.datasets utils config",
+    "phases.distributed": "phases.distributed photographs data utils config",
     "phases.training": "phases.training checkpoint images data utils config",
     "phases.formats": "phases.formats msinet checkpoint images geometry data model utils config",
     "main": "phases scoring data download acquisition.datasets utils config",
