@@ -110,8 +110,9 @@ def look_at_data(options: Options, step: Step, inputs: Mapping[str, dict], key: 
     table = folder / "fixations.csv"
     if table.exists():
         digest.update(checkpoint.file_sha256(table).encode())
-    elif samples[0].fixations:
-        digest.update(data.files_hash([data.Sample(s.name, s.fixations, s.fixations) for s in samples]).encode())
+    else:
+        maps = [data.Sample(s.name, s.fixations, s.fixations) for s in samples if s.fixations]
+        digest.update(data.files_hash(maps).encode())
     return {
         "folder": str(folder),
         "train": len(parts[0].samples),
