@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "msinet": "checkpoint images data model acquisition.datasets utils config",
     "phases": "phases.formats phases.training msinet scoring checkpoint images data model loss utils config",
     "phases.download": "download utils config",
-    "phases.training": "phases.training checkpoint images data utils config",
+    "phases.training": "phases.training checkpoint images data model utils config",
     "phases.formats": "phases.formats msinet checkpoint images geometry data model utils config",
     "main": "phases scoring data download acquisition.datasets utils config",
 }
