@@ -256,6 +256,7 @@ class Knowledge:
         context, variant: of the network.
         datasets: by name, what trained it; empty where that is not known.
         valid_fraction: share of one's own photographs that was to validate; None for other datasets.
+        fit_shape: whether the input's shape was each photograph's own, with as many pixels; see `data.fitted_size`.
         version: of the program that wrote the file.
         settings: of the run; see `phases.train`.
     """
@@ -265,6 +266,7 @@ class Knowledge:
     variant: str
     datasets: Mapping[str, TrainedOn] = field(default_factory=dict)
     valid_fraction: float | None = None
+    fit_shape: bool = False
     version: str = VERSION
     settings: Mapping = field(default_factory=dict)
 
@@ -284,7 +286,8 @@ class Knowledge:
     def __str__(self) -> str:
         height, width = self.input_size
         sets = [f"{name} ({len(d.train)} images, {len(d.valid)} validating)" for name, d in self.datasets.items()]
-        return f"input {height}×{width}, trained on {' and '.join(sets) or 'images that are not known'}"
+        shape = " or as many pixels of the photograph's shape" if self.fit_shape else ""
+        return f"input {height}×{width}{shape}, trained on {' and '.join(sets) or 'images that are not known'}"
 
     def record(self) -> dict:
         """What a run's record says of it, without the names of all images."""
@@ -315,6 +318,7 @@ class Knowledge:
             str(content["variant"]),
             datasets,
             None if share is None else float(share),
+            content.get("fit_shape") is True,
             str(content["version"]),
             dict(content["settings"]),
         )
@@ -358,7 +362,7 @@ def knowledge_of(network) -> Knowledge:
         network: see `msinet.Network`.
     """
     if network.knowledge:
-        return replace(network.knowledge, input_size=network.input_size)
+        return replace(network.knowledge, input_size=network.input_size, fit_shape=network.fit_shape)
     return Knowledge(network.input_size, network.architecture.context, network.architecture.variant)
 
 

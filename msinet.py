@@ -336,9 +336,10 @@ def load(
     network = from_arrays(
         arrays, size, layout=layout, device=device, weights=choice, sha256=sha256, knowledge=knowledge
     )
+    fit_shape = input_size == "auto" or (input_size is None and knowledge is not None and knowledge.fit_shape)
     return replace(
         network,
-        fit_shape=input_size == "auto",
+        fit_shape=fit_shape,
         mirrored=mirrored,
         max_pixels=max_pixels,
         precision=precision,

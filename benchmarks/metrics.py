@@ -27,8 +27,9 @@ with quiet_stderr():
     from scipy.ndimage import gaussian_filter
 
     from data import Sample
-    from phases import evaluate
     from scoring import density
+    from scoring.ground_truth import Case, GroundTruth
+    from scoring.protocols import PROTOCOLS, TUEBINGEN
 
 SHAPE, FIXATIONS = (600, 800), 100
 
@@ -44,7 +45,7 @@ def milliseconds(function: Callable, repetitions: int = 7) -> float:
     return 1e3 * statistics.median(durations)
 
 
-def scene(images: int, protocol: str, seed: int = 0) -> evaluate.GroundTruth:
+def scene(images: int, seed: int = 0) -> GroundTruth:
     """Images with fixations around a few spots each."""
     random = np.random.default_rng(seed)
     cases = []
@@ -52,8 +53,8 @@ def scene(images: int, protocol: str, seed: int = 0) -> evaluate.GroundTruth:
         spots = random.uniform(0.15, 0.85, (4, 2))[random.integers(0, 4, FIXATIONS)]
         positions = np.clip(spots + random.normal(0, 0.04, (FIXATIONS, 2)), 0, 0.999) * SHAPE
         sample = Sample(str(index), Path("none"), Path("none"))
-        cases.append(evaluate.Case(index, sample, SHAPE, positions.astype(int), None))
-    return evaluate.GroundTruth(cases, protocol, sigma=16)
+        cases.append(Case(index, sample, SHAPE, positions.astype(int), None))
+    return GroundTruth(cases, sigma=16)
 
 
 def smooth_map(seed: int) -> np.ndarray:
@@ -62,27 +63,26 @@ def smooth_map(seed: int) -> np.ndarray:
     return density.on_pixels(coarse, SHAPE).astype(np.float32)
 
 
-def print_metrics(protocol: str) -> None:
+def print_metrics(name: str) -> None:
     """Each metric alone, with all that it needs except the true map and the centre bias, which are no metrics."""
-    truth, saliency = scene(50, protocol), smooth_map(1)
+    protocol, truth, saliency = PROTOCOLS[name], scene(50), smooth_map(1)
     case, log_density = truth.cases[0], density.default_log_density(saliency)
-    image, centre_bias = truth.true_map(case), truth.log_centre_bias(case)
-    truth.true_map, truth.log_centre_bias = lambda *_: image, lambda *_: centre_bias
-    print(f"\n| {protocol} | ms an image |\n| --- | --- |")
-    for name in evaluate.PROTOCOLS[protocol]:
-        repetitions = 3 if protocol == "mit" else 7
-        used = milliseconds(lambda n=name: evaluate.score(truth, case, saliency, log_density, names=[n]), repetitions)
-        print(f"| {name} | {used:.1f} |")
-    if protocol == "tuebingen":
-        used = milliseconds(lambda: evaluate.score(truth, case, saliency, log_density))
+    image, centre_bias = protocol.true_map(truth, case), truth.log_centre_bias(case)
+    truth.log_centre_bias = lambda *_: centre_bias
+    formulas = protocol.formulas(truth, case, saliency, log_density, case.fixations, lambda: image)
+    print(f"\n| {name} | ms an image |\n| --- | --- |")
+    for metric in protocol.metrics:
+        print(f"| {metric} | {milliseconds(formulas[metric], 3 if name == 'mit' else 7):.1f} |")
+    if protocol is TUEBINGEN:
+        used = milliseconds(lambda: [formulas[metric]() for metric in protocol.metrics])
         print(f"| all | {used:.1f} |")
 
 
 def print_parallel() -> None:
-    truth, saliency = scene(32, "tuebingen"), smooth_map(1)
+    truth, saliency = scene(32), smooth_map(1)
 
     def score(case):
-        return evaluate.score(truth, case, saliency, density.default_log_density(saliency))
+        return TUEBINGEN.score(truth, case, saliency, density.default_log_density(saliency))
 
     def seconds(workers):
         start = time.perf_counter()
@@ -98,12 +98,12 @@ def print_shuffled() -> None:
     saliency = smooth_map(1)
     print("\n| images | ms of sAUC an image |\n| --- | --- |")
     for images in (250, 500, 1000):
-        truth = scene(images, "tuebingen")
+        truth = scene(images)
         chosen = truth.cases[:: images // 10]
 
         def score_all(truth=truth, chosen=chosen):
             for case in chosen:
-                evaluate.score(truth, case, saliency, saliency, names=["sAUC"])
+                TUEBINGEN.score(truth, case, saliency, saliency, names=["sAUC"])
 
         every = milliseconds(score_all, 3)
         print(f"| {images} | {every / len(chosen):.1f} |")

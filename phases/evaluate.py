@@ -110,6 +110,9 @@ def run(options: Options) -> None:
     for model in models:
         path = target / f"examples_{model.name}.png"
         pictures.draw_examples(path, model, truth, protocol, scores[model.name], metric)
+        worst_by = "IG" if columns[model.name]["IG"].images else metric
+        path = target / f"worst_{model.name}.jpeg"
+        pictures.draw_worst(path, model, truth, protocol, scores[model.name], worst_by)
     summary = {
         **settings,
         "images": len(options.samples),

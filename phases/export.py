@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,7 @@ def run(
     require_runtime(name)
     check_writable((output or results / "exports" / name).parent)
     network = msinet.load(weights, data=data, results=results, input_size=size, device="cpu")
+    network = replace(network, fit_shape=False)  # An export's examples and signatures have one size.
     size, variant = network.input_size, network.architecture.variant
     print(f"Weights: {network.weights.path} ({network.weights.reason}).")
     output = output or results / "exports" / f"{data}_{variant.replace(' ', '')}_{name}_{bits}"

@@ -271,8 +271,10 @@ def _settings(name: str, groups: Sequence[tuple[Group, Group]], params: Mapping,
 
 def _knowledge(name: str, groups: Sequence[tuple[Group, Group]], settings: dict) -> Knowledge:
     """What the checkpoints of a run tell whoever predicts with them; `name` joins the datasets' names by "+"."""
+    fit_shape = settings["fit_pixels"] is not None
     datasets = {
-        dataset: TrainedOn(pair[0].size, *_names(pair), split)
+        # By shape, all inputs have as many pixels as the first dataset's.
+        dataset: TrainedOn(groups[0][0].size if fit_shape else pair[0].size, *_names(pair), split)
         for dataset, pair, split in zip(name.split("+"), groups, settings["split"], strict=True)
     }
     largest = max(datasets.values(), key=lambda dataset: len(dataset.train))
@@ -282,6 +284,7 @@ def _knowledge(name: str, groups: Sequence[tuple[Group, Group]], settings: dict)
         settings["variant"],
         datasets,
         settings.get("valid_fraction"),
+        fit_shape,
         settings=settings,
     )
 

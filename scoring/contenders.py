@@ -1,6 +1,5 @@
 """Who predicts, and the scores of each: folders of maps, baselines, the gold standard, and whatever else makes maps."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,7 +115,7 @@ def score_contender(
             raise UserError(f"{contender.name}, {case.sample.name}: {error}") from error
 
     rows = zip(truth.cases, contender.maps(truth.cases), strict=True)
-    return list(_progress(parallel_map(score_one, rows, os.cpu_count() or 1, 16), len(truth.cases), contender.name))
+    return list(_progress(parallel_map(score_one, rows, ahead=16), len(truth.cases), contender.name))
 
 
 def _metric_maps(contender: Contender, truth: GroundTruth) -> Callable[[Case, np.ndarray], dict[str, np.ndarray]]:
@@ -192,7 +191,7 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
         halves = predict_others(case, case.shape, np.isin(case.known_observers, observers[::2]), of_maps)
         return {name: {**means, **halves}[name] for name in names}
 
-    rows = _progress(parallel_map(score_one, truth.cases, os.cpu_count() or 1), len(truth.cases), GOLD_STANDARD)
+    rows = _progress(parallel_map(score_one, truth.cases), len(truth.cases), GOLD_STANDARD)
     record = {"baseline": GOLD_STANDARD, "bandwidth": gold.bandwidth, "centre_bias_share": gold.centre}
     return list(rows), record
 

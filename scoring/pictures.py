@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from images import decode_image
+from images import blend, decode_image
 from scoring.contenders import Contender
-from scoring.ground_truth import GroundTruth
+from scoring.ground_truth import Case, GroundTruth
 from scoring.protocols import Protocol
 from scoring.report import Scores
 from utils import whole_file
+
+# Images in the picture of the worst tenth.
+MOST_WORST = 20
 
 
 def draw_examples(
@@ -31,8 +34,7 @@ def draw_examples(
     from matplotlib.figure import Figure  # Without pyplot no display is asked for.
 
     values = np.array([row[metric] for row in rows])
-    best_first = np.argsort(values if metric in protocol.less_is_better else -values)
-    order = [i for i in best_first if np.isfinite(values[i])]
+    order = best_first(values, metric in protocol.less_is_better)
     if not order:
         return
     middle = max(0, len(order) // 2 - 1)
@@ -44,10 +46,7 @@ def draw_examples(
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.98, 0.02, 0.12)  # Quicker than to have the layout found.
     grid = figure.subplots(len(chosen), 3, squeeze=False)
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=True):
-        axes[0].imshow(decode_image(tf.io.read_file(os.fsencode(case.sample.stimulus)), 3).numpy())
-        rows_, columns = case.fixations.T
-        axes[0].scatter(columns, rows_, s=7, c="yellow", edgecolors="black", linewidths=0.4)
-        axes[0].set(xlim=(-0.5, case.shape[1] - 0.5), ylim=(case.shape[0] - 0.5, -0.5))
+        _draw_fixations(axes[0], case, _photograph(case))
         axes[0].set_title(f"{words[case.index]}: {case.sample.name}, {metric} {values[case.index]:.2f}", fontsize=9)
         axes[1].imshow(protocol.true_map(truth, case), cmap="inferno")
         axes[2].imshow(saliency, cmap="inferno")
@@ -57,6 +56,53 @@ def draw_examples(
     grid[0, 2].set_title(contender.name, fontsize=9)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def draw_worst(
+    path: Path, contender: Contender, truth: GroundTruth, protocol: Protocol, rows: Sequence[dict], metric: str
+) -> None:
+    """Draw the worst tenth of the images, at most `MOST_WORST`, the worst first: map over photograph, and fixations.
+
+    Args: as `draw_examples`.
+    """
+    from matplotlib.figure import Figure
+
+    values = np.array([row[metric] for row in rows])
+    order = best_first(values, metric in protocol.less_is_better)
+    chosen = order[::-1][: min(MOST_WORST, -(-len(order) // 10))]
+    if not chosen:
+        return
+    cases = [truth.cases[i] for i in chosen]
+    columns = min(4, len(cases))
+    figure = Figure(figsize=(2.6 * columns, 2.2 * -(-len(cases) // columns)))
+    figure.subplots_adjust(0.005, 0.005, 0.995, 0.96, 0.02, 0.1)
+    grid = figure.subplots(-(-len(cases) // columns), columns, squeeze=False).ravel()
+    for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=False):
+        stretched = (saliency - saliency.min()) * (255 / (np.ptp(saliency) or 1))
+        _draw_fixations(axes, case, blend(_photograph(case), stretched.astype(np.float32)))
+        axes.set_title(f"{case.sample.name[-20:]}, {metric} {values[case.index]:.2f}", fontsize=7, pad=2)
+    for axes in grid:
+        axes.set_axis_off()
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def best_first(values: np.ndarray, less_is_better: bool) -> list[int]:
+    """Positions of values, (N,), from the best to the worst, without those that are not numbers."""
+    order = np.argsort(values if less_is_better else -values)
+    return [int(i) for i in order if np.isfinite(values[i])]
+
+
+def _photograph(case: Case) -> np.ndarray:
+    return decode_image(tf.io.read_file(os.fsencode(case.sample.stimulus)), 3).numpy()
+
+
+def _draw_fixations(axes, case: Case, pixels: np.ndarray) -> None:
+    """Draw a picture of an image's size with a dot at each of the image's fixations."""
+    axes.imshow(pixels)
+    rows, columns = case.fixations.T
+    axes.scatter(columns, rows, s=7, c="yellow", edgecolors="black", linewidths=0.4)
+    axes.set(xlim=(-0.5, case.shape[1] - 0.5), ylim=(case.shape[0] - 0.5, -0.5))
 
 
 def draw_distributions(path: Path, scores: Scores, protocol: Protocol) -> None:

@@ -19,7 +19,7 @@ import images
 import main
 import model
 import utils
-from scoring import contenders, density, ground_truth, metrics, report
+from scoring import contenders, density, ground_truth, metrics, pictures, report
 from scoring.protocols import MIT
 
 SHAPE = (48, 64)
@@ -136,7 +136,7 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
     assert differences["saliency"]["NSS"]["mean"] == pytest.approx(scores["saliency"]["NSS"] - scores["noise"]["NSS"])
     assert differences["saliency"]["NSS"]["low"] > 0 > differences["saliency"]["KLD"]["high"]
     assert {"protocol", "versions", "seed", "contenders", "centre_bias"} <= summary.keys()
-    for name in ("distributions.png", "examples_noise.png", "examples_saliency.png"):
+    for name in ("distributions.png", "examples_noise.png", "examples_saliency.png", "worst_noise.jpeg"):
         assert images.decode_image(tf.io.read_file(str(run.folder / name)), 3).shape[0] > 200
 
 
@@ -294,9 +294,11 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
 
 
 @pytest.fixture
-def noisy(dataset, maps, tmp_path):
+def noisy(dataset, maps, tmp_path, monkeypatch):
     """`evaluate` of noise, with the default name of the run's folder: the exit status. `folders()` lists the runs."""
     folder = maps("noise", noise)
+    for name in ("draw_examples", "draw_distributions"):  # They take most of the time.
+        monkeypatch.setattr(pictures, name, lambda *_: None)
 
     def evaluate_noise(*flags, data=dataset, results=tmp_path):
         fixed = ["-d", "custom", "-p", data, "--split", "all", "--maps", folder, "--results", results]
@@ -464,3 +466,9 @@ def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narro
         found[flags] = contender["fit_shape"], contender["mirrored"], run.summary()["scores"]["narrow"]["NSS"]["mean"]
     assert [row[:2] for row in found.values()] == [(False, False), (True, False), (False, True)]
     assert found[()][2] != found[("--mirrored",)][2]
+
+
+def test_best_come_first_and_what_is_no_number_is_left_out():
+    values = np.array([3.0, np.nan, 1.0, 2.0])
+    assert pictures.best_first(values, less_is_better=False) == [0, 3, 2]
+    assert pictures.best_first(values, less_is_better=True) == [2, 3, 0]

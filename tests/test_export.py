@@ -175,7 +175,13 @@ def test_text_says_what_a_published_network_was_trained_on(network):
 
     assert "SALICON" in named("model_salicon_cpu.pb").training
     assert "SALICON and MIT1003" in named("model_mit1003_gpu.pb").training
-    assert "not known" in named("mine.npz").training and named("mine.npz").spdx == "other"
+    assert "does not name" in named("mine.npz").training and named("mine.npz").spdx == "other"
+
+
+def test_text_says_what_ones_own_network_was_trained_on(network):
+    images = checkpoint.TrainedOn((72, 96), ("a", "b", "c"), ("d",), sha256="0")
+    knowledge = checkpoint.Knowledge((72, 96), "aspp", "lite", {"osie": images})
+    assert card.provenance(dataclasses.replace(network, knowledge=knowledge)).training == "osie (3 images)."
 
 
 def test_hub_folder_is_a_repository_with_front_matter_and_sizes(exported):
@@ -264,9 +270,8 @@ def test_savedmodel_takes_photographs_of_any_size_and_predicts_like_the_program(
 
 def test_savedmodel_runs_from_the_command_line_as_its_text_says(exported, network, photograph, tmp_path):
     folder = exported("savedmodel", 32)
-    command = re.search(r"```bash\n(saved_model_cli run .+?)```", (folder / "MODEL.md").read_text("utf-8"), re.DOTALL)[
-        1
-    ]
+    text = (folder / "MODEL.md").read_text(encoding="utf-8").replace("\\\n", " ")  # One line, as for a shell.
+    command = re.findall(r"```bash\n(saved_model_cli run .+?)```", text, re.DOTALL)[0]
     image = photograph(90, 70)
     np.save(tmp_path / "photograph.npy", image)
     shutil.copytree(folder / "saved_model", tmp_path / "saved_model")

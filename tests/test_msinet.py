@@ -165,3 +165,11 @@ def test_lite_network_is_there_by_its_name(photograph):
     network = msinet.load("lite", input_size=(48, 64))
     assert Path(network.weights.path) == checkpoint.LITE_PATH and network.architecture.variant == "lite"
     assert network.predict(photograph(100, 150)).shape == (100, 150)
+
+
+def test_network_that_was_trained_by_shape_predicts_by_shape_unless_a_size_is_given(weights, photograph):
+    checkpoint.write_knowledge(weights, checkpoint.Knowledge((48, 64), "aspp", "width 0.125", fit_shape=True))
+    network = msinet.load(weights)
+    assert network.fit_shape and network.size_for((90, 60)) == data.fitted_size((90, 60), 48 * 64) != (48, 64)
+    assert not msinet.load(weights, input_size=(48, 64)).fit_shape
+    assert "of the photograph's shape" in network.summary()

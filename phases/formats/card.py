@@ -7,7 +7,7 @@ from pathlib import Path
 import checkpoint
 from msinet import Network
 from phases.formats.base import Format, fill
-from utils import UserError
+from utils import UserError, count
 
 # The published files are called after their dataset.
 PUBLISHED_FILE = re.compile(r"model_(\w+)_[cg]pu$")
@@ -81,9 +81,11 @@ def provenance(network: Network) -> Provenance:
             "the published program is under the MIT licence; the terms of the datasets are those of their authors.",
             "mit",
         )
+    trained_on = network.knowledge.datasets if network.knowledge else {}
+    sets = [f"{name} ({count(len(images.train), 'image')})" for name, images in trained_on.items()]
     return Provenance(
         f"the {network.architecture.variant} network of `{path.name}`",
-        "not known to this export: whoever trained the file can say.",
+        f"{' and '.join(sets) or 'data that the file does not name: whoever trained it can say'}.",
         "that of whoever trained the file, and of the photographs it was trained on.",
     )
 

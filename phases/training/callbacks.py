@@ -116,7 +116,7 @@ class Board(keras.callbacks.TensorBoard):
 
 def side_by_side(photograph: tf.Tensor, saliency: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
     """A photograph, 0 to 255, its map, 0 to 1, and the true map, 0 to 255: float32 (H, 3 W, 3), 0 to 1."""
-    maps = [tf.image.grayscale_to_rgb(x) for x in (saliency, truth / tf.maximum(tf.reduce_max(truth), 1e-7))]
+    maps = [tf.repeat(x, 3, axis=-1) for x in (saliency, truth / tf.maximum(tf.reduce_max(truth), 1e-7))]
     return tf.concat([photograph / 255, *maps], axis=1)
 
 
