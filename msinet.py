@@ -25,6 +25,7 @@ from config import MAX_PIXELS
 from data import Header, Unreadable, fitted_size, read_header
 from images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
 from model import (
+    CHANNELS_FIRST,
     CHANNELS_LAST,
     check_precision,
     choose_layout,
@@ -236,6 +237,7 @@ class Network:
         """Replace each row's image by its map; rows with an error pass through in their place."""
         rows = iter(rows)
         chunks = iter(lambda: list(itertools.islice(rows, batch_size)), [])
+        predicted: Iterator[list[_Row]]
         if len(self.gpus) < 2:
             predicted = (self._predict(chunk, self.graph) for chunk in chunks)
         else:
@@ -323,8 +325,8 @@ def load(
         raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
     if isinstance(input_size, str) and input_size != "auto":
         raise UserError(f"Received the input size {input_size!r}, expected a height and a width, or 'auto'.")
-    asked, (layout, device) = device, choose_layout(device)
-    names = find_gpus(gpus) if gpus or asked != "cpu" else []
+    layout, device = choose_layout(device)
+    names = find_gpus(gpus) if gpus or layout == CHANNELS_FIRST else []
     if len(names) > 1:
         device += f", {len(names)} of them"
     choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))

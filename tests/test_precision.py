@@ -126,6 +126,7 @@ def test_more_gpus_than_there_are_is_one_clear_line(narrow, tmp_path, monkeypatc
     np.savez(weights, **narrow.arrays)
     found = [tf.config.LogicalDevice(f"/device:GPU:{i}", "GPU") for i in range(2)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: found)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: found)
     assert main.main(["test", "--weights", str(weights), "--gpus", "3", "--results", str(tmp_path)]) == 2
     assert "--gpus 3 was asked for, but TensorFlow sees 2" in capsys.readouterr().err
     assert msinet.load(weights).gpus == ("/device:GPU:0", "/device:GPU:1")
