@@ -29,9 +29,12 @@ NORM_MOMENTUM = 0.97
 # Keras' name for each precision in training: float32 variables, and a copy of lower precision to compute with.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
-# The convolutions that compute in float32 in every precision: the last, as it and what follows it decide about single
-# gray levels. docs/performance.md has what others would bring.
-EXACT = ("decoder/conv4",)
+# The convolution that computes in float32 in every precision: it and what follows it decide about single gray levels.
+LAST = "decoder/conv4"
+
+# And with it, where the network only predicts, the first: bfloat16 would round its input, pixels minus their means, by
+# up to half a gray level. docs/performance.md has what others would bring.
+EXACT = ("conv1/conv1_1", LAST)
 
 Convolution = Callable[..., tf.Tensor]
 
@@ -190,7 +193,7 @@ def keras_convolutions(
     seeds = np.random.SeedSequence(seed)
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        policy = POLICIES["float32" if name in EXACT else precision]
+        policy = POLICIES["float32" if name == LAST else precision]
         x = DilatedConv2D(
             scaled_filters(filters, width),
             size,

@@ -36,7 +36,7 @@ import main  # noqa: E402
 import msinet  # noqa: E402
 from config import PARAMS, VARIANTS  # noqa: E402
 from data import list_images, read_header  # noqa: E402
-from model import EXACT, build_model, msi_net, processor_has_bfloat16, tensor_convolutions  # noqa: E402
+from model import EXACT, LAST, build_model, msi_net, processor_has_bfloat16, tensor_convolutions  # noqa: E402
 from phases import test, train  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
@@ -45,11 +45,11 @@ SIZE = SIZES[-1]
 # What may stay in float32, by a few words for the table: names of convolutions, or how they begin.
 CHOICES = {
     "nothing": (),
-    "the last convolution (what the program does)": EXACT,
-    "the first and the last": ("conv1/conv1_1", *EXACT),
-    "the last two": ("decoder/conv3", *EXACT),
-    "the first and the last two": ("conv1/conv1_1", "decoder/conv3", *EXACT),
-    "the ASPP and the last": ("aspp", *EXACT),
+    "the last convolution": (LAST,),
+    "the first and the last (what the program does)": EXACT,
+    "the last two": ("decoder/conv3", LAST),
+    "the first and the last two": ("decoder/conv3", *EXACT),
+    "the ASPP and the last": ("aspp", LAST),
     "the decoder": ("decoder",),
     "everything": ("conv", "aspp", "decoder"),
 }
@@ -187,7 +187,7 @@ def graph_of(arrays: Mapping[str, np.ndarray], exact: tuple[str, ...]) -> Callab
 
     def conv(x, name, *arguments, **options):
         x = low(x, name, *arguments, **options)
-        return tf.cast(x, tf.float32) if name in EXACT else x  # Scaling to 0 to 1 is float32 always.
+        return tf.cast(x, tf.float32) if name == LAST else x  # Scaling to 0 to 1 is float32 always.
 
     signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
     return tf.function(lambda batch: msi_net(batch, conv), signature, autograph=False)

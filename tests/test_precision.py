@@ -59,18 +59,18 @@ def narrow():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_all_convolutions_but_the_last_are_converted_with_what_lies_between_them(precision, narrow):
+def test_all_convolutions_but_the_first_and_the_last_are_converted_with_what_lies_between_them(precision, narrow):
     network = replace(narrow, precision=precision)
     found = nodes(network)
-    assert len(found) == 23 and found.pop("decoder/conv4") == tf.float32
+    assert len(found) == 23 and {found.pop(name) for name in ("conv1/conv1_1", "decoder/conv4")} == {tf.float32}
     assert set(found.values()) == {tf.as_dtype(precision)}
     graph = network.graph.get_concrete_function().graph
     between = [op for op in graph.get_operations() if op.type in ("Relu", "BiasAdd", "MaxPool", "ConcatV2")]
     inputs = {(op.type, op.inputs[0].dtype) for op in between}
-    assert inputs == {("BiasAdd", tf.float32)} | {
+    assert inputs == {("BiasAdd", tf.float32), ("Relu", tf.float32)} | {
         (kind, tf.as_dtype(precision)) for kind in ("Relu", "BiasAdd", "MaxPool", "ConcatV2")
     }
-    kernels = {op.get_attr("dtype") for op in graph.get_operations() if op.name.endswith("conv1_1/kernel")}
+    kernels = {op.get_attr("dtype") for op in graph.get_operations() if op.name.endswith("conv1_2/kernel")}
     assert kernels == {tf.as_dtype(precision)}  # Cast once, not in every call.
     assert graph.outputs[0].dtype == tf.float32
 
