@@ -12,7 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 import geometry
-from data import Batch, Group, Header, Sample, Unreadable, why_unreadable
+from config import MAX_PIXELS
+from data import Batch, Group, Header, Sample, Unreadable, read_header, why_unreadable
 from utils import check_space
 
 # What fills the rest of the network's input around an image, and around its saliency map.
@@ -345,6 +346,12 @@ def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
     if suffix == ".png":
         return tf.io.encode_png(image).numpy()
     return tf.io.encode_jpeg(image, format="grayscale", quality=100).numpy()
+
+
+def encode_overlay(path: Path, saliency: np.ndarray, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A photograph with its map laid over it, as the contents of a JPEG file; see `blend`."""
+    photograph = read_image(path, read_header(path, most_pixels=max_pixels)).numpy()
+    return tf.io.encode_jpeg(blend(photograph, saliency), quality=95).numpy()
 
 
 def blend(photograph: np.ndarray, saliency: np.ndarray) -> np.ndarray:

@@ -151,7 +151,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-p",
         "--path",
-        type=existing_name,
+        type=path_or_address,
         help="photograph, or folder of photographs (default: the one that Matplotlib ships)",
     )
     phase.add_argument(
@@ -167,6 +167,23 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         help=f"a photograph of more pixels is refused, as it would take too much memory (default: {MAX_PIXELS})",
     )
     add_params(phase, (*SHARED_PARAMS, *SPEED_PARAMS))
+    add_cluster(phase)
+
+
+def add_cluster(phase: argparse.ArgumentParser) -> None:
+    group = phase.add_argument_group("many photographs, on many machines (docs/cluster.md)")
+    group.add_argument(
+        "--cluster",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="predict with Ray on all cores of this machine, or on the cluster at ADDRESS, such as ray-head:6379 or "
+        "auto; --path may then be a list of photographs (.txt or .parquet) or, as --results, an address such as "
+        "s3://bucket/folder; what an earlier run has done is not done again",
+    )
+    group.add_argument("--workers", type=counting, help="processes that predict (default: one a core, or one a GPU)")
+    group.add_argument("--shards", action="store_true", help="write the maps into the index, not as files of their own")
+    group.add_argument("--restart", action="store_true", help="begin anew where results of another run are")
 
 
 def add_evaluate(phase: argparse.ArgumentParser) -> None:
@@ -479,19 +496,28 @@ def run_download(options: argparse.Namespace) -> int:
 def run_test(options: argparse.Namespace) -> int:
     params = params_of(options)
     path = options.path or sample_photograph()
+    settings = {
+        "data": options.data,
+        "size": options.input_size,
+        "weights": options.weights,
+        "params": params,
+        "suffix": f".{options.format}",
+        "overlay": options.overlay,
+        "mirrored": options.mirrored,
+        "max_pixels": options.max_pixels,
+    }
+    on_cluster = {"workers": options.workers, "shards": options.shards, "restart": options.restart}
+    if options.cluster:
+        with quiet_stderr():
+            from phases import cluster
+        return cluster.run(path, address=options.cluster, **on_cluster, **settings)
+    if flags := [f"--{name}" for name, value in on_cluster.items() if value]:
+        raise UserError(f"{' and '.join(flags)}: only with --cluster.")
+    if "://" in f"{path} {params['results']}":
+        raise UserError("Addresses of object stores are read and written with --cluster only; see docs/cluster.md.")
     with quiet_stderr():
         from phases import test
-    return test.run(
-        path,
-        data=options.data,
-        size=options.input_size,
-        weights=options.weights,
-        params=params,
-        suffix=f".{options.format}",
-        overlay=options.overlay,
-        mirrored=options.mirrored,
-        max_pixels=options.max_pixels,
-    )
+    return test.run(path, **settings)
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -645,6 +671,11 @@ def existing_name(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("received an empty path, expected a file or folder")
     return Path(text)
+
+
+def path_or_address(text: str) -> Path | str:
+    """The type of a path, or of the address of something in an object store, which `Path` would damage."""
+    return text if "://" in text else existing_name(text)
 
 
 PARAM_TYPES = {

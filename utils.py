@@ -322,9 +322,9 @@ def parallel_map(
 
 def cores() -> int:
     """The processor cores that this process may use, which containers and batch systems make fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get("OMP_NUM_THREADS", "")  # Ray, among others, says there what is a process's part.
+    return min(there, int(share)) if share.isdigit() and int(share) else there
 
 
 def count(number: int, noun: str) -> str:

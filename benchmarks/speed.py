@@ -38,6 +38,7 @@ from config import PARAMS, VARIANTS  # noqa: E402
 from data import list_images, read_header  # noqa: E402
 from model import EXACT, LAST, build_model, msi_net, processor_has_bfloat16, tensor_convolutions  # noqa: E402
 from phases import test, train  # noqa: E402
+from photographs import find_images  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
 SIZE = SIZES[-1]
@@ -135,7 +136,7 @@ def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None
             (root / f"{i:04d}.jpg").write_bytes(photograph)
 
         def phase(network):
-            found = test.find_images(root)
+            found = find_images(root)
             test.test(network, found, root, Path(results), batch_size=1, suffix=".jpeg", overlay=False)
 
         phases = shortest({name: lambda n=n: phase(n) for name, n in networks.items()}, 3)

@@ -24,8 +24,11 @@ MAY_IMPORT = {
     "checkpoint": "weight_files download model utils config",
     "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data model acquisition.datasets utils config",
-    "phases": "phases.formats phases.training msinet scoring checkpoint images data model loss utils config",
+    "photographs": "data utils config",
+    "phases": "phases.formats phases.training phases.distributed photographs msinet scoring checkpoint images data "
+    "model loss utils config",
     "phases.download": "download utils config",
+    "phases.distributed": "phases.distributed photographs data utils config",
     "phases.training": "phases.training checkpoint images data model utils config",
     "phases.formats": "phases.formats msinet checkpoint images geometry data model utils config",
     "main": "phases scoring data download acquisition.datasets utils config",

@@ -1,0 +1,576 @@
+"""`test --cluster`: on real Ray, a head without processor cores and two machines with one each, as processes here.
+
+What does not need Ray's machines is tested without: names, portions, files written whole, the index.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write
+from PIL import Image
+
+import main
+import msinet
+from data import list_images
+from images import encode_map
+from phases import test
+from photographs import find_images, output_paths
+from utils import UserError
+
+# Ray looks at them when it is imported.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4, RAY_USAGE_STATS_ENABLED="0")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
+pytest.importorskip("moto", reason="moto, a store for the tests, is not installed: pip install 'moto[server]>=5'")
+
+import pyarrow as pa  # noqa: E402
+import pyarrow.fs  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+from ray import cloudpickle  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from phases import cluster  # noqa: E402
+from phases.distributed import index as cluster_index  # noqa: E402
+from phases.distributed import store as cluster_store  # noqa: E402
+from phases.distributed.store import Photographs  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")  # Ray has warnings of its own.
+
+# Classes of this file travel to the workers, which cannot import it.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+FIXED = ("--weights", "lite", "--input-size", "48", "64")
+STORE_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Trouble(msinet.Network):
+    """A network whose process is killed where a photograph's name has the word "deadly".
+
+    With a `marker`, a file, that happens once. Before each photograph it pauses for `pause` seconds.
+    """
+
+    marker: str = ""
+    pause: float = 0.0
+
+    def predictions(self, photographs, batch_size=1):
+        def watched():
+            for photograph in photographs:
+                if "deadly" in str(photograph) and not (self.marker and Path(self.marker).exists()):
+                    if self.marker:
+                        Path(self.marker).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(self.pause)
+                yield photograph
+
+        return msinet.Network.predictions(self, watched(), batch_size)
+
+
+def troubled(monkeypatch, **values) -> None:
+    """Let `test --cluster` predict with a `Trouble`."""
+    load = msinet.load
+
+    def load_trouble(*arguments, **options):
+        network = load(*arguments, **options)
+        return Trouble(**{field.name: getattr(network, field.name) for field in dataclasses.fields(network)}, **values)
+
+    monkeypatch.setattr(msinet, "load", load_trouble)
+
+
+def small(seed: int, height: int = 40, width: int = 56) -> bytes:
+    coarse = np.random.default_rng(seed).uniform(0, 255, (5, 7, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((width + seed % 5, height + seed % 3)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_photographs(folder: Path, number: int) -> Path:
+    for i in range(number):
+        write(folder / ("", "sub", "sub/deeper", "Sub")[i % 4] / f"{i:03d}.jpg", small(i))
+    return folder
+
+
+def plain(path: Path, results: Path, suffix: str = ".jpeg", overlay: bool = False) -> dict[str, bytes]:
+    """What `test` without a cluster writes, by name."""
+    network = msinet.load("lite", input_size=(48, 64))
+    test.test(network, find_images(path), path, results, batch_size=1, suffix=suffix, overlay=overlay)
+    return contents_of(results)
+
+
+def contents_of(results: Path) -> dict[str, bytes]:
+    files = [file for name in ("images", "overlays") for file in (results / name).rglob("*") if file.is_file()]
+    return {file.relative_to(results).as_posix(): file.read_bytes() for file in files}
+
+
+def index_of(results: Path) -> dict[str, dict]:
+    """The index by path; no path is there twice."""
+    rows = pq.read_table(results / "index").to_pylist()
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows)
+    return by_path
+
+
+def assert_whole(results: Path) -> None:
+    """No temporary file is left anywhere."""
+    assert [str(file) for file in results.rglob(".*")] == []
+
+
+# --- Without machines -------------------------------------------------------------------------------------------------
+
+
+def test_listing_gives_the_names_that_plain_test_gives(tmp_path):
+    names = ("x.png", "x.jpg", "x.png.jpg", "X.gif", "a/x.png", "A/x.jpg", "a/y.webp", "ä.png", "a\u0308.jpg", ".h.png")
+    for name in (*names, "a/.hidden/z.png", "text.md", os.fsdecode(b"latin\xe9.png")):
+        write(tmp_path / "in" / name, b"")
+    for suffix in (".jpeg", ".npy"):
+        listed = list(Photographs(str(tmp_path / "in"), "", suffix))
+        images = list_images(tmp_path / "in")
+        expected = output_paths(images, tmp_path / "in", Path("images"), suffix)
+        assert {Path(photograph.path): Path(photograph.map) for photograph in listed} == expected
+    one = Photographs(str(tmp_path / "in" / "x.png"), "", ".png")
+    assert [photograph.map for photograph in one] == ["images/x.png"]
+
+
+def test_listing_passes_over_the_results(tmp_path):
+    for name in ("a.png", "results/images/a.jpeg"):
+        write(tmp_path / name, b"")
+    listed = Photographs(str(tmp_path), str(tmp_path / "results"), ".jpeg")
+    assert [photograph.map for photograph in listed] == ["images/a.jpeg"]
+
+
+def test_manifest_names_photographs_wherever_they_are(tmp_path):
+    entries = ["a.jpg", "sub/a.png", "/data/a.jpg", "../b.jpg", "s3://bucket/a.jpg"]
+    write(tmp_path / "list" / "m.txt", "\n\n".join(entries).encode())
+    pq.write_table(pa.table({"number": range(5), "path": entries}), tmp_path / "list" / "m.parquet")
+    for name in ("m.txt", "m.parquet"):
+        listed = list(Photographs(str(tmp_path / "list" / name), "", ".png"))
+        here = tmp_path.as_posix()
+        assert [photograph.path for photograph in listed] == [
+            f"{here}/list/a.jpg", f"{here}/list/sub/a.png", "/data/a.jpg", f"{here}/b.jpg", "s3://bucket/a.jpg",
+        ]  # fmt: skip
+        assert [photograph.map for photograph in listed] == [
+            "images/a.jpg.png", "images/sub/a.png.png", "images/file/data/a.jpg.png", f"images/file{here}/b.jpg.png",
+            "images/s3/bucket/a.jpg.png",
+        ]  # fmt: skip
+    pq.write_table(pa.table({"file": entries}), tmp_path / "other.parquet")
+    with pytest.raises(UserError, match="expected one called 'path'"):
+        list(Photographs(str(tmp_path / "other.parquet"), "", ".png"))
+
+
+def test_portions_leave_out_what_is_done_and_grow(tmp_path, monkeypatch):
+    write(tmp_path / "m.txt", "".join(f"{i}.jpg\n" for i in range(1000)).encode())
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    done = np.sort(cluster_index.ids([f"{tmp_path.as_posix()}/{i}.jpg" for i in range(0, 1000, 2)]))
+    listing = cluster_index.Listing(Photographs(str(tmp_path / "m.txt"), "", ".png"), done, portion=16)
+    rows = [row for table in listing._portions() for row in table.to_pylist()]
+    paths = [os.fsdecode(path) for row in rows for path in row["path"]]
+    assert paths == [f"{tmp_path.as_posix()}/{i}.jpg" for i in range(1, 1000, 2)]
+    assert [row["listed"] for row in rows] == [-1] * (len(rows) - 1) + [500]
+    assert len(rows[0]["path"]) == 2 and max(len(row["path"]) for row in rows) == 8  # half of 4 and of 16
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "expected"),
+    [
+        ([{"CPU": 1.0}], None, (1, 1, 0)),
+        ([{"CPU": 2.0}], None, (2, 1, 0)),
+        ([{"CPU": 64.0}, {}], None, (64, 1, 0)),
+        ([{"CPU": 64.0}, {"CPU": 64.0}], 4, (4, 32, 0)),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], 2, (2, 3, 0)),
+        ([{"CPU": 2.0}], 8, (8, 1, 0)),
+        ([{"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}], None, (2, 8, 1)),
+    ],
+)
+def test_workers_share_what_the_machines_have(monkeypatch, machines, workers, expected):
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
+    job = cluster.Job("", ".png", False, False, 1, "auto")
+    job, resources = cluster._workers(job, workers)
+    assert (resources["workers"], resources["num_cpus"], resources["num_gpus"]) == expected
+    assert job.threads == resources["num_cpus"]
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """A worker in this process, whose results are in `tmp_path / "results"`."""
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    for setting in ("intra", "inter"):
+        monkeypatch.setattr(tf.config.threading, f"set_{setting}_op_parallelism_threads", lambda number: None)
+    job = cluster.Job(str(tmp_path / "results"), ".png", False, False, 1, "cpu")
+    return cluster.Worker(msinet.load("lite", input_size=(48, 64)), job)
+
+
+def portion(folder: Path) -> dict:
+    listed = list(Photographs(str(folder), "", ".png"))
+    return cluster_index._portion_row(listed).to_pylist()[0]
+
+
+def test_full_disk_stops_the_run_and_leaves_no_half_of_a_file(tmp_path, worker, monkeypatch):
+    write_photographs(tmp_path / "in", 3)
+    old = write(tmp_path / "results" / "images" / "000.png", b"old")
+    half = Path.write_bytes
+
+    def full(path, contents):
+        half(path, contents[: len(contents) // 2])
+        raise OSError(28, "No space left on device")
+
+    with worker.results.open_for_writing():
+        monkeypatch.setattr(Path, "write_bytes", full)
+        told = worker(portion(tmp_path / "in"))
+        assert "No space left on device" in told["stopped"] and "repeat the command" in told["stopped"]
+        assert list((tmp_path / "results" / ".part").iterdir()) == []
+    assert old.read_bytes() == b"old" and not (tmp_path / "results" / "index").exists()
+
+
+def test_same_portion_again_replaces_its_part_of_the_index(tmp_path, worker):
+    write_photographs(tmp_path / "in", 3)
+    with worker.results.open_for_writing():
+        for _ in range(2):
+            assert worker(portion(tmp_path / "in"))["done"] == 3
+    assert len(list((tmp_path / "results" / "index").iterdir())) == 1 and len(index_of(tmp_path / "results")) == 3
+
+
+def test_only_what_is_done_and_there_is_known(tmp_path, worker):
+    write_photographs(tmp_path / "in", 6)
+    write(tmp_path / "in" / "damaged.jpg", b"none")
+    results = tmp_path / "results"
+    check = {"results": worker.results, "shards": False}
+    with worker.results.open_for_writing():
+        worker(portion(tmp_path / "in"))
+        half = (next((results / "index").iterdir())).read_bytes()[:500]
+        write(results / "index" / "half.parquet", half)
+        (results / "images" / "000.png").unlink()
+        parts = {"item": sorted(file.name for file in (results / "index").iterdir())}
+        recent = cluster_index._check(parts, recent=True, **check)
+        assert len(recent["id"]) == 7 and recent["failed"].sum() == 1
+        again = {"item": [name for name in parts["item"] if (results / "index" / name).exists()]}
+        checked = cluster_index._check(again, recent=False, **check)
+    assert len(checked["id"]) == 5 and checked["failed"].sum() == 0
+    left = index_of(results)
+    assert len(left) == 5 and {Path(path).name for path in left} == {f"{i:03d}.jpg" for i in range(1, 6)}
+    assert not (results / "index" / "half.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [("nowhere.jpg", "nowhere.jpg cannot be read"), ("zip0://nowhere/in", "zip0://, which cannot be opened")],
+)
+def test_photographs_that_cannot_be_listed_are_a_clear_error(tmp_path, capsys, path, complaint):
+    assert main.main(["test", "-p", path, "--results", str(tmp_path / "r"), "--cluster"]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_cluster_in_the_cloud_is_described_as_ray_wants_it():
+    import yaml
+    from ray.autoscaler._private import util
+
+    file = Path(main.__file__).parent / "docs" / "cluster.yaml"
+    util.validate_config(util.prepare_config(yaml.safe_load(file.read_text(encoding="utf-8"))))
+
+
+# --- On machines ------------------------------------------------------------------------------------------------------
+
+
+class FaultyStore:
+    """A loopback S3 server. It answers the first requests for each key with an error of its own, and is slow."""
+
+    def __init__(self):
+        from moto import server
+
+        self.requests: list[tuple[str, str]] = []
+        self.faults, self.pause, self.denied = 0, 0.0, ""
+        application = server.DomainDispatcherApplication.__call__
+
+        def misbehaving(dispatcher, environment, start_response):
+            request = (environment["REQUEST_METHOD"], environment["PATH_INFO"])
+            self.requests.append(request)
+            time.sleep(self.pause)
+            if self.denied and self.denied in request[1]:
+                start_response("403 Forbidden", [("Content-Length", "0")])
+                return [b""]
+            if self.requests.count(request) <= self.faults:
+                start_response("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
+            return application(dispatcher, environment, start_response)
+
+        server.DomainDispatcherApplication.__call__ = misbehaving
+        self.server = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        self.server.start()
+        self.url = "http://{}:{}".format(*self.server.get_host_and_port())
+
+        def restore():
+            self.server.stop()
+            server.DomainDispatcherApplication.__call__ = application
+
+        self.close = restore
+
+
+@pytest.fixture(scope="module")
+def store():
+    faulty = FaultyStore()
+    before = dict(os.environ)
+    os.environ.update(STORE_ENVIRONMENT, AWS_ENDPOINT_URL=faulty.url)
+    cluster_store._filesystem.cache_clear()
+    yield faulty
+    faulty.close()
+    cluster_store._filesystem.cache_clear()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def add_machine(machines: Cluster, cores: int) -> None:
+    """Ray gives a machine 30 seconds to start, which are not enough where the tests have little of a processor."""
+    for attempts_left in (2, 1, 0):
+        try:
+            machines.add_node(num_cpus=cores, **machines.size)
+            return
+        except Exception as error:
+            if not attempts_left or "timed out during startup" not in str(error):
+                raise
+
+
+@pytest.fixture(scope="module")
+def machines(store):
+    """A Ray cluster that asks for a token: a head without processor cores, and two machines with one each."""
+    machines = Cluster()
+    machines.size = {"object_store_memory": 150 * 2**20}
+    for cores in (0, 1, 1):
+        add_machine(machines, cores)
+    with cluster._connected(machines.address):
+        yield machines
+    machines.shutdown()
+
+
+@pytest.fixture
+def run(machines, tmp_path):
+    """`test --cluster` there, with the lite network at a small size."""
+
+    def run_test(path, *flags, results=tmp_path / "results"):
+        fixed = ("--results", str(results), "--cluster", machines.address)
+        return main.main(["test", "-p", str(path), *FIXED, *fixed, *flags])
+
+    return run_test
+
+
+def damaged_files(whole: bytes) -> dict[str, bytes]:
+    """Twenty kinds of files that are no whole image, by name."""
+    png, gif = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (40, 30), (9, 99, 199)).save(png, "PNG")
+    Image.new("L", (40, 30)).save(gif, "GIF")
+    png, gif = png.getvalue(), gif.getvalue()
+    claim = b"\x7f\xff\xff\xff"
+    return {
+        "empty.jpg": b"",
+        "one_byte.jpg": b"\xff",
+        "magic.jpg": whole[:4],
+        "header.jpg": whole[:100],
+        "third.jpg": whole[: len(whole) // 3],
+        "text.jpg": b"not an image at all",
+        "html.jpg": b"<!DOCTYPE html><html><body>404</body></html>",
+        "zeros.jpg": bytes(3000),
+        "noise.jpg": np.random.default_rng(1).bytes(3000),
+        "pdf.jpg": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n",
+        "zip.jpg": b"PK\x03\x04" + bytes(60),
+        "reversed.jpg": whole[::-1],
+        "empty.png": b"",
+        "magic.png": png[:8],
+        "header.png": png[:40],
+        "cut.png": png[:-30],
+        "checksum.png": png[:29] + bytes([png[29] ^ 255]) + png[30:],
+        "giant.png": png[:16] + claim + claim + png[24:],
+        "cut.gif": gif[:20],
+        "cut.webp": b"RIFF\x24\x00\x00\x00WEBPVP8 ",
+        "cut.bmp": b"BM" + bytes(10),
+    }
+
+
+@pytest.mark.cluster
+def test_cluster_that_is_not_there_is_a_clear_error(tmp_path, capsys):
+    folder = write_photographs(tmp_path / "in", 1)
+    flags = ("--results", str(tmp_path / "results"), "--cluster", "127.0.0.1:9")
+    assert main.main(["test", "-p", str(folder), *FIXED, *flags]) == 2
+    assert "No Ray cluster at 127.0.0.1:9" in capsys.readouterr().err
+
+
+@pytest.mark.cluster
+def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatch, capsys):
+    folder = write_photographs(tmp_path / "in", 40)
+    for name, contents in damaged_files(small(1)).items():
+        write(folder / "damaged" / name, contents)
+    write(folder / "deadly_once.jpg", small(3))
+    troubled(monkeypatch, marker=str(tmp_path / "marker"))
+    assert run(folder, "--overlay") == 1
+    printed = capsys.readouterr()
+    expected = plain(folder, tmp_path / "plain", overlay=True)
+    assert contents_of(tmp_path / "results") == expected
+    assert_whole(tmp_path / "results")
+    assert (tmp_path / "marker").exists()
+
+    assert main.main(["test", "-p", str(folder), *FIXED, "--results", str(tmp_path / "plain"), "--overlay"]) == 1
+    of_plain = capsys.readouterr()
+    assert sorted(line for line in printed.err.splitlines() if line.startswith("error: ")) == sorted(
+        line for line in of_plain.err.splitlines() if line.startswith("error: ")
+    )
+    last_lines = of_plain.out.replace(str(tmp_path / "plain"), str(tmp_path / "results")).splitlines()[-2:]
+    assert printed.out.splitlines()[-2:] == last_lines
+
+    index = index_of(tmp_path / "results")
+    assert set(index) == {str(file) for file in list_images(folder)}
+    done = {path: row for path, row in index.items() if row["status"] == "done"}
+    assert len(done) == len(expected) // 2
+    for row in done.values():
+        contents = expected[row["map"]]
+        assert hashlib.sha256(contents).hexdigest() == row["sha256"] and row["overlay"] in expected
+        assert tf.io.extract_jpeg_shape(contents).numpy().tolist() == [row["height"], row["width"], 1]
+        assert row["seconds"] > 0 and row["host"] and not row["error"]
+    summary = json.loads((tmp_path / "results" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["written"], summary["failed"]) == (len(done), len(index) - len(done))
+    assert summary["variant"] == "lite" and len(summary["sha256"]) == 64 and summary["versions"]["ray"]
+
+    # The same command does nothing again but what failed; another network is refused, unless with --restart.
+    before = {name: (tmp_path / "results" / name).stat().st_mtime_ns for name in expected}
+    assert run(folder, "--overlay", "--workers", "1") == 1
+    assert f"{len(done)} maps had been written before.\n0 maps written to" in capsys.readouterr().out
+    assert {name: (tmp_path / "results" / name).stat().st_mtime_ns for name in expected} == before
+    assert index_of(tmp_path / "results").keys() == index.keys()
+    assert run(folder, "--overlay", "--input-size", "56", "64") == 2
+    assert "input_size [48, 64], now [56, 64]" in capsys.readouterr().err
+
+
+@pytest.mark.cluster
+def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkeypatch):
+    folder = write_photographs(tmp_path / "in", 60)
+    troubled(monkeypatch, pause=0.05)
+    lost = sorted(machines.worker_nodes, key=lambda node: node.node_id)[0]
+
+    def lose():
+        while len(contents_of(tmp_path / "results")) < 10:
+            time.sleep(0.02)
+        machines.remove_node(lost, allow_graceful=False)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    try:
+        assert run(folder, "--format", "npy") == 0
+    finally:
+        thread.join()
+        add_machine(machines, 1)
+    assert contents_of(tmp_path / "results") == plain(folder, tmp_path / "plain", ".npy")
+    assert len(index_of(tmp_path / "results")) == 60
+    assert_whole(tmp_path / "results")
+
+
+@pytest.mark.cluster
+def test_killed_and_interrupted_command_repeated_does_only_what_is_missing(tmp_path, run, machines, capsys):
+    folder, results = write_photographs(tmp_path / "in", 60), tmp_path / "results"
+    flags = ("--input-size", "240", "320", "--format", "png")
+    command = [sys.executable, "main.py", "test", "-p", str(folder), "--weights", "lite", "--results", str(results)]
+    for end in (signal.SIGKILL, signal.SIGINT):
+        before = len(list(results.glob("index/*.parquet")))
+        ended = subprocess.Popen([*command, *flags, "--cluster", machines.address], cwd=Path(main.__file__).parent)
+        while len(list(results.glob("index/*.parquet"))) < before + 2:
+            assert ended.poll() is None
+            time.sleep(0.02)
+        ended.send_signal(end)
+        ended.wait()
+        count = -1
+        while count != (count := len(list(results.glob("index/*.parquet")))):  # Its workers end a moment later.
+            time.sleep(2)
+    assert ended.returncode == 130
+    assert_whole(results)
+    done = {row["map"] for row in index_of(results).values()}
+    assert 0 < len(done) < 60
+    before = {name: (results / name).stat().st_mtime_ns for name in done}
+    assert run(folder, *flags) == 0
+    assert {name: (results / name).stat().st_mtime_ns for name in done} == before
+    printed = capsys.readouterr().out
+    assert f"{len(done)} maps had been written before.\n{60 - len(done)} maps written to" in printed
+    assert len(index_of(results)) == 60
+    assert_whole(results)
+    assert main.main([*command[2:7], "--results", str(tmp_path / "plain"), *flags]) == 0
+    assert contents_of(results) == contents_of(tmp_path / "plain")
+
+
+@pytest.mark.cluster
+def test_photograph_that_kills_its_worker_is_given_up_and_the_others_go_on(tmp_path, run, monkeypatch, capsys):
+    folder = write_photographs(tmp_path / "in", 12)
+    write(folder / "0_deadly.jpg", small(3))
+    troubled(monkeypatch)
+    monkeypatch.setattr(cluster, "ATTEMPTS", 2)
+    assert run(folder) == 1
+    printed = capsys.readouterr()
+    assert f"error: {folder / '0_deadly.jpg'}: its worker died each of 2 times\n" in printed.err
+    assert "12 maps written to" in printed.out and "1 image failed." in printed.out
+    row = index_of(tmp_path / "results")[str(folder / "0_deadly.jpg")]
+    assert row["status"] == "failed" and "its worker died" in row["error"] and not row["map"]
+    (folder / "0_deadly.jpg").unlink()
+    assert contents_of(tmp_path / "results") == plain(folder, tmp_path / "plain")
+
+
+@pytest.mark.cluster
+def test_object_store_that_is_slow_and_fails_for_a_while(tmp_path, run, store, capsys):
+    folder = write_photographs(tmp_path / "in", 16)
+    bucket = cluster_store.Bucket("s3://bucket/photos")
+    owner = pyarrow.fs.S3FileSystem(endpoint_override=store.url, allow_bucket_creation=True)
+    owner.create_dir("bucket")
+    for file in list_images(folder):
+        bucket.write(file.relative_to(folder).as_posix(), file.read_bytes())
+    bucket.write("damaged.jpg", b"not an image at all")
+    bucket.write("denied.jpg", small(1))
+    store.requests.clear()
+    store.faults, store.pause, store.denied = 1, 0.02, "denied.jpg"
+    try:
+        assert run("s3://bucket/photos/", "--overlay", results="s3://bucket/maps/") == 1
+    finally:
+        puts = [path for method, path in store.requests if method == "PUT" and "/overlays/" in path]
+        store.faults, store.pause, store.denied = 0, 0.0, ""
+    printed = capsys.readouterr()
+    assert "error: s3://bucket/photos/damaged.jpg: " in printed.err
+    assert "error: s3://bucket/photos/denied.jpg: cannot be read from the store" in printed.err
+    assert "16 maps written to s3://bucket/maps/images." in printed.out
+    assert len(puts) == 2 * 16, "one PUT a file, and one that failed"
+    maps = cluster_store.Bucket("s3://bucket/maps")
+    for name, contents in plain(folder, tmp_path / "plain", overlay=True).items():
+        assert maps.read(name) == contents
+
+    # A list of some of them, into shards; read back with the line that docs/cluster.md has.
+    names = [file.relative_to(folder).as_posix() for file in list_images(folder)]
+    bucket.write("some.txt", "\n".join([*names[:6], "missing.jpg"]).encode())
+    assert run("s3://bucket/photos/some.txt", "--workers", "1", "--format", "npy", "--shards", "--overlay") == 1
+    printed = capsys.readouterr()
+    assert "error: s3://bucket/photos/missing.jpg: no such file" in printed.err
+    table = pq.read_table(
+        tmp_path / "results" / "index", columns=["map", "contents"], filters=[("status", "=", "done")]
+    )
+    network = msinet.load("lite", input_size=(48, 64))
+    assert {row["map"]: row["contents"] for row in table.to_pylist()} == {
+        f"images/{name}.npy": encode_map(next(network.predictions([folder / name])).saliency, ".npy")
+        for name in names[:6]
+    }
+    assert contents_of(tmp_path / "results") == {}
+
+
+@pytest.mark.cluster
+def test_results_that_cannot_be_written_end_the_run(tmp_path, run, capsys):
+    folder = write_photographs(tmp_path / "in", 3)
+    write(tmp_path / "results" / "images", b"a file where the folder should be")
+    assert run(folder, "--workers", "1") == 2
+    printed = capsys.readouterr()
+    assert "results cannot be written" in printed.err and "maps written" not in printed.out
+    assert_whole(tmp_path / "results")
