@@ -508,6 +508,8 @@ def run_test(options: argparse.Namespace) -> int:
     }
     on_cluster = {"workers": options.workers, "shards": options.shards, "restart": options.restart}
     if options.cluster:
+        if options.gpus or params["precision"] != "float32":
+            raise UserError("--precision and --gpus: only without --cluster, whose workers compute in float32.")
         with quiet_stderr():
             from phases import cluster
         return cluster.run(path, address=options.cluster, **on_cluster, **settings)
