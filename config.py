@@ -19,11 +19,11 @@ PARAMS = {
     "weight_average": 0.0,  # share that a running average of the weights keeps at each step; 0 for no average
     "cc_weight": 0.0,  # of 1 - CC (correlation with the true map) in the loss, beside the paper's KLD
     "nss_weight": 0.0,  # of -NSS (with the true map in the place of fixations) in the loss, beside the paper's KLD
-    "gpus": 0,  # GPUs of this machine that share each training step; 0 for all that TensorFlow sees
     "cache": False,  # whether images are decoded and resized once for all epochs, and kept on the disk
     "tensorboard": False,  # whether losses, speed and a few validation maps are written for TensorBoard
     # What every phase needs.
     "precision": "float32",  # that convolutions compute in; "bfloat16" or, on GPUs, "float16" is faster and less exact
+    "gpus": 0,  # of this machine, that share each training step or the batches to predict; 0 for all there are
     "device": "auto",  # layout of the network: "cpu" (channels-last), "gpu" (channels-first), or "auto"
     "seed": 42,  # of shuffling, augmentation and initial weights
     "results": "results",  # folder that receives everything a run produces

@@ -28,7 +28,8 @@ PARAM_HELP = {
     "the average is what validates and what is saved as best",
     "cc_weight": "weight of 1 - CC, the correlation with the true map, in the loss beside the paper's KLD",
     "nss_weight": "weight of -NSS, with the true map in the place of fixations, in the loss beside the paper's KLD",
-    "gpus": "GPUs of this machine that share each training step; 0 for all that TensorFlow sees",
+    "gpus": "GPUs of this machine that share each training step, or that batches of photographs are dealt out to; 0 "
+    "for all that TensorFlow sees",
     "cache": "decode and resize images once and keep them on the disk, where training does not vary them",
     "tensorboard": "also write losses, learning rate, images a second and a few validation maps for TensorBoard",
     "precision": "that convolutions compute in: float32, as published; bfloat16 or, on GPUs, float16, which are faster "
@@ -40,6 +41,7 @@ PARAM_HELP = {
 VALID_FRACTION = 0.2  # of one's own photographs
 MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 SHARED_PARAMS = ("device", "results", "batch_size")
+SPEED_PARAMS = ("precision", "gpus")  # where many photographs are predicted
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,7 +167,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         default=MAX_PIXELS,
         help=f"a photograph of more pixels is refused, as it would take too much memory (default: {MAX_PIXELS})",
     )
-    add_params(phase, SHARED_PARAMS)
+    add_params(phase, (*SHARED_PARAMS, *SPEED_PARAMS))
     add_cluster(phase)
 
 
@@ -241,7 +243,7 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
         help="share of your own images that validates (default: as the weights were trained, where their file says so, "
         f"or else {VALID_FRACTION})",
     )
-    add_params(phase, (*SHARED_PARAMS, "seed"))
+    add_params(phase, (*SHARED_PARAMS, *SPEED_PARAMS, "seed"))
 
 
 def add_submit(phase: argparse.ArgumentParser) -> None:
@@ -563,6 +565,8 @@ def run_test(options: argparse.Namespace) -> int:
     }
     on_cluster = {"workers": options.workers, "shards": options.shards, "restart": options.restart}
     if options.cluster:
+        if options.gpus or params["precision"] != "float32":
+            raise UserError("--precision and --gpus: only without --cluster, whose workers compute in float32.")
         with quiet_stderr():
             from phases import cluster
         return cluster.run(path, address=options.cluster, **on_cluster, **settings)

@@ -5,7 +5,7 @@ Keras network (`keras_convolutions`) and the bare inference graph over given arr
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import keras
@@ -28,6 +28,13 @@ NORM_MOMENTUM = 0.97
 
 # Keras' name for each precision in training: float32 variables, and a copy of lower precision to compute with.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+# The convolution that computes in float32 in every precision: it and what follows it decide about single gray levels.
+LAST = "decoder/conv4"
+
+# And with it, where the network only predicts, the first: bfloat16 would round its input, pixels minus their means, by
+# up to half a gray level. docs/performance.md has what others would bring.
+EXACT = ("conv1/conv1_1", LAST)
 
 Convolution = Callable[..., tf.Tensor]
 
@@ -186,8 +193,7 @@ def keras_convolutions(
     seeds = np.random.SeedSequence(seed)
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        # The last convolution, which has no ReLU, and what follows it decide about single gray levels.
-        policy = POLICIES[precision if relu else "float32"]
+        policy = POLICIES["float32" if name == LAST else precision]
         x = DilatedConv2D(
             scaled_filters(filters, width),
             size,
@@ -214,12 +220,20 @@ def keras_convolutions(
     return conv
 
 
-def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS_LAST) -> Convolution:
+def tensor_convolutions(
+    arrays: Mapping[str, np.ndarray],
+    layout: str = CHANNELS_LAST,
+    precision: str = "float32",
+    exact: Collection[str] = EXACT,
+) -> Convolution:
     """Convolutions over given arrays, as plain TensorFlow operations: the fastest graph, and the easiest to export.
 
     Args:
         arrays: float32, by published name: "conv1/conv1_1/kernel" (height, width, in, out), "conv1/conv1_1/bias"
             (out,) and so on. Batch normalisation must have been folded in.
+        layout: as in `encoder`.
+        precision: a key of `POLICIES`: what the convolutions compute in, and what they return.
+        exact: names of those that compute in float32 always.
 
     Returns:
         `conv(x, name, filters, size=3, dilation=1, relu=True)`; `filters` and `size` come with the arrays.
@@ -227,9 +241,13 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
     data_format = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}[layout]
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        # Named, so that `checkpoint.read_arrays` finds them in a graph that was exported.
-        kernel, bias = (tf.constant(arrays[f"{name}/{kind}"], name=f"{name}/{kind}") for kind in ("kernel", "bias"))
-        x = tf.nn.conv2d(x, kernel, 1, "SAME", data_format, dilation)
+        dtype = tf.as_dtype("float32" if name in exact else precision)
+        kernel, bias = (
+            # Named, so that `checkpoint.read_arrays` finds them in a graph that was exported.
+            tf.constant(arrays[f"{name}/{kind}"].astype(dtype.as_numpy_dtype, copy=False), name=f"{name}/{kind}")
+            for kind in ("kernel", "bias")
+        )
+        x = tf.nn.conv2d(tf.cast(x, dtype), kernel, 1, "SAME", data_format, dilation)
         x = tf.nn.bias_add(x, bias, data_format)
         return tf.nn.relu(x) if relu else x
 
@@ -257,6 +275,24 @@ def choose_layout(device: str) -> tuple[str, str]:
     return CHANNELS_FIRST, "gpu (channels-first)"
 
 
+def find_gpus(gpus: int) -> list[str]:
+    """Names of GPUs that TensorFlow sees; empty where there is none.
+
+    Args:
+        gpus: how many, or 0 for all.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    found = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if gpus > len(found):
+        raise UserError(
+            f"--gpus {gpus} was asked for, but TensorFlow sees {len(found)} here: install its CUDA build with 'pip "
+            f"install tensorflow[and-cuda]', or leave --gpus out."
+        )
+    return found[: gpus or None]
+
+
 def check_precision(precision: str) -> str:
     """A sentence where a precision will not make this machine any faster, else nothing.
 
@@ -264,8 +300,10 @@ def check_precision(precision: str) -> str:
         precision: "float32", "bfloat16" or "float16".
 
     Raises:
-        UserError: float16 without a GPU; processors compute it slower than float32.
+        UserError: float16 without a GPU; processors compute it slower than float32. Or none of the three.
     """
+    if precision not in POLICIES:
+        raise UserError(f"Received the precision {precision!r}, expected one of {', '.join(POLICIES)}.")
     if precision == "float32" or tf.config.list_physical_devices("GPU"):
         return ""
     if precision == "float16":

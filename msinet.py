@@ -6,9 +6,10 @@ network = msinet.load("lite")
 saliency = network.predict("photograph.jpg")
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,16 @@ from checkpoint import Architecture, Choice, Knowledge
 from config import MAX_PIXELS
 from data import Header, Unreadable, fitted_size, read_header
 from images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
-from model import CHANNELS_LAST, choose_layout, msi_net, normalize, tensor_convolutions
+from model import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    check_precision,
+    choose_layout,
+    find_gpus,
+    msi_net,
+    normalize,
+    tensor_convolutions,
+)
 from utils import UserError, parallel_map
 
 # A photograph: an array, an image of Pillow, or the path of an image file.
@@ -64,6 +74,8 @@ class Network:
         mirrored: whether the map is the mean of that of the photograph and that of its mirror image, which takes twice
             the time.
         max_pixels: a photograph of more pixels is refused.
+        precision: what all convolutions but the first and the last compute in, "float32", "bfloat16" or "float16".
+        gpus: names of the devices that batches are dealt out to in turn; none for the one that TensorFlow chooses.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -77,19 +89,26 @@ class Network:
     fit_shape: bool = False
     mirrored: bool = False
     max_pixels: int = MAX_PIXELS
+    precision: str = "float32"
+    gpus: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         height, width = self.input_size
         return (
             f"<MSI-Net {self.architecture.variant}, context {self.architecture.context}, input {height}×{width}, "
-            f"{self.layout}, weights {self.weights.path} ({self.weights.reason}), SHA-256 {self.sha256[:12]}…, "
-            f"training: {self.knowledge or 'not known'}>"
+            f"{self.layout}, {self.precision}, weights {self.weights.path} ({self.weights.reason}), "
+            f"SHA-256 {self.sha256[:12]}…, training: {self.knowledge or 'not known'}>"
         )
 
     def summary(self) -> str:
         """What a phase prints before it predicts."""
         knowledge = self.knowledge or "the file does not say how it was trained"
-        return f"Weights: {self.weights.path} ({self.weights.reason}); {knowledge}.\nDevice: {self.device}."
+        lines = [
+            f"Weights: {self.weights.path} ({self.weights.reason}); {knowledge}.",
+            f"Device: {self.device}, {self.precision}.",
+            check_precision(self.precision),
+        ]
+        return "\n".join(line for line in lines if line)
 
     def __call__(self, images) -> tf.Tensor:
         """The network itself, as the paper's figure draws it.
@@ -105,11 +124,21 @@ class Network:
     @functools.cached_property
     def graph(self) -> tf.types.experimental.PolymorphicFunction:
         """The network as one compiled graph with its weights as constants; see `__call__`."""
-        conv = tensor_convolutions(self.arrays, self.layout)
+        return self._graph_on(None)
+
+    def _graph_on(self, device: str | None) -> tf.types.experimental.PolymorphicFunction:
+        """The network as a graph for one device; None for the one that TensorFlow chooses."""
+        conv = tensor_convolutions(self.arrays, self.layout, self.precision)
         signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
         context = self.architecture.context
         assert context  # `from_arrays` refuses an encoder alone.
-        return tf.function(lambda images: msi_net(images, conv, self.layout, context), signature, autograph=False)
+
+        def maps(images):
+            # Not `tf.device(None)`, which would hide the device that a caller chose.
+            with tf.device(device) if device else contextlib.nullcontext():
+                return msi_net(images, conv, self.layout, context)
+
+        return tf.function(maps, signature, autograph=False)
 
     def predict(self, photograph: Photograph) -> np.ndarray:
         """The saliency map of one photograph.
@@ -176,6 +205,7 @@ class Network:
             "fit_shape": self.fit_shape,
             "mirrored": self.mirrored,
             "device": self.device,
+            "precision": self.precision,
         }
 
     def _open(self, photograph: Photograph) -> "_Row":
@@ -206,21 +236,34 @@ class Network:
     def _in_batches(self, rows: Iterable["_Row"], batch_size: int) -> Iterator["_Row"]:
         """Replace each row's image by its map; rows with an error pass through in their place."""
         rows = iter(rows)
-        while chunk := list(itertools.islice(rows, batch_size)):
-            by_size: dict = {}
-            for row in chunk:
-                if not row.error:
-                    by_size.setdefault(tuple(row.content.shape), []).append(row)
-            for together in by_size.values():
-                maps = self._maps(tf.stack([row.content for row in together]))
-                for row, saliency in zip(together, maps, strict=True):
-                    row.content = saliency
+        chunks = iter(lambda: list(itertools.islice(rows, batch_size)), [])
+        predicted: Iterator[list[_Row]]
+        if len(self.gpus) < 2:
+            predicted = (self._predict(chunk, self.graph) for chunk in chunks)
+        else:
+            # Each thread waits for one GPU, and the next batch is ready when it is done.
+            graphs = itertools.cycle([self._graph_on(device) for device in self.gpus])
+            dealt, count = zip(chunks, graphs, strict=False), len(self.gpus)
+            predicted = parallel_map(lambda hand: self._predict(*hand), dealt, workers=count, ahead=2 * count)
+        for chunk in predicted:
             yield from chunk
 
-    def _maps(self, images: tf.Tensor) -> tf.Tensor:
+    def _predict(self, chunk: list["_Row"], graph: Callable) -> list["_Row"]:
+        """Replace the images of some rows by their maps, those of one size together."""
+        by_size: dict = {}
+        for row in chunk:
+            if not row.error:
+                by_size.setdefault(tuple(row.content.shape), []).append(row)
+        for together in by_size.values():
+            maps = self._maps(tf.stack([row.content for row in together]), graph)
+            for row, saliency in zip(together, maps, strict=True):
+                row.content = saliency
+        return chunk
+
+    def _maps(self, images: tf.Tensor, graph: Callable) -> tf.Tensor:
         """Maps of fitted images, if wished as means with those of the mirrored images."""
-        maps = self(images)
-        return normalize(maps + self(images[:, :, ::-1])[:, :, ::-1]) if self.mirrored else maps
+        maps = graph(images)
+        return normalize(maps + graph(images[:, :, ::-1])[:, :, ::-1]) if self.mirrored else maps
 
     def _restore(self, row: "_Row") -> Prediction:
         if not row.error:
@@ -254,6 +297,8 @@ def load(
     device: str = "auto",
     mirrored: bool = False,
     max_pixels: int = MAX_PIXELS,
+    precision: str = "float32",
+    gpus: int = 0,
 ) -> Network:
     """Load a trained network.
 
@@ -267,15 +312,23 @@ def load(
             trained with, or where their file does not say, that of the dataset.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
         mirrored, max_pixels: see `Network`.
+        precision: what all convolutions but the first and the last compute in: "float32", as published; "bfloat16", or
+            on GPUs "float16", which are faster and less exact.
+        gpus: GPUs of this machine that batches are dealt out to; 0 for all that TensorFlow sees.
 
     Raises:
-        UserError: the weights cannot be had, are damaged, or are not those of a whole network.
+        UserError: the weights cannot be had, are damaged, or are not those of a whole network; or this machine has not
+            so many GPUs, or none to compute in float16.
     """
+    check_precision(precision)
     if data not in datasets.names():
         raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
     if isinstance(input_size, str) and input_size != "auto":
         raise UserError(f"Received the input size {input_size!r}, expected a height and a width, or 'auto'.")
     layout, device = choose_layout(device)
+    names = find_gpus(gpus) if gpus or layout == CHANNELS_FIRST else []
+    if len(names) > 1:
+        device += f", {len(names)} of them"
     choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
     knowledge = checkpoint.read_knowledge(choice.path)
@@ -286,7 +339,14 @@ def load(
         arrays, size, layout=layout, device=device, weights=choice, sha256=sha256, knowledge=knowledge
     )
     fit_shape = input_size == "auto" or (input_size is None and knowledge is not None and knowledge.fit_shape)
-    return replace(network, fit_shape=fit_shape, mirrored=mirrored, max_pixels=max_pixels)
+    return replace(
+        network,
+        fit_shape=fit_shape,
+        mirrored=mirrored,
+        max_pixels=max_pixels,
+        precision=precision,
+        gpus=tuple(names),
+    )
 
 
 def from_arrays(

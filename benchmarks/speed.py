@@ -1,19 +1,23 @@
-"""Speed and memory of the network, of `test`, and of a training step, in one run on one machine.
+"""Speed and memory of the network, of `test`, and of a training step, in float32 and bfloat16, on one machine.
 
-    python benchmarks/speed.py [--variant full|lite] [--images 100]
+    python benchmarks/speed.py [--variant full|lite] [--images 100] [--repetitions 5]
+    python benchmarks/speed.py --choices [--variant full|lite] [--photographs FOLDER]
 
-Every number is the median of several repetitions. Ratios within one run mean more than the milliseconds, which depend
-on the machine and on what else it does.
+What is compared takes turns, and the shortest of its durations counts. So the ratios mean more than the milliseconds,
+which depend on the machine and on what else it does. `--choices` compares, instead, what may be computed in bfloat16.
 """
 
 import argparse
 import os
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -27,17 +31,32 @@ with quiet_stderr():
     import tensorflow as tf
 
 import checkpoint  # noqa: E402
+import images  # noqa: E402
 import main  # noqa: E402
 import msinet  # noqa: E402
 from config import PARAMS, VARIANTS  # noqa: E402
-from model import build_model  # noqa: E402
+from data import list_images, read_header  # noqa: E402
+from model import EXACT, LAST, build_model, msi_net, processor_has_bfloat16, tensor_convolutions  # noqa: E402
 from phases import test, train  # noqa: E402
 from photographs import find_images  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
+SIZE = SIZES[-1]
+
+# What may stay in float32, by a few words for the table: names of convolutions, or how they begin.
+CHOICES = {
+    "nothing": (),
+    "the last convolution": (LAST,),
+    "the first and the last (what the program does)": EXACT,
+    "the last two": ("decoder/conv3", LAST),
+    "the first and the last two": ("decoder/conv3", *EXACT),
+    "the ASPP and the last": ("aspp", LAST),
+    "the decoder": ("decoder",),
+    "everything": ("conv", "aspp", "decoder"),
+}
 
 
-def seconds(function, repetitions: int) -> float:
+def seconds(function: Callable, repetitions: int) -> float:
     """Median duration of a call, after one that is not counted."""
     function()
     durations = []
@@ -46,6 +65,37 @@ def seconds(function, repetitions: int) -> float:
         function()
         durations.append(time.perf_counter() - start)
     return statistics.median(durations)
+
+
+def shortest(functions: Mapping[str, Callable], repetitions: int) -> dict[str, float]:
+    """Shortest duration of each function; they take turns, so that what else the machine does meets all of them."""
+    durations: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repetitions + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if turn:  # The first one compiles.
+                durations[name].append(time.perf_counter() - start)
+    return {name: min(found) for name, found in durations.items()}
+
+
+def ratio(durations: Mapping[str, float]) -> str:
+    """How many times as fast bfloat16 is, where it was measured."""
+    return f"{durations['float32'] / durations['bfloat16']:.2f}" if "bfloat16" in durations else "not measured"
+
+
+def processor() -> str:
+    """The processor's name, its cores, and its instructions for many numbers at once."""
+    name, flags = platform.processor() or platform.machine(), set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            name = value.strip() if key.strip() == "model name" else name
+            flags |= set(value.split()) if key.strip() in ("flags", "Features") else set()
+    except OSError:
+        pass
+    known = sorted(flag for flag in flags if flag in ("avx2", "avx512f", "avx512_vnni") or "bf16" in flag)
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, {', '.join(known) or 'instructions not known'}"
 
 
 def operations(model, size) -> float:
@@ -61,50 +111,54 @@ def operations(model, size) -> float:
     return total
 
 
-def print_network_speed(model, network) -> None:
-    print("| network input | ms an image | GFLOP/s | compiled / eager |\n| --- | --- | --- | --- |")
+def print_network_speed(model, networks: Mapping[str, msinet.Network], repetitions: int) -> None:
+    print("| network input | eager, ms | float32, ms | GFLOP/s | bfloat16, ms | float32 / bfloat16 |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for size in SIZES:
-        images = tf.random.uniform((1, *size, 3), 0, 255, seed=1)
-        compiled = seconds(lambda images=images: network(images), 10)
-        eager = seconds(lambda images=images: model(images), 5)
-        speed = operations(model, size) / compiled / 1e9
-        print(f"| {size[0]}×{size[1]} | {1e3 * compiled:.1f} | {speed:.0f} | {eager / compiled:.2f} times as fast |")
+        batch = tf.random.uniform((1, *size, 3), 0, 255, seed=1)
+        found = shortest({name: lambda n=n: n(batch).numpy() for name, n in networks.items()}, repetitions)  # noqa: B023
+        eager = seconds(lambda: model(batch), 3)  # noqa: B023
+        speed = operations(model, size) / found["float32"] / 1e9
+        low = f"{1e3 * found['bfloat16']:.1f}" if "bfloat16" in found else "–"
+        print(
+            f"| {size[0]}×{size[1]} | {1e3 * eager:.1f} | {1e3 * found['float32']:.1f} | {speed:.0f} | {low} | "
+            f"{ratio(found)} |",
+            flush=True,
+        )
 
 
-def print_test_speed(network, count: int) -> None:
+def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None:
     """The whole phase on a folder of copies of the sample photograph, beside the network alone."""
-    size = (240, 320)
-    images = tf.random.uniform((1, *size, 3), 0, 255, seed=1)
+    batch = tf.random.uniform((1, *SIZE, 3), 0, 255, seed=1)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as results:
-        photograph = main.sample_photograph().read_bytes()
+        root, photograph = Path(folder), main.sample_photograph().read_bytes()
         for i in range(count):
-            (Path(folder) / f"{i:04d}.jpg").write_bytes(photograph)
+            (root / f"{i:04d}.jpg").write_bytes(photograph)
 
-        def whole_phase():
-            root = Path(folder)
-            test.test(
-                network,
-                find_images(root),
-                root,
-                Path(results),
-                batch_size=1,
-                suffix=".jpeg",
-                overlay=False,
-            )
+        def phase(network):
+            found = find_images(root)
+            test.test(network, found, root, Path(results), batch_size=1, suffix=".jpeg", overlay=False)
 
-        alone = seconds(lambda: [network(images) for _ in range(count)], 3) / count
-        phase = seconds(whole_phase, 3) / count
-    print(f"\n`test` on {count} photographs at 240×320: {1 / phase:.2f} images a second, the network alone "
-          f"{1 / alone:.2f}: {phase / alone:.2f} times its duration")  # fmt: skip
+        phases = shortest({name: lambda n=n: phase(n) for name, n in networks.items()}, 3)
+        alone = shortest({name: lambda n=n: [n(batch) for _ in range(count)] for name, n in networks.items()}, 3)
+    print(f"\n`test` on {count} photographs at {SIZE[0]}×{SIZE[1]}, images a second:")
+    for name in networks:
+        print(f"{name}: {count / phases[name]:.2f}, the network alone {count / alone[name]:.2f}")
+    print(f"float32 / bfloat16: {ratio(phases)}", flush=True)
 
 
-def print_training_speed(variant: str) -> None:
-    model = build_model(**VARIANTS[variant], seed=1)
-    train.compile_model(model, PARAMS, steps=1)
-    for size in ((120, 160), (240, 320)):
-        images = tf.random.uniform((1, *size, 3), 0, 255, seed=1)
-        step = seconds(lambda images=images: model.train_on_batch(images, images[..., :1]), 5)
-        print(f"Training step, one image at {size[0]}×{size[1]}: {step:.3f} s")
+def print_training_speed(variant: str, precisions: Sequence[str], repetitions: int) -> None:
+    batch = tf.random.uniform((1, *SIZE, 3), 0, 255, seed=1)
+    steps = {}
+    for precision in precisions:
+        model = build_model(**VARIANTS[variant], seed=1, precision=precision)
+        train.compile_model(model, {**PARAMS, "precision": precision}, steps=1)
+        steps[precision] = lambda model=model: model.train_on_batch(batch, batch[..., :1])
+    found = shortest(steps, repetitions)
+    print(f"\nTraining step, one image at {SIZE[0]}×{SIZE[1]}:")
+    for name in precisions:
+        print(f"{name}: {found[name]:.3f} s")
+    print(f"float32 / bfloat16: {ratio(found)}", flush=True)
 
 
 def print_startup(weights: Path) -> None:
@@ -122,19 +176,73 @@ def print_startup(weights: Path) -> None:
     )
 
 
+# --- What is computed in bfloat16 -------------------------------------------------------------------------------------
+
+
+def graph_of(arrays: Mapping[str, np.ndarray], exact: tuple[str, ...]) -> Callable:
+    """The network in bfloat16 but for the convolutions whose names begin with one of `exact`."""
+    names = {name.rpartition("/")[0] for name in arrays}
+    low = tensor_convolutions(
+        arrays, precision="bfloat16", exact=[name for name in names if name.startswith(exact or ("/",))]
+    )
+
+    def conv(x, name, *arguments, **options):
+        x = low(x, name, *arguments, **options)
+        return tf.cast(x, tf.float32) if name == LAST else x  # Scaling to 0 to 1 is float32 always.
+
+    signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
+    return tf.function(lambda batch: msi_net(batch, conv), signature, autograph=False)
+
+
+def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], repetitions: int) -> None:
+    """Speed, and the differences of maps in gray levels, of each choice."""
+    batches = [
+        images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING)[None]
+        for path in photographs
+    ]
+    graphs = {name: graph_of(arrays, exact) for name, exact in CHOICES.items()}
+    found = shortest({name: lambda g=g: g(batches[0]).numpy() for name, g in graphs.items()}, repetitions)
+    truths = [np.round(255 * graphs["everything"](batch).numpy()) for batch in batches]
+    print(f"{len(batches)} photographs at {SIZE[0]}×{SIZE[1]}\n")
+    print("| in float32 stays | ms | times as fast | greatest difference, gray levels | pixels off by more than one |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, graph in graphs.items():
+        off = [np.abs(np.round(255 * graph(b).numpy()) - truth) for b, truth in zip(batches, truths, strict=True)]
+        print(
+            f"| {name} | {1e3 * found[name]:.0f} | {found['everything'] / found[name]:.2f} | {np.max(off):.0f} | "
+            f"{100 * np.mean(np.array(off) > 1):.2f} % |",
+            flush=True,
+        )
+
+
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variant", choices=VARIANTS, default="full")
     parser.add_argument("--images", type=int, default=100, help="photographs for the whole phase (default: 100)")
+    parser.add_argument("--repetitions", type=int, default=5, help="of what is short (default: 5)")
+    parser.add_argument("--choices", action="store_true", help="compare what may be computed in bfloat16")
+    parser.add_argument("--photographs", type=Path, help="folder of photographs for --choices")
     options = parser.parse_args()
-    print(f"{options.variant} network, {os.cpu_count()} processor cores, TensorFlow {tf.__version__}\n")
+    print(f"{options.variant} network, {processor()}, TensorFlow {tf.__version__}")
+    precisions = ("float32", "bfloat16")
+    if processor_has_bfloat16() is False:
+        print("This processor has no bfloat16 instructions, so that bfloat16 is not measured.")
+        precisions = ("float32",)
+    print()
 
     model = build_model(width=VARIANTS[options.variant]["width"], seed=1)
+    if options.choices:
+        # The lite network has weights of its own, and the full one random ones.
+        arrays = checkpoint.arrays_of(model) if options.variant == "full" else msinet.load("lite").arrays
+        photographs = list_images(options.photographs) if options.photographs else [main.sample_photograph()]
+        print_choices(arrays, photographs, options.repetitions)
+        return
     arrays = checkpoint.arrays_of(model)
-    network = msinet.from_arrays(arrays, (240, 320))
-    print_network_speed(model, network)
-    print_test_speed(network, options.images)
-    print_training_speed(options.variant)
+    network = msinet.from_arrays(arrays, SIZE)
+    networks = {name: replace(network, precision=name) for name in precisions}
+    print_network_speed(model, networks, options.repetitions)
+    print_test_speed(networks, options.images)
+    print_training_speed(options.variant, precisions, options.repetitions)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.npz"
         np.savez(weights, **arrays)

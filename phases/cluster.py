@@ -139,6 +139,7 @@ def run(
         mirrored=mirrored,
         max_pixels=max_pixels,
     )
+    network = dataclasses.replace(network, gpus=())  # Of this machine; workers have their own.
     print(network.summary())
     job = Job(results.path, suffix, overlay, shards, params["batch_size"], params["device"])
     with results.open_for_writing():

@@ -144,6 +144,8 @@ def load_models(options: Options) -> list[Contender]:
                 input_size=options.size,
                 device=options.params["device"],
                 mirrored=options.mirrored,
+                precision=options.params["precision"],
+                gpus=options.params["gpus"],
             )
             print(network.summary())
             name = free_name(network.weights.path.name.split(".")[0], taken)

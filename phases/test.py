@@ -94,6 +94,8 @@ def run(
         device=params["device"],
         mirrored=mirrored,
         max_pixels=max_pixels,
+        precision=params["precision"],
+        gpus=params["gpus"],
     )
     print(network.summary())
     written, failures = test(

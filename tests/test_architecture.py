@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "phases.reproduction": "phases.reproduction phases.submit msinet scoring checkpoint download data model loss "
     "acquisition.datasets utils config",
     "phases.distributed": "phases.distributed photographs data utils config",
-    "phases.training": "phases.training checkpoint images data utils config",
+    "phases.training": "phases.training checkpoint images data model utils config",
     "phases.formats": "phases.formats msinet checkpoint images geometry data model utils config",
     "main": "phases scoring data download acquisition.datasets utils config",
 }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from model import find_gpus
 from utils import UserError
 
 
@@ -17,18 +18,13 @@ def choose_devices(gpus: int, batch_size: int) -> list[str]:
     Raises:
         UserError: there are not so many, or a batch has fewer images.
     """
-    found = [device.name for device in tf.config.list_logical_devices("GPU")]
-    if gpus > len(found):
-        raise UserError(
-            f"--gpus {gpus} was asked for, but TensorFlow sees {len(found)} here: install its CUDA build with 'pip "
-            f"install tensorflow[and-cuda]', or leave --gpus out."
-        )
+    found = find_gpus(gpus)
     if gpus > batch_size:
         raise UserError(
             f"--batch-size {batch_size} is shared by --gpus {gpus}, so that some would have no image: choose at least "
             f"--batch-size {gpus}, or fewer GPUs."
         )
-    return found[: gpus or batch_size]
+    return found[:batch_size]
 
 
 def strategy_for(devices: Sequence[str]) -> tf.distribute.Strategy:

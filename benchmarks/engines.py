@@ -1,0 +1,145 @@
+"""The same network and image in TensorFlow, ONNX Runtime, OpenVINO and LiteRT: speed, and difference of the maps.
+
+    pip install -r requirements-engines.txt
+    python benchmarks/engines.py [--variant full|lite] [--batches 1 4] [--repetitions 10]
+
+Every engine gets all cores and knows the size of its input beforehand, where it cares. All of them are loaded at once,
+take turns, and the shortest of their durations counts, so that the ratios mean more than the milliseconds. The
+differences are those from TensorFlow in float32, in gray levels of 255.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from utils import cores, quiet_stderr  # noqa: E402
+
+with quiet_stderr():
+    import numpy as np
+    import onnxruntime
+    import openvino
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+import checkpoint  # noqa: E402
+import images  # noqa: E402
+import main  # noqa: E402
+import msinet  # noqa: E402
+from benchmarks.speed import SIZE, processor, shortest  # noqa: E402
+from config import VARIANTS  # noqa: E402
+from data import read_header  # noqa: E402
+from model import build_model, processor_has_bfloat16  # noqa: E402
+from phases.formats import FORMATS  # noqa: E402
+
+Engine = Callable[[np.ndarray], np.ndarray]
+
+
+def tensorflow(network: msinet.Network, precision: str) -> Engine:
+    chosen = replace(network, precision=precision)
+    return lambda batch: chosen(batch).numpy()
+
+
+def onnx_runtime(folder: Path, batch: int) -> Engine:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    for axis, length in (("batch", batch), ("height", SIZE[0]), ("width", SIZE[1])):
+        options.add_free_dimension_override_by_name(axis, length)
+    file = folder / FORMATS["onnx"][0].file
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["output"], {"input": images})[0]
+
+
+def open_vino(folder: Path, batch: int, precision: str) -> Engine:
+    core = openvino.Core()
+    model = core.read_model(folder / FORMATS["onnx"][0].file)
+    model.reshape([batch, *SIZE, 3])
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": cores(),
+    }
+    compiled = core.compile_model(model, "CPU", settings)
+    return lambda images: compiled(images)[0]
+
+
+def litert(folder: Path, batch: int) -> Engine:
+    interpreter = Interpreter(str(folder / FORMATS["tflite"][0].file), num_threads=cores())
+    source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    interpreter.resize_tensor_input(source, [batch, *SIZE, 3])
+    interpreter.allocate_tensors()
+
+    def predict(images):
+        interpreter.set_tensor(source, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(target)
+
+    return predict
+
+
+def load(network: msinet.Network, folder: Path, batch: int) -> dict[tuple[str, str], Engine]:
+    """Every engine by its name and precision."""
+    engines = {
+        ("TensorFlow (ours)", "float32"): tensorflow(network, "float32"),
+        (f"ONNX Runtime {onnxruntime.__version__}", "float32"): onnx_runtime(folder, batch),
+        (f"OpenVINO {openvino.__version__.partition('-')[0]}", "float32"): open_vino(folder, batch, "float32"),
+        ("LiteRT", "float32"): litert(folder, batch),
+    }
+    if processor_has_bfloat16() is not False:
+        engines |= {
+            ("TensorFlow (ours)", "bfloat16"): tensorflow(network, "bfloat16"),
+            (f"OpenVINO {openvino.__version__.partition('-')[0]}", "bfloat16"): open_vino(folder, batch, "bfloat16"),
+        }
+    return engines
+
+
+def print_batch(network: msinet.Network, folder: Path, image: np.ndarray, batch: int, repetitions: int) -> None:
+    # No two images of a batch are alike.
+    photographs = np.stack([np.roll(image, 16 * i, axis=1) for i in range(batch)])
+    with quiet_stderr():
+        engines = load(network, folder, batch)
+        durations = shortest({name: lambda e=e: e(photographs) for name, e in engines.items()}, repetitions)
+    truth = engines["TensorFlow (ours)", "float32"](photographs)
+    for (name, precision), predict in engines.items():
+        off = 255 * np.abs(predict(photographs) - truth)
+        spent = durations[name, precision]
+        print(
+            f"| {batch} | {precision} | {name} | {1e3 * spent / batch:.1f} | "
+            f"{durations['TensorFlow (ours)', precision] / spent:.2f} | {off.max():.2g} | {off.mean():.2g} |",
+            flush=True,
+        )
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", choices=VARIANTS, default="full")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="images at a time (default: 1 4)")
+    parser.add_argument("--repetitions", type=int, default=10)
+    options = parser.parse_args()
+    if options.variant == "full":
+        network = msinet.from_arrays(checkpoint.arrays_of(build_model(seed=1)), SIZE)
+    else:
+        network = msinet.load("lite", input_size=SIZE)
+    path = main.sample_photograph()
+    image = images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING).numpy()
+    print(f"{options.variant} network at {SIZE[0]}×{SIZE[1]}, {processor()}, TensorFlow {tf.__version__}\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with quiet_stderr():
+            for name in ("onnx", "tflite"):
+                FORMATS[name][0].write(network, folder, 32, ())
+        print("| images | precision | engine | ms an image | ours / this | greatest difference | mean difference |")
+        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        for batch in options.batches:
+            print_batch(network, folder, image, batch, options.repetitions)
+
+
+if __name__ == "__main__":
+    run()
