@@ -1,7 +1,7 @@
 // The page's controls, and how it begins.
 
 import { loadNetwork, pace, refresh, restyle, save, setQuality, state } from "./maps.js";
-import { leaveLive, pause, showPicture, startCamera, takeFiles, turn } from "./sources.js";
+import { leaveLive, offerExample, pause, startCamera, takeFiles } from "./sources.js";
 import * as view from "./view.js";
 
 const { element, say, complain, explain } = view;
@@ -102,8 +102,8 @@ async function begin() {
   state.ready = loadNetwork();
   state.ready.catch(explain);
   const example = await fetch("example.jpg");
-  if (example.ok && !turn) {
-    state.opening = showPicture(await example.blob(), "example.jpg");
+  if (example.ok) {
+    state.opening = offerExample(await example.blob());
   }
   if (state.config.offline) {
     await state.ready.then(keepOffline, () => {});

@@ -15,6 +15,8 @@ const RATE_FRAMES = 12;
 
 export let turn = 0; // Of what is chosen the last counts, however long each takes to open.
 
+let failed = 0; // The turn at which nothing is shown: the beginning, or after a choice that failed.
+
 export function takeFiles(files) {
   if (files.length) {
     const open = files[0].type.startsWith("video/") ? showFilm : showPicture;
@@ -23,9 +25,11 @@ export function takeFiles(files) {
   element.file.value = ""; // So that the same file can be chosen again.
 }
 
-export async function showPicture(blob, name) {
+async function showPicture(blob, name, keepComplaint = false) {
   const mine = ++turn;
-  complain("");
+  if (!keepComplaint) {
+    complain("");
+  }
   const image = Object.assign(new Image(), { src: URL.createObjectURL(blob) });
   const readable = await image.decode().then(() => true, () => false);
   URL.revokeObjectURL(image.src);
@@ -44,6 +48,16 @@ export async function showPicture(blob, name) {
   predictPicture();
 }
 
+// The example is for whoever has chosen nothing yet, or nothing that could be shown.
+let example = null;
+
+export async function offerExample(blob) {
+  example = blob;
+  if (turn === failed) {
+    await showPicture(example, "example.jpg", failed > 0);
+  }
+}
+
 async function showFilm(file) {
   const mine = ++turn;
   complain("");
@@ -57,7 +71,7 @@ export async function startCamera(device) {
   const mine = ++turn;
   complain("");
   if (!navigator.mediaDevices?.getUserMedia) {
-    complain("insecure");
+    failLive(mine, "insecure");
     return;
   }
   stopLive(); // Many phones lend only one camera at a time.
@@ -100,6 +114,12 @@ function failLive(mine, kind, otherwise) {
   if (mine === turn) {
     leaveLive();
     complain(kind, otherwise);
+    if (!state.picture) {
+      failed = turn;
+      if (example) {
+        showPicture(example, "example.jpg", true);
+      }
+    }
   }
 }
 

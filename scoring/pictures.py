@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from images import blend, decode_image
+from images import decode_image
 from scoring.contenders import Contender
 from scoring.ground_truth import Case, GroundTruth
 from scoring.protocols import Protocol
@@ -78,8 +78,9 @@ def draw_worst(
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.96, 0.02, 0.1)
     grid = figure.subplots(-(-len(cases) // columns), columns, squeeze=False).ravel()
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=False):
-        stretched = (saliency - saliency.min()) * (255 / (np.ptp(saliency) or 1))
-        _draw_fixations(axes, case, blend(_photograph(case), stretched.astype(np.float32)))
+        _draw_fixations(axes, case, _photograph(case))
+        height, width = case.shape  # A map may have another size.
+        axes.imshow(saliency, cmap="inferno", alpha=0.5, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         axes.set_title(f"{case.sample.name[-20:]}, {metric} {values[case.index]:.2f}", fontsize=7, pad=2)
     for axes in grid:
         axes.set_axis_off()

@@ -86,7 +86,7 @@ def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path,
 def test_continued_run_gives_the_losses_of_an_uninterrupted_one(tiny_dataset, tmp_path):
     folder = tiny_dataset(count=5)
     flags = ("--mirror", "--color", "0.2", "--crop", "0.2", "--weight-decay", "0.01", "--batch-size", "2")
-    flags += ("--weight-average", "0.9", "--cc-weight", "1", "--nss-weight", "0.1", "--warmup-steps", "3")
+    flags += ("--weight-average", "0.9", "--cc-weight", "1", "--nss-weight", "0.1", "--warmup-steps", "2")
     assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "straight")) == 0
     assert run(folder, *flags, "--epochs", "2", "--results", str(tmp_path / "stopped")) == 0
     assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "stopped")) == 0
