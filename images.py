@@ -269,7 +269,10 @@ def _damage(path: Path, error: Exception) -> str:
     reason = why_unreadable(path, error)
     if not reason.startswith("not an image"):
         return reason
-    first_line = (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
+    lines = str(getattr(error, "message", error)).splitlines()
+    # TensorFlow begins with where in its graph it happened.
+    said = [line for line in lines if line.strip() and not line.startswith(("Graph exec", "Detected at", "\t", " "))]
+    first_line = (said or [type(error).__name__])[0]
     return f"{reason} ({re.sub(NODE_OF_TENSORFLOW, '', first_line)[:120]})"
 
 
@@ -330,6 +333,13 @@ def _recolor(image, seeds, most: float):
 
 # --- Maps as files ----------------------------------------------------------------------------------------------------
 
+# What the JPEG library writes.
+MOST_JPEG_SIDE = 65_500
+
+
+class Unwritable(Exception):
+    """A map that its format cannot hold; the message says why in a few words, without the file's name."""
+
 
 def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
     """A saliency map as the contents of a file.
@@ -337,6 +347,9 @@ def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
     Args:
         saliency: float32, (H, W), 0 to 255.
         suffix: ".jpeg" (grayscale, quality 100, as published), ".png" (8 bits) or ".npy" (float32, 0 to 1).
+
+    Raises:
+        Unwritable: a JPEG cannot be so high or wide.
     """
     if suffix == ".npy":
         buffer = io.BytesIO()
@@ -345,13 +358,24 @@ def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
     image = np.round(saliency).astype(np.uint8)[..., None]
     if suffix == ".png":
         return tf.io.encode_png(image).numpy()
+    _check_jpeg(image)
     return tf.io.encode_jpeg(image, format="grayscale", quality=100).numpy()
 
 
 def encode_overlay(path: Path, saliency: np.ndarray, max_pixels: int = MAX_PIXELS) -> bytes:
     """A photograph with its map laid over it, as the contents of a JPEG file; see `blend`."""
     photograph = read_image(path, read_header(path, most_pixels=max_pixels)).numpy()
+    _check_jpeg(photograph)
     return tf.io.encode_jpeg(blend(photograph, saliency), quality=95).numpy()
+
+
+def _check_jpeg(image: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    if max(height, width) > MOST_JPEG_SIDE:
+        raise Unwritable(
+            f"its map cannot be written: a JPEG has at most {MOST_JPEG_SIDE} pixels a side, this has {width}×{height}; "
+            f"--format png has no such bound, nor has npy, and overlays are always JPEG"
+        )
 
 
 def blend(photograph: np.ndarray, saliency: np.ndarray) -> np.ndarray:

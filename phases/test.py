@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 import msinet
 from config import MAX_PIXELS
-from images import encode_map, encode_overlay
+from images import Unwritable, encode_map, encode_overlay
 from msinet import Network, Prediction
 from photographs import find_images, output_paths
 from utils import count, only_python_on_stderr, parallel_map, whole_file, write_record
@@ -50,6 +50,8 @@ def test(
             _write_bytes(targets[path], encode_map(prediction.saliency, suffix))
             if overlay:
                 _write_bytes(overlays[path], encode_overlay(path, prediction.saliency, network.max_pixels))
+        except Unwritable as error:
+            return f"{path}: {error}"
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:  # Of this image alone; a full disk, say, is everybody's.
                 raise

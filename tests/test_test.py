@@ -133,6 +133,7 @@ def test_damaged_images_are_named_and_the_rest_go_on(photograph, tmp_path, run, 
     for name in ("2_cut.jpg", "3_empty.jpg", "4_text.png"):
         assert name in printed.err
     assert "{{" not in printed.err, "TensorFlow's name of a node"
+    assert "2_cut.jpg: not an image that can be read, or damaged (jpeg::Uncompress failed" in printed.err
     assert "2 maps written to" in printed.out and "3 images failed" in printed.out
     assert sorted(p.name for p in (tmp_path / "results" / "images").iterdir()) == ["1.jpeg", "5.jpeg"]
     record = json.loads((tmp_path / "results" / "test.json").read_text(encoding="utf-8"))
@@ -262,6 +263,15 @@ def test_narrow_images_get_the_map_that_the_wasteful_way_gives():
     for size in ((3, 500), (700, 5), (2, 30)):
         narrow, whole = images.restore_map(saliency, size), images.crop_and_restore(saliency, size).numpy()[..., 0]
         np.testing.assert_allclose(narrow, whole, atol=1e-2)  # of 255
+
+
+def test_map_that_no_jpeg_can_hold_is_a_failure_of_one_image(photograph, tmp_path, run, capsys):
+    write(tmp_path / "in" / "wide.png", tf.io.encode_png(np.full((1, 70_000, 3), 9, np.uint8)))
+    write(tmp_path / "in" / "good.png", tf.io.encode_png(photograph()))
+    assert run(tmp_path / "in") == 1
+    printed = capsys.readouterr()
+    assert "at most 65500 pixels a side, this has 70000×1" in printed.err and "1 map written" in printed.out
+    assert run(tmp_path / "in", "--format", "png") == 0
 
 
 def test_images_in_flight_are_bounded_by_their_weight():
