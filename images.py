@@ -14,7 +14,7 @@ from PIL import Image
 import geometry
 from config import MAX_PIXELS
 from data import Batch, Group, Header, Sample, Unreadable, read_header, why_unreadable
-from utils import check_space
+from utils import UserError, check_space
 
 # What fills the rest of the network's input around an image, and around its saliency map.
 IMAGE_PADDING, MAP_PADDING = 126, 0
@@ -337,7 +337,7 @@ def _recolor(image, seeds, most: float):
 MOST_JPEG_SIDE = 65_500
 
 
-class Unwritable(Exception):
+class Unwritable(UserError):
     """A map that its format cannot hold; the message says why in a few words, without the file's name."""
 
 

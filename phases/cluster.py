@@ -40,7 +40,7 @@ except ImportError as error:
 
 import msinet
 from config import MAX_PIXELS
-from images import encode_map, encode_overlay
+from images import Unwritable, encode_map, encode_overlay
 from model import choose_layout
 from msinet import Network
 from phases.distributed import index
@@ -335,6 +335,8 @@ class Worker:
                 for name, contents in files.items():
                     self.results.write(name, contents)
             return index.row(photograph, **values)
+        except Unwritable as error:
+            return index.row(photograph, error=str(error))
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:  # Of this photograph alone; a full disk, say, is everybody's.
                 raise

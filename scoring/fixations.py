@@ -7,7 +7,6 @@ table is the richer of the two, as it keeps observers and repeated fixations; wh
 import csv
 import hashlib
 import json
-import os
 from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from tqdm.contrib.concurrent import thread_map
 from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur, lit_pixels
 from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
 from scoring.metrics import count_map
-from utils import UserError, name_some, whole_folder, write_json
+from utils import UserError, cores, name_some, whole_folder, write_json
 
 TABLE = "fixations.csv"
 COLUMNS = ("image", "x", "y")  # and, where known, "observer"
@@ -216,7 +215,7 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
 
         # Every core has an image of its own; that products of matrices take several cores too would only hinder.
         with threadpool_limits(1, "blas"):
-            thread_map(write, fixations, max_workers=os.cpu_count(), desc="Saliency maps", leave=False, disable=None)
+            thread_map(write, fixations, max_workers=cores(), desc="Saliency maps", leave=False, disable=None)
         write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
     return blur
 

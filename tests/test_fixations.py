@@ -297,7 +297,7 @@ def kill_at_the_third(*arguments):
     return blur_fixations(*arguments)
 
 fixations.blur_fixations = kill_at_the_third
-fixations.os.cpu_count = lambda: 1
+fixations.cores = lambda: 1
 fixations.make_saliency(Path(sys.argv[1]), fixations.Blur())
 """
     killed = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True)
