@@ -6,6 +6,7 @@ import pytest
 from conftest import write
 
 import main
+import phases
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
@@ -13,7 +14,7 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
     for module in ("ray", "phases.cluster"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delattr(sys.modules["phases"], "cluster", raising=False)
+    monkeypatch.delattr(phases, "cluster", raising=False)
     assert main.main(["test", "-p", str(tmp_path / "a.jpg"), "--results", str(tmp_path / "r"), "--cluster"]) == 2
     printed = capsys.readouterr()
     assert printed.err == (
