@@ -43,17 +43,40 @@ from photographs import find_images  # noqa: E402
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
 SIZE = SIZES[-1]
 
+# A choice that also leaves out `model.rounded_kernel`.
+NEAREST = "the same, each weight rounded to its nearest"
+
+# Convolutions of few operations.
+CHEAP = ("aspp/conv1_1", "aspp/conv1_5", "aspp/conv2", "decoder")
+
 # What may stay in float32, by a few words for the table: names of convolutions, or how they begin.
 CHOICES = {
     "nothing": (),
     "the last convolution": (LAST,),
-    "the first and the last (what the program does)": EXACT,
+    "the first and the last": ("conv1/conv1_1", LAST),
     "the last two": ("decoder/conv3", LAST),
-    "the first and the last two": ("decoder/conv3", *EXACT),
+    "the first and the last two (what the program does)": EXACT,
+    NEAREST: EXACT,
     "the ASPP and the last": ("aspp", LAST),
     "the decoder": ("decoder",),
+    "the first and the decoder": ("conv1/conv1_1", "decoder"),
+    "each block's first, the ASPP's 1×1 and the decoder": (*(f"conv{i}/conv{i}_1" for i in (1, 2, 3, 4)), *CHEAP),
     "everything": ("conv", "aspp", "decoder"),
 }
+
+
+def seeded_arrays(model, first: int = 1000) -> dict[str, np.ndarray]:
+    """Random weights of a network, with biases: without them, TensorFlow leaves out what a real network computes.
+
+    Args:
+        model: gives the names and shapes.
+        first: seed of the first array; each has its own.
+    """
+    arrays = {}
+    for seed, (name, array) in enumerate(checkpoint.arrays_of(model).items(), first):
+        scale = 0.05 if array.ndim == 1 else np.sqrt(2 / np.prod(array.shape[:3]))
+        arrays[name] = (scale * np.random.default_rng(seed).standard_normal(array.shape)).astype(np.float32)
+    return arrays
 
 
 def seconds(function: Callable, repetitions: int) -> float:
@@ -194,6 +217,12 @@ def graph_of(arrays: Mapping[str, np.ndarray], exact: tuple[str, ...]) -> Callab
     return tf.function(lambda batch: msi_net(batch, conv), signature, autograph=False)
 
 
+def nearest(name: str, array: np.ndarray) -> np.ndarray:
+    """An array as float32 of values that bfloat16 has, unless its convolution computes in float32."""
+    keep = name.rpartition("/")[0] in EXACT
+    return array if keep else array.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32)
+
+
 def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], repetitions: int) -> None:
     """Speed, and the differences of maps in gray levels, of each choice."""
     batches = [
@@ -201,6 +230,7 @@ def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], rep
         for path in photographs
     ]
     graphs = {name: graph_of(arrays, exact) for name, exact in CHOICES.items()}
+    graphs[NEAREST] = graph_of({name: nearest(name, array) for name, array in arrays.items()}, EXACT)
     found = shortest({name: lambda g=g: g(batches[0]).numpy() for name, g in graphs.items()}, repetitions)
     truths = [np.round(255 * graphs["everything"](batch).numpy()) for batch in batches]
     print(f"{len(batches)} photographs at {SIZE[0]}×{SIZE[1]}\n")
@@ -231,13 +261,13 @@ def run() -> None:
     print()
 
     model = build_model(width=VARIANTS[options.variant]["width"], seed=1)
+    arrays = seeded_arrays(model)
     if options.choices:
-        # The lite network has weights of its own, and the full one random ones.
-        arrays = checkpoint.arrays_of(model) if options.variant == "full" else msinet.load("lite").arrays
+        if options.variant == "lite":
+            arrays = msinet.load("lite").arrays  # The full network has random weights.
         photographs = list_images(options.photographs) if options.photographs else [main.sample_photograph()]
         print_choices(arrays, photographs, options.repetitions)
         return
-    arrays = checkpoint.arrays_of(model)
     network = msinet.from_arrays(arrays, SIZE)
     networks = {name: replace(network, precision=name) for name in precisions}
     print_network_speed(model, networks, options.repetitions)
