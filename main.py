@@ -565,8 +565,8 @@ def run_test(options: argparse.Namespace) -> int:
     }
     on_cluster = {"workers": options.workers, "shards": options.shards, "restart": options.restart}
     if options.cluster:
-        if options.gpus or params["precision"] != "float32":
-            raise UserError("--precision and --gpus: only without --cluster, whose workers compute in float32.")
+        if options.gpus:
+            raise UserError("--gpus: only without --cluster, each of whose workers has one GPU where there are any.")
         with quiet_stderr():
             from phases import cluster
         return cluster.run(path, address=options.cluster, **on_cluster, **settings)

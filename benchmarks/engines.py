@@ -29,11 +29,10 @@ with quiet_stderr():
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-import checkpoint  # noqa: E402
 import images  # noqa: E402
 import main  # noqa: E402
 import msinet  # noqa: E402
-from benchmarks.speed import SIZE, processor, shortest  # noqa: E402
+from benchmarks.speed import SIZE, processor, seeded_arrays, shortest  # noqa: E402
 from config import VARIANTS  # noqa: E402
 from data import read_header  # noqa: E402
 from model import build_model, processor_has_bfloat16  # noqa: E402
@@ -124,7 +123,7 @@ def run() -> None:
     parser.add_argument("--repetitions", type=int, default=10)
     options = parser.parse_args()
     if options.variant == "full":
-        network = msinet.from_arrays(checkpoint.arrays_of(build_model(seed=1)), SIZE)
+        network = msinet.from_arrays(seeded_arrays(build_model()), SIZE)
     else:
         network = msinet.load("lite", input_size=SIZE)
     path = main.sample_photograph()

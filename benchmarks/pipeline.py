@@ -1,10 +1,12 @@
 """Speed of the input pipeline alone: reading, decoding, augmenting and resizing, without a network.
 
-    python benchmarks/pipeline.py [--images 64] [--epochs 3]
+    python benchmarks/pipeline.py [--images 64] [--epochs 3] [--teraflops 40]
 
 Photographs are made for the purpose: smooth JPEGs with a little noise, of quality 90, with JPEG maps, of the sizes of
 SALICON (640×480) and MIT1003 (1024×768). A row gives the images a second of the whole process, and the time that one
-image takes of one processor core, which is what counts where other programs run.
+image takes of one processor core, which is what counts where other programs run. Below stands how many images a second
+a GPU would ask for in training, if it computed --teraflops of what the network's convolutions need: three times as
+much as a prediction.
 """
 
 import argparse
@@ -26,7 +28,9 @@ with quiet_stderr():
     import tensorflow as tf
 
 import data  # noqa: E402
-from config import PARAMS, RECIPES  # noqa: E402
+from benchmarks.speed import operations  # noqa: E402
+from config import PARAMS, RECIPES, VARIANTS  # noqa: E402
+from model import build_model  # noqa: E402
 from phases.training.batches import loaders  # noqa: E402
 
 # Height and width of the photographs, and of the network's input for them.
@@ -57,10 +61,20 @@ def measure(load: Callable, plan: list[data.Batch]) -> tuple[float, float]:
     return images / seconds, 1e3 * used / images
 
 
+def print_demand(teraflops: float) -> None:
+    print(f"\n| network | size | images a second that {teraflops:g} TFLOP/s train on |\n| --- | --- | --- |")
+    for variant, settings in VARIANTS.items():
+        model = build_model(**settings)
+        for size in sorted({size for _, size in KINDS.values()}):
+            demand = teraflops * 1e12 / (3 * operations(model, size))
+            print(f"| {variant} | {size[0]}×{size[1]} | {demand:.0f} |")
+
+
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=64, help="photographs of each kind (default: 64)")
     parser.add_argument("--epochs", type=int, default=3, help="passes over them (default: 3)")
+    parser.add_argument("--teraflops", type=float, default=40, help="that a GPU sustains (default: 40)")
     options = parser.parse_args()
     print(f"{len(os.sched_getaffinity(0))} processor cores, TensorFlow {tf.__version__}\n")
     print("| photographs | recipe | images a second | ms of a core an image |\n| --- | --- | --- | --- |")
@@ -79,6 +93,7 @@ def run() -> None:
                     speed, spent = measure(load, plan)
                 name = f"{recipe}, --cache" if cache else recipe
                 print(f"| {kind}, {shape[1]}×{shape[0]} | {name} | {speed:.0f} | {spent:.1f} |", flush=True)
+    print_demand(options.teraflops)
 
 
 if __name__ == "__main__":

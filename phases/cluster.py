@@ -139,8 +139,12 @@ def run(
         mirrored=mirrored,
         max_pixels=max_pixels,
     )
-    network = dataclasses.replace(network, gpus=())  # Of this machine; workers have their own.
+    # This machine's GPUs and instructions are not those of the workers.
+    network = dataclasses.replace(network, gpus=())
     print(network.summary())
+    network = dataclasses.replace(network, precision=params["precision"])
+    if network.precision != "float32":
+        print(f"Workers compute in {network.precision}.")
     job = Job(results.path, suffix, overlay, shards, params["batch_size"], params["device"])
     with results.open_for_writing():
         index.claim(results, _settings(photographs, network, job), restart)
@@ -182,6 +186,8 @@ def _predict(
     """All that is missing; returns how many maps there were before, and what was done."""
     before, _ = index.known(results, shards=job.shards)
     job, resources = _workers(job, workers)
+    if network.precision == "float16" and not resources["num_gpus"]:
+        raise UserError("--precision float16 was asked for, but the cluster has no GPU: use --precision bfloat16.")
     network_ref = ray.put(network)  # Ray copies it to each machine once; there the workers share the arrays.
     total = index.count_photographs.remote(photographs)
     progress, done = Progress(), before

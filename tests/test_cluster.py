@@ -24,7 +24,7 @@ from PIL import Image
 import main
 import msinet
 from data import list_images
-from images import encode_map
+from images import encode_map, encode_overlay
 from phases import test
 from photographs import find_images, output_paths
 from utils import UserError
@@ -106,9 +106,11 @@ def write_photographs(folder: Path, number: int) -> Path:
     return folder
 
 
-def plain(path: Path, results: Path, suffix: str = ".jpeg", overlay: bool = False) -> dict[str, bytes]:
+def plain(
+    path: Path, results: Path, suffix: str = ".jpeg", overlay: bool = False, precision: str = "float32"
+) -> dict[str, bytes]:
     """What `test` without a cluster writes, by name."""
-    network = msinet.load("lite", input_size=(48, 64))
+    network = msinet.load("lite", input_size=(48, 64), precision=precision)
     test.test(network, find_images(path), path, results, batch_size=1, suffix=suffix, overlay=overlay)
     return contents_of(results)
 
@@ -451,12 +453,23 @@ def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatc
     assert index_of(tmp_path / "results").keys() == index.keys()
     assert run(folder, "--overlay", "--input-size", "56", "64") == 2
     assert "input_size [48, 64], now [56, 64]" in capsys.readouterr().err
+    assert run(folder, "--overlay", "--precision", "bfloat16") == 2
+    assert "precision float32, now bfloat16" in capsys.readouterr().err
+    other = tmp_path / "other.npz"
+    np.savez(other, **{name: array + np.float32(1e-3) for name, array in msinet.load("lite").arrays.items()})
+    assert run(folder, "--overlay", "--weights", str(other)) == 2
+    assert "sha256" in capsys.readouterr().err
+    assert contents_of(tmp_path / "results") == expected  # None of them touched a map.
+    assert run(folder, "--overlay", "--precision", "bfloat16", "--restart") == 1
+    low = plain(folder, tmp_path / "low", overlay=True, precision="bfloat16")
+    assert contents_of(tmp_path / "results") == low != expected
+    assert index_of(tmp_path / "results").keys() == index.keys()
 
 
 @pytest.mark.cluster
 def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkeypatch):
-    folder = write_photographs(tmp_path / "in", 60)
-    troubled(monkeypatch, pause=0.05)
+    folder = write_photographs(tmp_path / "in", 300)
+    troubled(monkeypatch, pause=0.02)
     lost = sorted(machines.worker_nodes, key=lambda node: node.node_id)[0]
 
     def lose():
@@ -472,7 +485,7 @@ def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkey
         thread.join()
         add_machine(machines, 1)
     assert contents_of(tmp_path / "results") == plain(folder, tmp_path / "plain", ".npy")
-    assert len(index_of(tmp_path / "results")) == 60
+    assert len(index_of(tmp_path / "results")) == 300
     assert_whole(tmp_path / "results")
 
 
@@ -550,20 +563,43 @@ def test_object_store_that_is_slow_and_fails_for_a_while(tmp_path, run, store, c
         assert maps.read(name) == contents
 
     # A list of some of them, into shards; read back with the line that docs/cluster.md has.
-    names = [file.relative_to(folder).as_posix() for file in list_images(folder)]
-    bucket.write("some.txt", "\n".join([*names[:6], "missing.jpg"]).encode())
-    assert run("s3://bucket/photos/some.txt", "--workers", "1", "--format", "npy", "--shards", "--overlay") == 1
+    names = [file.relative_to(folder).as_posix() for file in list_images(folder)][:6]
+    listed = io.BytesIO()
+    pq.write_table(pa.table({"path": [*names, "missing.jpg"], "id": range(7)}), listed)
+    bucket.write("some.parquet", listed.getvalue())
+    assert run("s3://bucket/photos/some.parquet", "--workers", "1", "--format", "npy", "--shards", "--overlay") == 1
     printed = capsys.readouterr()
     assert "error: s3://bucket/photos/missing.jpg: no such file" in printed.err
-    table = pq.read_table(
-        tmp_path / "results" / "index", columns=["map", "contents"], filters=[("status", "=", "done")]
-    )
+    done = [("status", "=", "done")]
+    table = pq.read_table(tmp_path / "results" / "index", columns=["map", "contents"], filters=done)
     network = msinet.load("lite", input_size=(48, 64))
+    maps = {name: next(network.predictions([folder / name])).saliency for name in names}
     assert {row["map"]: row["contents"] for row in table.to_pylist()} == {
-        f"images/{name}.npy": encode_map(next(network.predictions([folder / name])).saliency, ".npy")
-        for name in names[:6]
+        f"images/{name}.npy": encode_map(saliency, ".npy") for name, saliency in maps.items()
+    }
+    rows = pq.read_table(tmp_path / "results" / "index", filters=done).to_pylist()
+    assert {row["overlay"]: row["overlay_contents"] for row in rows} == {
+        f"overlays/{name}.jpeg": encode_overlay(folder / name, saliency) for name, saliency in maps.items()
     }
     assert contents_of(tmp_path / "results") == {}
+
+
+@pytest.mark.cluster
+def test_bucket_that_nobody_may_list_is_a_clear_error(tmp_path, store, capsys):
+    store.denied = "/secret"
+    try:
+        assert main.main(["test", "-p", "s3://secret/photos", "--results", str(tmp_path / "r"), "--cluster"]) == 2
+    finally:
+        store.denied = ""
+    error = capsys.readouterr().err
+    assert error.startswith("error: s3://secret/photos cannot be read: ") and error.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.cluster
+def test_float16_is_for_clusters_with_gpus(tmp_path, run, capsys):
+    assert run(write_photographs(tmp_path / "in", 1), "--precision", "float16") == 2
+    assert "--precision float16 was asked for, but the cluster has no GPU" in capsys.readouterr().err
 
 
 @pytest.mark.cluster
