@@ -74,7 +74,7 @@ class Network:
         mirrored: whether the map is the mean of that of the photograph and that of its mirror image, which takes twice
             the time.
         max_pixels: a photograph of more pixels is refused.
-        precision: what all convolutions but the first and the decoder's compute in, "float32", "bfloat16" or "float16".
+        precision: what all convolutions but the first and the last two compute in, "float32", "bfloat16" or "float16".
         gpus: names of the devices that batches are dealt out to in turn; none for the one that TensorFlow chooses.
     """
 
@@ -312,7 +312,7 @@ def load(
             trained with, or where their file does not say, that of the dataset.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
         mirrored, max_pixels: see `Network`.
-        precision: what all convolutions but the first and the decoder's compute in: "float32", as published;
+        precision: what all convolutions but the first and the last two compute in: "float32", as published;
             "bfloat16", or on GPUs "float16", which are faster and less exact.
         gpus: GPUs of this machine that batches are dealt out to; 0 for all that TensorFlow sees.
 

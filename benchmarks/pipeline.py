@@ -1,6 +1,6 @@
 """Speed of the input pipeline alone: reading, decoding, augmenting and resizing, without a network.
 
-    python benchmarks/pipeline.py [--images 64] [--epochs 3] [--teraflops 40]
+    python benchmarks/pipeline.py [--images 300] [--epochs 3] [--teraflops 40]
 
 Photographs are made for the purpose: smooth JPEGs with a little noise, of quality 90, with JPEG maps, of the sizes of
 SALICON (640×480) and MIT1003 (1024×768). A row gives the images a second of the whole process, and the time that one
@@ -72,7 +72,7 @@ def print_demand(teraflops: float) -> None:
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=64, help="photographs of each kind (default: 64)")
+    parser.add_argument("--images", type=int, default=300, help="photographs of each kind (default: 300)")
     parser.add_argument("--epochs", type=int, default=3, help="passes over them (default: 3)")
     parser.add_argument("--teraflops", type=float, default=40, help="that a GPU sustains (default: 40)")
     options = parser.parse_args()
