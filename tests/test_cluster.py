@@ -468,7 +468,7 @@ def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatc
 
 @pytest.mark.cluster
 def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkeypatch):
-    folder = write_photographs(tmp_path / "in", 300)
+    folder = write_photographs(tmp_path / "in", 200)
     troubled(monkeypatch, pause=0.02)
     lost = sorted(machines.worker_nodes, key=lambda node: node.node_id)[0]
 
@@ -485,7 +485,7 @@ def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkey
         thread.join()
         add_machine(machines, 1)
     assert contents_of(tmp_path / "results") == plain(folder, tmp_path / "plain", ".npy")
-    assert len(index_of(tmp_path / "results")) == 300
+    assert len(index_of(tmp_path / "results")) == 200
     assert_whole(tmp_path / "results")
 
 
