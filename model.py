@@ -271,7 +271,7 @@ def rounded_kernel(kernel: np.ndarray, dtype: type) -> np.ndarray:
     height, width, inputs, outputs = kernel.shape
     # One weight of each filter a row, the pixels of one input after the other.
     rows = kernel.transpose(2, 0, 1, 3).reshape(-1, outputs)
-    rounded = np.empty(rows.shape, dtype)
+    rounded: np.ndarray = np.empty(rows.shape, dtype)
     left = np.zeros(outputs, np.float32)
     for i, row in enumerate(rows):
         left = left + row

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from images import decode_image
 from scoring import density, metrics
 from scoring.fixations import TABLE, read_fixations
 from utils import UserError
+
+# An array's header is parsed as Python, which Python 3.11 cannot do in two threads at once: now and then it raises
+# SystemError.
+ONE_HEADER = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,8 @@ def read_saliency(path: Path) -> np.ndarray:
             read_header(path, MAP_FORMATS)
             saliency = decode_image(tf.io.read_file(os.fsencode(path)), 1).numpy()
         elif path.is_file():
-            saliency = np.lib.format.open_memmap(path, mode="r")  # A file cannot claim more than it holds.
+            with ONE_HEADER:
+                saliency = np.lib.format.open_memmap(path, mode="r")  # A file cannot claim more than it holds.
         else:
             raise Unreadable("not a regular file")
         saliency = np.array(saliency, np.float64)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -472,3 +473,18 @@ def test_best_come_first_and_what_is_no_number_is_left_out():
     values = np.array([3.0, np.nan, 1.0, 2.0])
     assert pictures.best_first(values, less_is_better=False) == [0, 3, 2]
     assert pictures.best_first(values, less_is_better=True) == [2, 3, 0]
+
+
+def test_headers_of_arrays_are_parsed_one_at_a_time(tmp_path, monkeypatch):
+    np.save(tmp_path / "map.npy", np.eye(3))
+    opened, inside = np.lib.format.open_memmap, []
+
+    def watched(*arguments, **options):
+        inside.append(1)
+        time.sleep(0.01)
+        assert inside.pop() and not inside
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", watched)
+    found = list(utils.parallel_map(ground_truth.read_saliency, [tmp_path / "map.npy"] * 8))
+    assert all(np.array_equal(saliency, np.eye(3)) for saliency in found)
