@@ -274,7 +274,7 @@ def rounded_kernel(kernel: np.ndarray, dtype: type) -> np.ndarray:
     rounded: np.ndarray = np.empty(rows.shape, dtype)
     left = np.zeros(outputs, np.float32)
     for i, row in enumerate(rows):
-        left = left + row
+        left += row
         rounded[i] = left
         left -= rounded[i].astype(np.float32)
     return rounded.reshape(inputs, height, width, outputs).transpose(1, 2, 0, 3)

@@ -65,15 +65,10 @@ CHOICES = {
 }
 
 
-def seeded_arrays(model, first: int = 1000) -> dict[str, np.ndarray]:
-    """Random weights of a network, with biases: without them, TensorFlow leaves out what a real network computes.
-
-    Args:
-        model: gives the names and shapes.
-        first: seed of the first array; each has its own.
-    """
+def seeded_arrays(model) -> dict[str, np.ndarray]:
+    """Random weights for a network's names and shapes; with biases, which TensorFlow leaves out where they are zero."""
     arrays = {}
-    for seed, (name, array) in enumerate(checkpoint.arrays_of(model).items(), first):
+    for seed, (name, array) in enumerate(checkpoint.arrays_of(model).items(), 1000):
         scale = 0.05 if array.ndim == 1 else np.sqrt(2 / np.prod(array.shape[:3]))
         arrays[name] = (scale * np.random.default_rng(seed).standard_normal(array.shape)).astype(np.float32)
     return arrays
@@ -217,10 +212,14 @@ def graph_of(arrays: Mapping[str, np.ndarray], exact: tuple[str, ...]) -> Callab
     return tf.function(lambda batch: msi_net(batch, conv), signature, autograph=False)
 
 
-def nearest(name: str, array: np.ndarray) -> np.ndarray:
-    """An array as float32 of values that bfloat16 has, unless its convolution computes in float32."""
-    keep = name.rpartition("/")[0] in EXACT
-    return array if keep else array.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32)
+def rounded_to_nearest(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with values that bfloat16 has, which rounding leaves alone, but for the convolutions of `EXACT`."""
+
+    def rounded(name, array):
+        keep = name.rpartition("/")[0] in EXACT
+        return array if keep else array.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32)
+
+    return {name: rounded(name, array) for name, array in arrays.items()}
 
 
 def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], repetitions: int) -> None:
@@ -229,8 +228,10 @@ def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], rep
         images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING)[None]
         for path in photographs
     ]
-    graphs = {name: graph_of(arrays, exact) for name, exact in CHOICES.items()}
-    graphs[NEAREST] = graph_of({name: nearest(name, array) for name, array in arrays.items()}, EXACT)
+    graphs = {
+        name: graph_of(rounded_to_nearest(arrays) if name == NEAREST else arrays, exact)
+        for name, exact in CHOICES.items()
+    }
     found = shortest({name: lambda g=g: g(batches[0]).numpy() for name, g in graphs.items()}, repetitions)
     truths = [np.round(255 * graphs["everything"](batch).numpy()) for batch in batches]
     print(f"{len(batches)} photographs at {SIZE[0]}×{SIZE[1]}\n")
@@ -263,8 +264,8 @@ def run() -> None:
     model = build_model(width=VARIANTS[options.variant]["width"], seed=1)
     arrays = seeded_arrays(model)
     if options.choices:
-        if options.variant == "lite":
-            arrays = msinet.load("lite").arrays  # The full network has random weights.
+        if options.variant == "lite":  # Which has weights of its own.
+            arrays = msinet.load("lite").arrays
         photographs = list_images(options.photographs) if options.photographs else [main.sample_photograph()]
         print_choices(arrays, photographs, options.repetitions)
         return

@@ -139,10 +139,9 @@ def run(
         mirrored=mirrored,
         max_pixels=max_pixels,
     )
-    # This machine's GPUs and instructions are not those of the workers.
-    network = dataclasses.replace(network, gpus=())
     print(network.summary())
-    network = dataclasses.replace(network, precision=params["precision"])
+    # Not before: this machine's GPUs and instructions, which a summary speaks of, are not those of the workers.
+    network = dataclasses.replace(network, gpus=(), precision=params["precision"])
     if network.precision != "float32":
         print(f"Workers compute in {network.precision}.")
     job = Job(results.path, suffix, overlay, shards, params["batch_size"], params["device"])
