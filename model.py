@@ -5,8 +5,7 @@ Keras network (`keras_convolutions`) and the bare inference graph over given arr
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -31,11 +30,6 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 
 # The convolution that computes in float32 in every precision: it and what follows it decide about single gray levels.
 LAST = "decoder/conv4"
-
-# And with it, where the network only predicts, the last but one, whose errors nothing averages any more; and the first:
-# bfloat16 would round its input, pixels minus their means, by up to half a gray level. docs/performance.md has what
-# others would bring.
-EXACT = ("conv1/conv1_1", "decoder/conv3", LAST)
 
 Convolution = Callable[..., tf.Tensor]
 
@@ -221,20 +215,14 @@ def keras_convolutions(
     return conv
 
 
-def tensor_convolutions(
-    arrays: Mapping[str, np.ndarray],
-    layout: str = CHANNELS_LAST,
-    precision: str = "float32",
-    exact: Collection[str] = EXACT,
-) -> Convolution:
+def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS_LAST) -> Convolution:
     """Convolutions over given arrays, as plain TensorFlow operations: the fastest graph, and the easiest to export.
 
     Args:
-        arrays: float32, by published name: "conv1/conv1_1/kernel" (height, width, in, out), "conv1/conv1_1/bias"
-            (out,) and so on. Batch normalisation must have been folded in.
+        arrays: by published name: "conv1/conv1_1/kernel" (height, width, in, out), "conv1/conv1_1/bias"
+            (out,) and so on. Batch normalisation must have been folded in. A convolution computes in the precision
+            of its arrays, and returns that: float32, or a lower one (see `precision.rounded`).
         layout: as in `encoder`.
-        precision: a key of `POLICIES`: what the convolutions compute in, and what they return.
-        exact: names of those that compute in float32 always.
 
     Returns:
         `conv(x, name, filters, size=3, dilation=1, relu=True)`; `filters` and `size` come with the arrays.
@@ -242,42 +230,13 @@ def tensor_convolutions(
     data_format = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}[layout]
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        dtype = tf.as_dtype("float32" if name in exact else precision)
-        kernel, bias = arrays[f"{name}/kernel"], arrays[f"{name}/bias"]
-        if dtype != tf.float32:
-            kernel, bias = rounded_kernel(kernel, dtype.as_numpy_dtype), bias.astype(dtype.as_numpy_dtype)
         # Named, so that `checkpoint.read_arrays` finds them in a graph that was exported.
-        kernel, bias = tf.constant(kernel, name=f"{name}/kernel"), tf.constant(bias, name=f"{name}/bias")
-        x = tf.nn.conv2d(tf.cast(x, dtype), kernel, 1, "SAME", data_format, dilation)
+        kernel, bias = (tf.constant(arrays[f"{name}/{kind}"], name=f"{name}/{kind}") for kind in ("kernel", "bias"))
+        x = tf.nn.conv2d(tf.cast(x, kernel.dtype), kernel, 1, "SAME", data_format, dilation)
         x = tf.nn.bias_add(x, bias, data_format)
         return tf.nn.relu(x) if relu else x
 
     return conv
-
-
-def rounded_kernel(kernel: np.ndarray, dtype: type) -> np.ndarray:
-    """A kernel in lower precision, where each weight takes over what rounding the one before it left out.
-
-    The errors of neighbours then cancel, and so hardly reach the output: what a ReLU passes on is never negative, and
-    alike at neighbouring pixels. This halves the error that rounding each weight to its nearest number would make.
-
-    Args:
-        kernel: float32, (height, width, in, out).
-        dtype: NumPy's type of the lower precision.
-
-    Returns:
-        The same shape, of that type.
-    """
-    height, width, inputs, outputs = kernel.shape
-    # One weight of each filter a row, the pixels of one input after the other.
-    rows = kernel.transpose(2, 0, 1, 3).reshape(-1, outputs)
-    rounded: np.ndarray = np.empty(rows.shape, dtype)
-    left = np.zeros(outputs, np.float32)
-    for i, row in enumerate(rows):
-        left += row
-        rounded[i] = left
-        left -= rounded[i].astype(np.float32)
-    return rounded.reshape(inputs, height, width, outputs).transpose(1, 2, 0, 3)
 
 
 def choose_layout(device: str) -> tuple[str, str]:
@@ -317,38 +276,6 @@ def find_gpus(gpus: int) -> list[str]:
             f"install tensorflow[and-cuda]', or leave --gpus out."
         )
     return found[: gpus or None]
-
-
-def check_precision(precision: str) -> str:
-    """A sentence where a precision will not make this machine any faster, else nothing.
-
-    Args:
-        precision: "float32", "bfloat16" or "float16".
-
-    Raises:
-        UserError: float16 without a GPU; processors compute it slower than float32. Or none of the three.
-    """
-    if precision not in POLICIES:
-        raise UserError(f"Received the precision {precision!r}, expected one of {', '.join(POLICIES)}.")
-    if precision == "float32" or tf.config.list_physical_devices("GPU"):
-        return ""
-    if precision == "float16":
-        raise UserError(
-            "--precision float16 was asked for, but TensorFlow sees no GPU here, and processors compute it slower than "
-            "float32: use --precision bfloat16, or leave it out."
-        )
-    if processor_has_bfloat16() is False:
-        return "This processor has no bfloat16 instructions: --precision bfloat16 will not be faster here."
-    return ""
-
-
-def processor_has_bfloat16() -> bool | None:
-    """Whether the processor computes with bfloat16 itself; None where it does not say."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
-    except OSError:
-        return None
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def scaled_filters(filters: int, width: float) -> int:

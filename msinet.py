@@ -27,13 +27,13 @@ from images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
 from model import (
     CHANNELS_FIRST,
     CHANNELS_LAST,
-    check_precision,
     choose_layout,
     find_gpus,
     msi_net,
     normalize,
     tensor_convolutions,
 )
+from precision import check_precision, half_convolutions
 from utils import UserError, parallel_map
 
 # A photograph: an array, an image of Pillow, or the path of an image file.
@@ -74,7 +74,7 @@ class Network:
         mirrored: whether the map is the mean of that of the photograph and that of its mirror image, which takes twice
             the time.
         max_pixels: a photograph of more pixels is refused.
-        precision: what all convolutions but the first and the last two compute in, "float32", "bfloat16" or "float16".
+        precision: what all convolutions but the first and the last compute in, "float32", "bfloat16" or "float16".
         gpus: names of the devices that batches are dealt out to in turn; none for the one that TensorFlow chooses.
     """
 
@@ -126,17 +126,26 @@ class Network:
         """The network as one compiled graph with its weights as constants; see `__call__`."""
         return self._graph_on(None)
 
-    def _graph_on(self, device: str | None) -> tf.types.experimental.PolymorphicFunction:
-        """The network as a graph for one device; None for the one that TensorFlow chooses."""
-        conv = tensor_convolutions(self.arrays, self.layout, self.precision)
-        signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
+    @functools.cached_property
+    def _msi_net(self) -> Callable:
+        """`model.msi_net` with these weights, for the graph of each device."""
         context = self.architecture.context
         assert context  # `from_arrays` refuses an encoder alone.
+        if self.precision == "float32":
+            conv = tensor_convolutions(self.arrays, self.layout)
+        else:
+            conv = half_convolutions(self.arrays, self.layout, self.precision, context)
+        return functools.partial(msi_net, conv=conv, layout=self.layout, context=context)
+
+    def _graph_on(self, device: str | None) -> tf.types.experimental.PolymorphicFunction:
+        """The network as a graph for one device; None for the one that TensorFlow chooses."""
+        network = self._msi_net
+        signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
 
         def maps(images):
             # Not `tf.device(None)`, which would hide the device that a caller chose.
             with tf.device(device) if device else contextlib.nullcontext():
-                return msi_net(images, conv, self.layout, context)
+                return network(images)
 
         return tf.function(maps, signature, autograph=False)
 
@@ -312,7 +321,7 @@ def load(
             trained with, or where their file does not say, that of the dataset.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for what TensorFlow finds.
         mirrored, max_pixels: see `Network`.
-        precision: what all convolutions but the first and the last two compute in: "float32", as published;
+        precision: what all convolutions but the first and the last compute in: "float32", as published;
             "bfloat16", or on GPUs "float16", which are faster and less exact.
         gpus: GPUs of this machine that batches are dealt out to; 0 for all that TensorFlow sees.
 

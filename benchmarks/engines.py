@@ -35,8 +35,9 @@ import msinet  # noqa: E402
 from benchmarks.speed import SIZE, processor, seeded_arrays, shortest  # noqa: E402
 from config import VARIANTS  # noqa: E402
 from data import read_header  # noqa: E402
-from model import build_model, processor_has_bfloat16  # noqa: E402
+from model import build_model  # noqa: E402
 from phases.formats import FORMATS  # noqa: E402
+from precision import processor_has_bfloat16  # noqa: E402
 
 Engine = Callable[[np.ndarray], np.ndarray]
 

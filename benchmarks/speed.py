@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -36,15 +37,22 @@ import main  # noqa: E402
 import msinet  # noqa: E402
 from config import PARAMS, VARIANTS  # noqa: E402
 from data import list_images, read_header  # noqa: E402
-from model import EXACT, LAST, build_model, msi_net, processor_has_bfloat16, tensor_convolutions  # noqa: E402
+from model import LAST, build_model, msi_net, tensor_convolutions  # noqa: E402
 from phases import test, train  # noqa: E402
 from photographs import find_images  # noqa: E402
+from precision import (  # noqa: E402
+    BFLOAT16,
+    EXACT,
+    FIRST,
+    centred_convolutions,
+    equalised,
+    processor_has_bfloat16,
+    rounded,
+    typical_activations,
+)
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
 SIZE = SIZES[-1]
-
-# A choice that also leaves out `model.rounded_kernel`.
-NEAREST = "the same, each weight rounded to its nearest"
 
 # Convolutions of few operations.
 CHEAP = ("aspp/conv1_1", "aspp/conv1_5", "aspp/conv2", "decoder")
@@ -53,16 +61,15 @@ CHEAP = ("aspp/conv1_1", "aspp/conv1_5", "aspp/conv2", "decoder")
 CHOICES = {
     "nothing": (),
     "the last convolution": (LAST,),
-    "the first and the last": ("conv1/conv1_1", LAST),
-    "the last two": ("decoder/conv3", LAST),
-    "the first and the last two (what the program does)": EXACT,
-    NEAREST: EXACT,
+    "the first and the last": EXACT,
+    "the first and the last two": (*EXACT, "decoder/conv3"),
+    "the first and the decoder": (FIRST, "decoder"),
     "the ASPP and the last": ("aspp", LAST),
-    "the decoder": ("decoder",),
-    "the first and the decoder": ("conv1/conv1_1", "decoder"),
     "each block's first, the ASPP's 1×1 and the decoder": (*(f"conv{i}/conv{i}_1" for i in (1, 2, 3, 4)), *CHEAP),
-    "everything": ("conv", "aspp", "decoder"),
 }
+
+# How the others are rounded.
+NEAREST, PLAIN, CENTRED = "each weight to its nearest", "weights' errors cancel", "and activations around their means"
 
 
 def seeded_arrays(model) -> dict[str, np.ndarray]:
@@ -85,9 +92,9 @@ def seconds(function: Callable, repetitions: int) -> float:
     return statistics.median(durations)
 
 
-def shortest(functions: Mapping[str, Callable], repetitions: int) -> dict[str, float]:
+def shortest(functions: Mapping[Any, Callable], repetitions: int) -> dict[Any, float]:
     """Shortest duration of each function; they take turns, so that what else the machine does meets all of them."""
-    durations: dict[str, list[float]] = {name: [] for name in functions}
+    durations: dict[Any, list[float]] = {name: [] for name in functions}
     for turn in range(repetitions + 1):
         for name, function in functions.items():
             start = time.perf_counter()
@@ -197,29 +204,30 @@ def print_startup(weights: Path) -> None:
 # --- What is computed in bfloat16 -------------------------------------------------------------------------------------
 
 
-def graph_of(arrays: Mapping[str, np.ndarray], exact: tuple[str, ...]) -> Callable:
+def graph_of(arrays: Mapping[str, np.ndarray], exact: tuple[str, ...], how: str) -> Callable:
     """The network in bfloat16 but for the convolutions whose names begin with one of `exact`."""
     names = {name.rpartition("/")[0] for name in arrays}
-    low = tensor_convolutions(
-        arrays, precision="bfloat16", exact=[name for name in names if name.startswith(exact or ("/",))]
-    )
+    exact = tuple(name for name in names if name.startswith(exact or ("/",)))
+    if how == CENTRED:
+        low = centred_convolutions(equalised(arrays, typical_activations(arrays)[0]), exact=exact)
+    else:
+        low = tensor_convolutions((rounded_to_nearest if how == NEAREST else rounded)(arrays, BFLOAT16, exact))
 
     def conv(x, name, *arguments, **options):
         x = low(x, name, *arguments, **options)
         return tf.cast(x, tf.float32) if name == LAST else x  # Scaling to 0 to 1 is float32 always.
 
+    return graph(conv)
+
+
+def graph(conv) -> Callable:
     signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
     return tf.function(lambda batch: msi_net(batch, conv), signature, autograph=False)
 
 
-def rounded_to_nearest(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays with values that bfloat16 has, which rounding leaves alone, but for the convolutions of `EXACT`."""
-
-    def rounded(name, array):
-        keep = name.rpartition("/")[0] in EXACT
-        return array if keep else array.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32)
-
-    return {name: rounded(name, array) for name, array in arrays.items()}
+def rounded_to_nearest(arrays: Mapping[str, np.ndarray], dtype: type, exact: Sequence[str]) -> dict[str, np.ndarray]:
+    """Like `precision.rounded`, but each number for itself."""
+    return {name: array if name.rpartition("/")[0] in exact else array.astype(dtype) for name, array in arrays.items()}
 
 
 def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], repetitions: int) -> None:
@@ -228,20 +236,25 @@ def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], rep
         images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING)[None]
         for path in photographs
     ]
-    graphs = {
-        name: graph_of(rounded_to_nearest(arrays) if name == NEAREST else arrays, exact)
-        for name, exact in CHOICES.items()
-    }
+    graphs = {(words, PLAIN): graph_of(arrays, exact, PLAIN) for words, exact in CHOICES.items()}
+    first_and_last = "the first and the last"
+    graphs |= {(first_and_last, how): graph_of(arrays, EXACT, how) for how in (NEAREST, CENTRED)}
+    graphs["nothing", CENTRED] = graph_of(arrays, (), CENTRED)
+    graphs["everything", "–"] = graph(tensor_convolutions(arrays))
+    chosen = (first_and_last, CENTRED if typical_activations(arrays)[1] else PLAIN)
+
     found = shortest({name: lambda g=g: g(batches[0]).numpy() for name, g in graphs.items()}, repetitions)
-    truths = [np.round(255 * graphs["everything"](batch).numpy()) for batch in batches]
-    print(f"{len(batches)} photographs at {SIZE[0]}×{SIZE[1]}\n")
-    print("| in float32 stays | ms | times as fast | greatest difference, gray levels | pixels off by more than one |")
-    print("| --- | --- | --- | --- | --- |")
-    for name, graph in graphs.items():
-        off = [np.abs(np.round(255 * graph(b).numpy()) - truth) for b, truth in zip(batches, truths, strict=True)]
+    truths = [np.round(255 * graphs["everything", "–"](batch).numpy()) for batch in batches]
+    print(f"{len(batches)} photographs at {SIZE[0]}×{SIZE[1]}; the program does: {', '.join(chosen)}\n")
+    print(
+        "| in float32 stays | rounding | ms | times as fast | greatest difference, gray levels | off by more than one |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, low in graphs.items():
+        off = [np.abs(np.round(255 * low(b).numpy()) - truth) for b, truth in zip(batches, truths, strict=True)]
         print(
-            f"| {name} | {1e3 * found[name]:.0f} | {found['everything'] / found[name]:.2f} | {np.max(off):.0f} | "
-            f"{100 * np.mean(np.array(off) > 1):.2f} % |",
+            f"| {' | '.join(name)} | {1e3 * found[name]:.0f} | {found['everything', '–'] / found[name]:.2f} | "
+            f"{np.max(off):.0f} | {100 * np.mean(np.array(off) > 1):.2f} % |",
             flush=True,
         )
 

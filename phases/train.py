@@ -22,11 +22,12 @@ from data import (
 )
 from images import find_damaged
 from loss import cc, combined, kld, nss
-from model import build_model, check_precision, choose_layout
+from model import build_model, choose_layout
 from phases.training.batches import feed, loaders
 from phases.training.callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
 from phases.training.devices import choose_devices, strategy_for
 from phases.training.run import Run
+from precision import check_precision
 from utils import UserError
 
 # The paper's value, and that of TensorFlow 1; Keras' own default is 1e-7.

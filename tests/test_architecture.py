@@ -18,15 +18,16 @@ MAY_IMPORT = {
     "geometry": "",
     "loss": "",
     "model": "utils",
+    "precision": "model utils",
     "data": "download acquisition utils config",
     "images": "geometry data utils config",
     "weight_files": "model utils config",
     "checkpoint": "weight_files download model utils config",
     "scoring": "scoring images data acquisition utils config",
-    "msinet": "checkpoint images data model acquisition.datasets utils config",
+    "msinet": "checkpoint images data precision model acquisition.datasets utils config",
     "photographs": "data utils config",
     "phases": "phases.formats phases.training phases.distributed photographs msinet scoring checkpoint images data "
-    "model loss utils config",
+    "precision model loss utils config",
     "phases.download": "download utils config",
     # A phase made of phases: the function that a phase's command calls does each of its steps, so that every row of its
     # page can be repeated alone. It is the one arrow between phases: nothing but the command line imports `reproduce`.

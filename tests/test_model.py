@@ -152,16 +152,3 @@ def test_lower_precision_is_that_of_all_convolutions_but_the_last_over_float32_v
     exact.set_weights(network.get_weights())
     difference = np.abs(maps - exact(images)).max()
     assert 0 < difference < 0.1
-
-
-def test_precision_that_brings_nothing_here_is_said_or_refused(monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(model, "processor_has_bfloat16", lambda: False)
-    assert model.check_precision("float32") == ""
-    assert "will not be faster" in model.check_precision("bfloat16")
-    with pytest.raises(UserError, match=r"float16 was asked for, but TensorFlow sees no GPU .* --precision bfloat16"):
-        model.check_precision("float16")
-    monkeypatch.setattr(model, "processor_has_bfloat16", lambda: True)
-    assert model.check_precision("bfloat16") == ""
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
-    assert model.check_precision("float16") == ""
