@@ -275,10 +275,9 @@ def run() -> None:
     print()
 
     model = build_model(width=VARIANTS[options.variant]["width"], seed=1)
-    arrays = seeded_arrays(model)
+    # The lite network has weights of its own.
+    arrays = msinet.load("lite").arrays if options.variant == "lite" else seeded_arrays(model)
     if options.choices:
-        if options.variant == "lite":  # Which has weights of its own.
-            arrays = msinet.load("lite").arrays
         photographs = list_images(options.photographs) if options.photographs else [main.sample_photograph()]
         print_choices(arrays, photographs, options.repetitions)
         return
