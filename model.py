@@ -15,6 +15,9 @@ from utils import UserError, quiet_stderr
 
 CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
 
+# TensorFlow's name for each layout.
+DATA_FORMATS = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}
+
 # Subtracted from R, G, B in this order. VGG16 had them for B, G, R, but the published weights were trained with
 # the order below and expect it (pinned by test_model.py::test_forward_equals_the_published_network).
 CHANNEL_MEANS = (103.939, 116.779, 123.68)
@@ -227,7 +230,7 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
     Returns:
         `conv(x, name, filters, size=3, dilation=1, relu=True)`; `filters` and `size` come with the arrays.
     """
-    data_format = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}[layout]
+    data_format = DATA_FORMATS[layout]
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
         # Named, so that `checkpoint.read_arrays` finds them in a graph that was exported.
@@ -304,8 +307,7 @@ class DilatedConv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         if max(self.dilation_rate) == 1 or not dilated_gradient_exists(self.compute_dtype):
             return super().convolution_op(inputs, kernel)
-        data_format = "NHWC" if self.data_format == CHANNELS_LAST else "NCHW"
-        return tf.nn.conv2d(inputs, kernel, self.strides, "SAME", data_format, self.dilation_rate)
+        return tf.nn.conv2d(inputs, kernel, self.strides, "SAME", DATA_FORMATS[self.data_format], self.dilation_rate)
 
 
 @functools.cache

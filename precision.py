@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from model import CHANNELS_LAST, LAST, POLICIES, Convolution, msi_net, tensor_convolutions
+from model import CHANNELS_LAST, DATA_FORMATS, LAST, POLICIES, Convolution, msi_net, tensor_convolutions
 from utils import UserError
 
 FIRST = "conv1/conv1_1"
@@ -63,8 +63,10 @@ def rounded(arrays: Mapping[str, np.ndarray], dtype: type, exact: Collection[str
         convolution, _, kind = name.rpartition("/")
         if convolution in exact:
             half[name] = array
+        elif kind == "kernel":
+            half[name] = rounded_kernel(array, dtype)
         else:
-            half[name] = rounded_kernel(array, dtype) if kind == "kernel" else array.astype(dtype)
+            half[name] = array.astype(dtype)
     return half
 
 
@@ -178,7 +180,7 @@ def centred_convolutions(
     Returns:
         `conv(x, name, filters, size=3, dilation=1, relu=True)`, for `model.msi_net`.
     """
-    data_format = "NHWC" if layout == CHANNELS_LAST else "NCHW"
+    data_format = DATA_FORMATS[layout]
     half = rounded(arrays, dtype, exact)
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):

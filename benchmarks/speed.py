@@ -37,7 +37,7 @@ import main  # noqa: E402
 import msinet  # noqa: E402
 from config import PARAMS, VARIANTS  # noqa: E402
 from data import list_images, read_header  # noqa: E402
-from model import LAST, build_model, msi_net, tensor_convolutions  # noqa: E402
+from model import LAST, Convolution, build_model, msi_net, tensor_convolutions  # noqa: E402
 from phases import test, train  # noqa: E402
 from photographs import find_images  # noqa: E402
 from precision import (  # noqa: E402
@@ -58,7 +58,7 @@ SIZE = SIZES[-1]
 CHEAP = ("aspp/conv1_1", "aspp/conv1_5", "aspp/conv2", "decoder")
 
 # What may stay in float32, by a few words for the table: names of convolutions, or how they begin.
-CHOICES = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "nothing": (),
     "the last convolution": (LAST,),
     "the first and the last": EXACT,
@@ -204,30 +204,22 @@ def print_startup(weights: Path) -> None:
 # --- What is computed in bfloat16 -------------------------------------------------------------------------------------
 
 
-def graph_of(arrays: Mapping[str, np.ndarray], exact: tuple[str, ...], how: str) -> Callable:
-    """The network in bfloat16 but for the convolutions whose names begin with one of `exact`."""
-    names = {name.rpartition("/")[0] for name in arrays}
-    exact = tuple(name for name in names if name.startswith(exact or ("/",)))
-    if how == CENTRED:
-        low = centred_convolutions(equalised(arrays, typical_activations(arrays)[0]), exact=exact)
-    else:
-        low = tensor_convolutions((rounded_to_nearest if how == NEAREST else rounded)(arrays, BFLOAT16, exact))
+def graph(low: Convolution) -> Callable:
+    """The network with these convolutions; scaling to 0 to 1 is float32 always."""
 
     def conv(x, name, *arguments, **options):
         x = low(x, name, *arguments, **options)
-        return tf.cast(x, tf.float32) if name == LAST else x  # Scaling to 0 to 1 is float32 always.
+        return tf.cast(x, tf.float32) if name == LAST else x
 
-    return graph(conv)
-
-
-def graph(conv) -> Callable:
     signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
     return tf.function(lambda batch: msi_net(batch, conv), signature, autograph=False)
 
 
-def rounded_to_nearest(arrays: Mapping[str, np.ndarray], dtype: type, exact: Sequence[str]) -> dict[str, np.ndarray]:
-    """Like `precision.rounded`, but each number for itself."""
-    return {name: array if name.rpartition("/")[0] in exact else array.astype(dtype) for name, array in arrays.items()}
+def rounded_to_nearest(arrays: Mapping[str, np.ndarray], exact: Sequence[str]) -> dict[str, np.ndarray]:
+    """Like `precision.rounded` to bfloat16, but each number for itself."""
+    return {
+        name: array if name.rpartition("/")[0] in exact else array.astype(BFLOAT16) for name, array in arrays.items()
+    }
 
 
 def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], repetitions: int) -> None:
@@ -236,12 +228,26 @@ def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], rep
         images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING)[None]
         for path in photographs
     ]
-    graphs = {(words, PLAIN): graph_of(arrays, exact, PLAIN) for words, exact in CHOICES.items()}
-    first_and_last = "the first and the last"
-    graphs |= {(first_and_last, how): graph_of(arrays, EXACT, how) for how in (NEAREST, CENTRED)}
-    graphs["nothing", CENTRED] = graph_of(arrays, (), CENTRED)
+    means, mostly_constant = typical_activations(arrays)
+    equal = equalised(arrays, means)
+    rounding: dict[str, Callable[[Sequence[str]], Convolution]] = {
+        PLAIN: lambda exact: tensor_convolutions(rounded(arrays, BFLOAT16, exact)),
+        NEAREST: lambda exact: tensor_convolutions(rounded_to_nearest(arrays, exact)),
+        CENTRED: lambda exact: centred_convolutions(equal, exact=exact),
+    }
+    ends = "the first and the last"
+    names = {name.rpartition("/")[0] for name in arrays}
+    graphs = {
+        (words, how): graph(rounding[how]([name for name in names if name.startswith(CHOICES[words])]))
+        for words, how in [
+            *((words, PLAIN) for words in CHOICES),
+            (ends, NEAREST),
+            (ends, CENTRED),
+            ("nothing", CENTRED),
+        ]
+    }
     graphs["everything", "–"] = graph(tensor_convolutions(arrays))
-    chosen = (first_and_last, CENTRED if typical_activations(arrays)[1] else PLAIN)
+    chosen = (ends, CENTRED if mostly_constant else PLAIN)
 
     found = shortest({name: lambda g=g: g(batches[0]).numpy() for name, g in graphs.items()}, repetitions)
     truths = [np.round(255 * graphs["everything", "–"](batch).numpy()) for batch in batches]
