@@ -115,7 +115,9 @@ def decoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
         Unbounded saliency scores, (B, H, W, 1) or channels first.
     """
     for name, filters in (("decoder/conv1", 128), ("decoder/conv2", 64), ("decoder/conv3", 32)):
-        x = LegacyUpsampling(layout)(x)  # (B, H/4, ...), (B, H/2, ...), (B, H, ...)
+        # On GPUs in float32, as nobody has tried another precision there.
+        dtype = "float32" if layout == CHANNELS_FIRST else keras.backend.standardize_dtype(x.dtype)
+        x = LegacyUpsampling(layout, dtype=dtype)(x)  # (B, H/4, ...), (B, H/2, ...), (B, H, ...)
         x = conv(x, name, filters)
     return conv(x, "decoder/conv4", 1, relu=False)
 
@@ -223,8 +225,7 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
 
     Args:
         arrays: by published name: "conv1/conv1_1/kernel" (height, width, in, out), "conv1/conv1_1/bias"
-            (out,) and so on. Batch normalisation must have been folded in. A convolution computes in the precision
-            of its arrays, and returns that: float32, or a lower one (see `precision.rounded`).
+            (out,) and so on, float32. Batch normalisation must have been folded in.
         layout: as in `encoder`.
 
     Returns:
@@ -235,7 +236,7 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
     def conv(x, name, filters, size=3, dilation=1, relu=True):
         # Named, so that `checkpoint.read_arrays` finds them in a graph that was exported.
         kernel, bias = (tf.constant(arrays[f"{name}/{kind}"], name=f"{name}/{kind}") for kind in ("kernel", "bias"))
-        x = tf.nn.conv2d(tf.cast(x, kernel.dtype), kernel, 1, "SAME", data_format, dilation)
+        x = tf.nn.conv2d(x, kernel, 1, "SAME", data_format, dilation)
         x = tf.nn.bias_add(x, bias, data_format)
         return tf.nn.relu(x) if relu else x
 
@@ -347,8 +348,12 @@ class LegacyUpsampling(keras.layers.Layer):
         return self._double(x)
 
     def _double(self, x):
-        size = tf.shape(x)[1:3] * 2
-        return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=False, half_pixel_centers=False)
+        settings = {"size": tf.shape(x)[1:3] * 2, "align_corners": False, "half_pixel_centers": False}
+        if x.dtype == tf.float32:
+            return tf.raw_ops.ResizeBilinear(images=x, **settings)
+        # That operation gives float32. The same numbers: repeat each pixel, then average it with the next ones, of
+        # which there are none after the last.
+        return tf.nn.avg_pool2d(tf.raw_ops.ResizeNearestNeighbor(images=x, **settings), 2, 1, "SAME")
 
     def compute_output_shape(self, input_shape):
         spatial = _spatial_axes(self.layout)

@@ -34,7 +34,7 @@ from model import (
     tensor_convolutions,
 )
 from precision import check_precision, half_convolutions
-from utils import UserError, parallel_map
+from utils import UserError, cores, parallel_map
 
 # A photograph: an array, an image of Pillow, or the path of an image file.
 Photograph = np.ndarray | Image.Image | Path | str
@@ -246,14 +246,14 @@ class Network:
         """Replace each row's image by its map; rows with an error pass through in their place."""
         rows = iter(rows)
         chunks = iter(lambda: list(itertools.islice(rows, batch_size)), [])
-        predicted: Iterator[list[_Row]]
-        if len(self.gpus) < 2:
-            predicted = (self._predict(chunk, self.graph) for chunk in chunks)
+        # Each thread waits for one graph, and the next batch is ready when it is done.
+        if len(self.gpus) > 1:
+            graphs = [self._graph_on(device) for device in self.gpus]
         else:
-            # Each thread waits for one GPU, and the next batch is ready when it is done.
-            graphs = itertools.cycle([self._graph_on(device) for device in self.gpus])
-            dealt, count = zip(chunks, graphs, strict=False), len(self.gpus)
-            predicted = parallel_map(lambda hand: self._predict(*hand), dealt, workers=count, ahead=2 * count)
+            # A single photograph leaves cores idle whenever an operation hands over to the next; two together do not.
+            graphs = [self.graph] * (min(2, cores()) if batch_size == 1 else 1)
+        dealt, count = zip(chunks, itertools.cycle(graphs), strict=False), len(graphs)
+        predicted = parallel_map(lambda hand: self._predict(*hand), dealt, workers=count, ahead=2 * count)
         for chunk in predicted:
             yield from chunk
 

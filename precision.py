@@ -29,6 +29,10 @@ LEAST_UNIT = 0.3
 # The stages at an eighth of the resolution, by how their convolutions' names begin. See `centred_convolutions`.
 EIGHTH = ("conv4", "conv5", "aspp")
 
+# The convolutions of few filters over all pixels, and how many filters a processor computes at once. See `together`.
+NARROW = ("decoder/conv3", LAST)
+LANES = 16
+
 
 def half_convolutions(
     arrays: Mapping[str, np.ndarray], layout: str = CHANNELS_LAST, precision: str = "bfloat16", context: str = "aspp"
@@ -47,7 +51,7 @@ def half_convolutions(
         means, mostly_constant = typical_activations(arrays, context)
         if mostly_constant:
             return centred_convolutions(equalised(arrays, means, context), layout)
-    return tensor_convolutions(rounded(arrays, tf.as_dtype(precision).as_numpy_dtype), layout)
+    return plain_convolutions(rounded(arrays, tf.as_dtype(precision).as_numpy_dtype), layout)
 
 
 def rounded(arrays: Mapping[str, np.ndarray], dtype: type, exact: Collection[str] = EXACT) -> dict[str, np.ndarray]:
@@ -90,6 +94,77 @@ def rounded_kernel(kernel: np.ndarray, dtype: type) -> np.ndarray:
         half[pixel] = left
         left -= half[pixel].astype(np.float32)
     return half
+
+
+def plain_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS_LAST) -> Convolution:
+    """Convolutions over given arrays, each in the precision of its own; see `rounded`.
+
+    Args:
+        arrays, layout: see `model.tensor_convolutions`.
+
+    Returns:
+        `conv(x, name, filters, size=3, dilation=1, relu=True)`, for `model.msi_net`.
+    """
+
+    def conv(x, name, filters, size=3, dilation=1, relu=True):
+        kernel, bias = arrays[f"{name}/kernel"], arrays[f"{name}/bias"]
+        return convolve(x, kernel, bias, name, layout, dilation, relu=relu)
+
+    return conv
+
+
+def convolve(
+    x: tf.Tensor,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    name: str,
+    layout: str,
+    dilation: int,
+    padding: str = "SAME",
+    relu: bool = False,
+) -> tf.Tensor:
+    """One convolution in the precision of its kernel: of some pixels of a row at once, where `together` says so.
+
+    Args:
+        x: activations, of any precision.
+        kernel: (height, width, in, out).
+        bias: (out,), rounded to the kernel's precision.
+        name: of the convolution.
+        layout: see `model.encoder`.
+        dilation, padding: see `tf.nn.conv2d`.
+        relu: whether a ReLU follows; TensorFlow computes it together with the convolution.
+    """
+    pixels = together(name, kernel.shape[3]) if layout == CHANNELS_LAST else 1
+    wide = tf.constant(wide_kernel(kernel, pixels), name=f"{name}/kernel")
+    biases = tf.constant(np.tile(bias, pixels), wide.dtype, name=f"{name}/bias")
+    y = tf.nn.conv2d(tf.cast(x, wide.dtype), wide, (1, pixels), padding, DATA_FORMATS[layout], dilation)
+    y = tf.nn.bias_add(y, biases, DATA_FORMATS[layout])
+    y = tf.nn.relu(y) if relu else y
+    if pixels == 1:
+        return y
+    batch, height, width, _ = tf.unstack(tf.shape(y))
+    return tf.reshape(y, (batch, height, width * pixels, kernel.shape[3]))
+
+
+def together(name: str, filters: int) -> int:
+    """How many neighbouring pixels of a row to convolve at once, as if they were filters.
+
+    A processor computes `LANES` filters in the time of one. The maps are as wide as the image where it is done, which
+    is a multiple of 8.
+    """
+    pixels = 1
+    while name in NARROW and pixels < 8 and 2 * pixels * filters <= LANES:
+        pixels *= 2
+    return pixels
+
+
+def wide_kernel(kernel: np.ndarray, pixels: int) -> np.ndarray:
+    """The kernel of some neighbouring pixels of a row at once: (height, width + pixels - 1, in, pixels * out)."""
+    height, width, inputs, filters = kernel.shape
+    wide = np.zeros((height, width + pixels - 1, inputs, pixels, filters), kernel.dtype)
+    for pixel in range(pixels):
+        wide[:, pixel : pixel + width, :, pixel] = kernel
+    return wide.reshape(height, width + pixels - 1, inputs, pixels * filters)
 
 
 # --- Activations around their means -----------------------------------------------------------------------------------
@@ -184,7 +259,7 @@ def centred_convolutions(
     half = rounded(arrays, dtype, exact)
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        kernel = tf.constant(half[f"{name}/kernel"], name=f"{name}/kernel")
+        kernel = half[f"{name}/kernel"]
         # What an input of ones adds, by the pixel of the kernel.
         ones = arrays[f"{name}/kernel"].sum(2, keepdims=True)  # (height, width, 1, out)
         reach = dilation * (len(ones) // 2)
@@ -192,12 +267,11 @@ def centred_convolutions(
             ones, reach = np.zeros_like(ones), 0
         bias = arrays[f"{name}/bias"] + ones.sum((0, 1, 2)) - np.float32(relu)
 
-        x, padding = tf.cast(x, kernel.dtype), "SAME"
+        padding = "SAME"
         if reach and not name.startswith(EIGHTH):
             around = [(reach, reach) if axis in "HW" else (0, 0) for axis in data_format]
             x, padding = tf.pad(x, around, constant_values=tf.constant(-1, x.dtype)), "VALID"
-        y = tf.nn.conv2d(x, kernel, 1, padding, data_format, dilation)
-        y = tf.nn.bias_add(y, tf.constant(bias, kernel.dtype), data_format)
+        y = convolve(x, kernel, bias, name, layout, dilation, padding)
         if reach and padding == "SAME":
             # Around its input are zeros: what ones would have brought there must go. On small maps this is faster than
             # to pad them, and far-reaching kernels skip zeros.

@@ -46,6 +46,7 @@ from precision import (  # noqa: E402
     FIRST,
     centred_convolutions,
     equalised,
+    plain_convolutions,
     processor_has_bfloat16,
     rounded,
     typical_activations,
@@ -231,8 +232,8 @@ def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], rep
     means, mostly_constant = typical_activations(arrays)
     equal = equalised(arrays, means)
     rounding: dict[str, Callable[[Sequence[str]], Convolution]] = {
-        PLAIN: lambda exact: tensor_convolutions(rounded(arrays, BFLOAT16, exact)),
-        NEAREST: lambda exact: tensor_convolutions(rounded_to_nearest(arrays, exact)),
+        PLAIN: lambda exact: plain_convolutions(rounded(arrays, BFLOAT16, exact)),
+        NEAREST: lambda exact: plain_convolutions(rounded_to_nearest(arrays, exact)),
         CENTRED: lambda exact: centred_convolutions(equal, exact=exact),
     }
     ends = "the first and the last"

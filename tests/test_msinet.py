@@ -1,6 +1,7 @@
 """The Python API: a network as an object, arrays in and arrays out."""
 
 import hashlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import data
 import main
 import model
 import msinet
+import utils
 from utils import UserError
 
 
@@ -90,6 +92,18 @@ def test_photographs_are_drawn_from_their_source_only_as_they_are_needed(network
     next(maps)
     assert len(drawn) < 100
     maps.close()
+
+
+@pytest.mark.skipif(utils.cores() < 2, reason="There is one core, for one photograph at a time.")
+def test_single_photographs_go_through_the_network_two_at_a_time(network, photograph, monkeypatch):
+    meeting, predict = threading.Barrier(2), msinet.Network._predict
+
+    def meet(self, chunk, graph):
+        meeting.wait(30)  # It raises where nobody else comes.
+        return predict(self, chunk, graph)
+
+    monkeypatch.setattr(msinet.Network, "_predict", meet)
+    assert len(list(network.predict_many([photograph(seed=i) for i in range(6)]))) == 6
 
 
 def test_photograph_that_cannot_be_read_is_named(network, photograph, tmp_path):
