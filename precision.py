@@ -14,7 +14,7 @@ import tensorflow as tf
 from model import CHANNELS_LAST, DATA_FORMATS, LAST, POLICIES, Convolution, msi_net, tensor_convolutions
 from utils import UserError
 
-FIRST = "conv1/conv1_1"
+FIRST, SECOND = "conv1/conv1_1", "conv1/conv1_2"
 
 # What computes in float32 in every precision: the first convolution, as bfloat16 would round its input, pixels minus
 # their means, by up to half a gray level; and the last one, as what follows decides about single gray levels.
@@ -225,7 +225,7 @@ def equalised(
             if name != FIRST:
                 # Nearby, so that the bias of `centred_convolutions`, what an input of ones brings minus one, is a
                 # number that bfloat16 has.
-                ones = bias + kernel.sum((0, 1, 2))
+                ones = bias + _ones(kernel, name).sum((0, 1, 2))
                 target = 1 + (ones / unit - 1).astype(BFLOAT16).astype(np.float32)
                 np.divide(ones, target, out=unit, where=ones * target > 0)
         equal[f"{name}/kernel"] = kernel / unit
@@ -244,7 +244,8 @@ def centred_convolutions(
 ) -> Convolution:
     """Convolutions whose activations are less by one than those of `arrays`: typical ones are zero, and round to it.
 
-    What the ones would have brought the next convolution is in its bias, and minus ones are around its input.
+    What the ones would have brought the next convolution is in its bias, and minus ones are around its input. The
+    image and what the first convolution makes of it stay as they are: on so many pixels it would take longer.
 
     Args:
         arrays: see `equalised`.
@@ -260,27 +261,32 @@ def centred_convolutions(
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
         kernel = half[f"{name}/kernel"]
-        # What an input of ones adds, by the pixel of the kernel.
-        ones = arrays[f"{name}/kernel"].sum(2, keepdims=True)  # (height, width, 1, out)
-        reach = dilation * (len(ones) // 2)
-        if name == FIRST:  # The image is not centred, and zeros are around it.
-            ones, reach = np.zeros_like(ones), 0
+        if name == FIRST:
+            return tf.cast(convolve(x, kernel, arrays[f"{name}/bias"], name, layout, dilation, relu=True), dtype)
+        ones = _ones(arrays[f"{name}/kernel"], name)
         bias = arrays[f"{name}/bias"] + ones.sum((0, 1, 2)) - np.float32(relu)
-
-        padding = "SAME"
-        if reach and not name.startswith(EIGHTH):
-            around = [(reach, reach) if axis in "HW" else (0, 0) for axis in data_format]
-            x, padding = tf.pad(x, around, constant_values=tf.constant(-1, x.dtype)), "VALID"
-        y = convolve(x, kernel, bias, name, layout, dilation, padding)
-        if reach and padding == "SAME":
-            # Around its input are zeros: what ones would have brought there must go. On small maps this is faster than
-            # to pad them, and far-reaching kernels skip zeros.
-            image = tf.ones_like(x[:1, ..., :1] if layout == CHANNELS_LAST else x[:1, :1], tf.float32)
-            inside = tf.nn.conv2d(image, ones, 1, "SAME", data_format, dilation)
-            y += tf.cast(tf.nn.bias_add(inside, -ones.sum((0, 1, 2)), data_format), y.dtype)
+        reach = dilation * (len(ones) // 2)
+        around = [(reach, reach) if axis in "HW" else (0, 0) for axis in data_format]
+        if name == SECOND or not reach:
+            y = convolve(x, kernel, bias, name, layout, dilation)
+        elif name.startswith(EIGHTH):
+            # With zeros around its input, less what ones would have brought there. On small maps this is faster than to
+            # pad them, and far-reaching kernels skip zeros.
+            inside = tf.zeros_like(x[:1, ..., :1] if layout == CHANNELS_LAST else x[:1, :1], kernel.dtype)
+            outside = tf.pad(inside, around, constant_values=tf.constant(1, inside.dtype))
+            missing = tf.nn.conv2d(outside, rounded_kernel(ones, kernel.dtype), 1, "VALID", data_format, dilation)
+            y = convolve(x, kernel, bias, name, layout, dilation) - missing
+        else:
+            padded = tf.pad(x, around, constant_values=tf.constant(-1, x.dtype))
+            y = convolve(padded, kernel, bias, name, layout, dilation, "VALID")
         return tf.maximum(tf.cast(y, dtype), tf.constant(-1, dtype)) if relu else y
 
     return conv
+
+
+def _ones(kernel: np.ndarray, name: str) -> np.ndarray:
+    """What an input of ones adds, by the kernel's pixel, (height, width, 1, out); zeros where it is not centred."""
+    return kernel.sum(2, keepdims=True) * np.float32(name not in (FIRST, SECOND))
 
 
 # --- This machine -----------------------------------------------------------------------------------------------------
