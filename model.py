@@ -115,8 +115,9 @@ def decoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
         Unbounded saliency scores, (B, H, W, 1) or channels first.
     """
     for name, filters in (("decoder/conv1", 128), ("decoder/conv2", 64), ("decoder/conv3", 32)):
-        # On GPUs in float32, as nobody has tried another precision there.
-        dtype = "float32" if layout == CHANNELS_FIRST else keras.backend.standardize_dtype(x.dtype)
+        # GPUs double in float32: bfloat16 was never tried there. float16, which is for them, would round twice.
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        dtype = dtype if (dtype, layout) == ("bfloat16", CHANNELS_LAST) else "float32"
         x = LegacyUpsampling(layout, dtype=dtype)(x)  # (B, H/4, ...), (B, H/2, ...), (B, H, ...)
         x = conv(x, name, filters)
     return conv(x, "decoder/conv4", 1, relu=False)

@@ -1,11 +1,11 @@
 """The same network and image in TensorFlow, ONNX Runtime, OpenVINO and LiteRT: speed, and difference of the maps.
 
     pip install -r requirements-engines.txt
-    python benchmarks/engines.py [--variant full|lite] [--batches 1 4] [--repetitions 10]
+    python benchmarks/engines.py [--variant full|lite] [--batches 1 4] [--repetitions 10] [--threads 1]
 
-Every engine gets all cores and knows the size of its input beforehand, where it cares. All of them are loaded at once,
-take turns, and the shortest of their durations counts, so that the ratios mean more than the milliseconds. The
-differences are those from TensorFlow in float32, in gray levels of 255.
+Every engine gets all cores, or as many threads as you say, and knows the size of its input beforehand, where it cares.
+All of them are loaded at once, take turns, and the shortest of their durations counts, so that the ratios mean more
+than the milliseconds. The differences are those from TensorFlow in float32, in gray levels of 255.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from utils import cores, quiet_stderr  # noqa: E402
+from utils import cores, count, quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
@@ -47,9 +47,9 @@ def tensorflow(network: msinet.Network, precision: str) -> Engine:
     return lambda batch: chosen(batch).numpy()
 
 
-def onnx_runtime(folder: Path, batch: int) -> Engine:
+def onnx_runtime(folder: Path, batch: int, threads: int) -> Engine:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
+    options.intra_op_num_threads = threads
     for axis, length in (("batch", batch), ("height", SIZE[0]), ("width", SIZE[1])):
         options.add_free_dimension_override_by_name(axis, length)
     file = folder / FORMATS["onnx"][0].file
@@ -57,21 +57,21 @@ def onnx_runtime(folder: Path, batch: int) -> Engine:
     return lambda images: session.run(["output"], {"input": images})[0]
 
 
-def open_vino(folder: Path, batch: int, precision: str) -> Engine:
+def open_vino(folder: Path, batch: int, threads: int, precision: str) -> Engine:
     core = openvino.Core()
     model = core.read_model(folder / FORMATS["onnx"][0].file)
     model.reshape([batch, *SIZE, 3])
     settings = {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": cores(),
+        "INFERENCE_NUM_THREADS": threads,
     }
     compiled = core.compile_model(model, "CPU", settings)
     return lambda images: compiled(images)[0]
 
 
-def litert(folder: Path, batch: int) -> Engine:
-    interpreter = Interpreter(str(folder / FORMATS["tflite"][0].file), num_threads=cores())
+def litert(folder: Path, batch: int, threads: int) -> Engine:
+    interpreter = Interpreter(str(folder / FORMATS["tflite"][0].file), num_threads=threads)
     source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     interpreter.resize_tensor_input(source, [batch, *SIZE, 3])
     interpreter.allocate_tensors()
@@ -84,28 +84,33 @@ def litert(folder: Path, batch: int) -> Engine:
     return predict
 
 
-def load(network: msinet.Network, folder: Path, batch: int) -> dict[tuple[str, str], Engine]:
+def load(network: msinet.Network, folder: Path, batch: int, threads: int) -> dict[tuple[str, str], Engine]:
     """Every engine by its name and precision."""
+    open_vino_name = f"OpenVINO {openvino.__version__.partition('-')[0]}"
     engines = {
         ("TensorFlow (ours)", "float32"): tensorflow(network, "float32"),
-        (f"ONNX Runtime {onnxruntime.__version__}", "float32"): onnx_runtime(folder, batch),
-        (f"OpenVINO {openvino.__version__.partition('-')[0]}", "float32"): open_vino(folder, batch, "float32"),
-        ("LiteRT", "float32"): litert(folder, batch),
+        (f"ONNX Runtime {onnxruntime.__version__}", "float32"): onnx_runtime(folder, batch, threads),
+        (open_vino_name, "float32"): open_vino(folder, batch, threads, "float32"),
+        ("LiteRT", "float32"): litert(folder, batch, threads),
     }
     if processor_has_bfloat16() is not False:
         engines |= {
             ("TensorFlow (ours)", "bfloat16"): tensorflow(network, "bfloat16"),
-            (f"OpenVINO {openvino.__version__.partition('-')[0]}", "bfloat16"): open_vino(folder, batch, "bfloat16"),
+            (open_vino_name, "bfloat16"): open_vino(folder, batch, threads, "bfloat16"),
         }
     return engines
 
 
-def print_batch(network: msinet.Network, folder: Path, image: np.ndarray, batch: int, repetitions: int) -> None:
+def print_batch(
+    network: msinet.Network, folder: Path, image: np.ndarray, batch: int, threads: int, repetitions: int
+) -> None:
     # No two images of a batch are alike.
     photographs = np.stack([np.roll(image, 16 * i, axis=1) for i in range(batch)])
     with quiet_stderr():
-        engines = load(network, folder, batch)
-        durations = shortest({name: lambda e=e: e(photographs) for name, e in engines.items()}, repetitions)
+        engines = load(network, folder, batch, threads)
+        durations = shortest(
+            {name: lambda e=e: e(photographs) for name, e in engines.items()}, repetitions, settle=True
+        )
     truth = engines["TensorFlow (ours)", "float32"](photographs)
     for (name, precision), predict in engines.items():
         off = 255 * np.abs(predict(photographs) - truth)
@@ -122,14 +127,17 @@ def run() -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="full")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="images at a time (default: 1 4)")
     parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=cores(), help="of each engine (default: one a core)")
     options = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     if options.variant == "full":
         network = msinet.from_arrays(seeded_arrays(build_model()), SIZE)
     else:
         network = msinet.load("lite", input_size=SIZE)
     path = main.sample_photograph()
     image = images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING).numpy()
-    print(f"{options.variant} network at {SIZE[0]}×{SIZE[1]}, {processor()}, TensorFlow {tf.__version__}\n")
+    print(f"{options.variant} network at {SIZE[0]}×{SIZE[1]}, {processor()}, {count(options.threads, 'thread')}")
+    print(f"TensorFlow {tf.__version__}\n")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with quiet_stderr():
@@ -138,7 +146,7 @@ def run() -> None:
         print("| images | precision | engine | ms an image | ours / this | greatest difference | mean difference |")
         print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
         for batch in options.batches:
-            print_batch(network, folder, image, batch, options.repetitions)
+            print_batch(network, folder, image, batch, options.threads, options.repetitions)
 
 
 if __name__ == "__main__":

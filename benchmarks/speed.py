@@ -93,11 +93,20 @@ def seconds(function: Callable, repetitions: int) -> float:
     return statistics.median(durations)
 
 
-def shortest(functions: Mapping[Any, Callable], repetitions: int) -> dict[Any, float]:
-    """Shortest duration of each function; they take turns, so that what else the machine does meets all of them."""
+def shortest(functions: Mapping[Any, Callable], repetitions: int, settle: bool = False) -> dict[Any, float]:
+    """Shortest duration of each function; they take turns, so that what else the machine does meets all of them.
+
+    Args:
+        functions: by any name.
+        repetitions: of each.
+        settle: call each once more before it is measured: the threads of some libraries stay busy for a while after
+            their work, in the hope of more, and would take the time of the library whose turn is next.
+    """
     durations: dict[Any, list[float]] = {name: [] for name in functions}
     for turn in range(repetitions + 1):
         for name, function in functions.items():
+            if settle:
+                function()
             start = time.perf_counter()
             function()
             if turn:  # The first one compiles.

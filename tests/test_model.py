@@ -100,6 +100,14 @@ def test_upsampling_is_the_legacy_one():
     np.testing.assert_array_equal(doubled, [0, 1, 2, 4, 6, 6])
 
 
+def test_upsampling_in_bfloat16_gives_the_numbers_of_float32_rounded():
+    maps = tf.cast(tf.random.normal((2, 5, 7, 3), seed=1), tf.bfloat16)
+    doubled = model.LegacyUpsampling(dtype="bfloat16")(maps)
+    assert doubled.dtype == tf.bfloat16
+    expected = tf.cast(model.LegacyUpsampling()(maps), tf.bfloat16)
+    np.testing.assert_array_equal(tf.cast(doubled, tf.float32), tf.cast(expected, tf.float32))
+
+
 def test_gradient_with_and_without_dilated_kernels_is_the_same(monkeypatch):
     network = model.build_model(width=0.125, seed=3)
     images = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, 48, 64, 3)), tf.float32)

@@ -81,9 +81,25 @@ def test_all_convolutions_but_the_first_and_the_last_are_converted_with_what_lie
     assert {kind for kind, dtype in between if dtype == half} >= {clip, "MaxPool", "ConcatV2"}
     # What follows the first and comes before the last.
     assert {kind for kind, dtype in between if dtype == tf.float32} <= {"Relu", "PadV2"}
+    doubled = {op.outputs[0].dtype for op in operations if op.type in ("ResizeBilinear", "AvgPool")}
+    assert doubled == {half if precision == "bfloat16" else tf.float32}
     kernels = {op.get_attr("dtype") for op in operations if op.name.endswith("conv1_2/kernel")}
     assert kernels == {half}  # Cast once, not in every call.
     assert network.graph.get_concrete_function().outputs[0].dtype == tf.float32
+
+
+@pytest.mark.parametrize(("name", "filters", "pixels"), [(model.LAST, 1, 8), ("decoder/conv3", 8, 2)])
+def test_neighbouring_pixels_convolved_at_once_are_those_convolved_one_by_one(name, filters, pixels):
+    assert precision_module.together(name, filters) == pixels
+    assert precision_module.together("decoder/conv2", 8) == precision_module.together(name, 32) == 1
+    random = np.random.default_rng(0)
+    x, kernel = (random.standard_normal(shape).astype(np.float32) for shape in ((2, 9, 24, 5), (3, 3, 5, filters)))
+    bias = np.arange(filters, dtype=np.float32)
+    for padding in ("SAME", "VALID"):
+        padded = x if padding == "SAME" else np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)
+        found = precision_module.convolve(padded, kernel, bias, name, "channels_last", 1, padding, relu=True)
+        expected = tf.nn.relu(tf.nn.conv2d(padded, kernel, 1, padding) + bias)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_rounding_errors_of_neighbouring_weights_cancel():
