@@ -1,18 +1,21 @@
 """The same network and image in TensorFlow, ONNX Runtime, OpenVINO and LiteRT: speed, and difference of the maps.
 
     pip install -r requirements-engines.txt
-    python benchmarks/engines.py [--variant full|lite] [--batches 1 4] [--repetitions 10] [--threads 1]
+    python benchmarks/engines.py [--variant full|lite] [--batches 1 4] [--at-once 1] [--threads 1] [--repetitions 10]
 
 Every engine gets all cores, or as many threads as you say, and knows the size of its input beforehand, where it cares.
-All of them are loaded at once, take turns, and the shortest of their durations counts, so that the ratios mean more
-than the milliseconds. The differences are those from TensorFlow in float32, in gray levels of 255.
+`--at-once 2` gives each two batches that do not wait for each other, as `test` does with single photographs; LiteRT
+cannot, and stands aside. All engines take turns, and the shortest of their durations counts, so that the ratios mean
+more than the milliseconds. The differences are those from TensorFlow in float32, in gray levels of 255.
 """
 
 import argparse
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +50,19 @@ def tensorflow(network: msinet.Network, precision: str) -> Engine:
     return lambda batch: chosen(batch).numpy()
 
 
+def side_by_side(engine: Engine, at_once: int) -> Engine:
+    """The same, called by several threads at a time with the same images."""
+    if at_once == 1:
+        return engine
+    pool = ThreadPoolExecutor(at_once)
+
+    def predict(images):
+        first, *_ = pool.map(engine, [images] * at_once)
+        return first
+
+    return predict
+
+
 def onnx_runtime(folder: Path, batch: int, threads: int) -> Engine:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -57,17 +73,25 @@ def onnx_runtime(folder: Path, batch: int, threads: int) -> Engine:
     return lambda images: session.run(["output"], {"input": images})[0]
 
 
-def open_vino(folder: Path, batch: int, threads: int, precision: str) -> Engine:
+def open_vino(folder: Path, batch: int, threads: int, at_once: int, precision: str) -> Engine:
     core = openvino.Core()
     model = core.read_model(folder / FORMATS["onnx"][0].file)
     model.reshape([batch, *SIZE, 3])
     settings = {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-        "PERFORMANCE_HINT": "LATENCY",
+        "PERFORMANCE_HINT": "LATENCY" if at_once == 1 else "THROUGHPUT",
+        "NUM_STREAMS": at_once,
         "INFERENCE_NUM_THREADS": threads,
     }
     compiled = core.compile_model(model, "CPU", settings)
-    return lambda images: compiled(images)[0]
+    thread = threading.local()
+
+    def predict(images):
+        if not hasattr(thread, "request"):
+            thread.request = compiled.create_infer_request()
+        return thread.request.infer([images])[0]
+
+    return predict
 
 
 def litert(folder: Path, batch: int, threads: int) -> Engine:
@@ -84,39 +108,43 @@ def litert(folder: Path, batch: int, threads: int) -> Engine:
     return predict
 
 
-def load(network: msinet.Network, folder: Path, batch: int, threads: int) -> dict[tuple[str, str], Engine]:
+def load(
+    network: msinet.Network, folder: Path, batch: int, options: argparse.Namespace
+) -> dict[tuple[str, str], Engine]:
     """Every engine by its name and precision."""
+    threads, at_once = options.threads, options.at_once
     open_vino_name = f"OpenVINO {openvino.__version__.partition('-')[0]}"
     engines = {
         ("TensorFlow (ours)", "float32"): tensorflow(network, "float32"),
         (f"ONNX Runtime {onnxruntime.__version__}", "float32"): onnx_runtime(folder, batch, threads),
-        (open_vino_name, "float32"): open_vino(folder, batch, threads, "float32"),
-        ("LiteRT", "float32"): litert(folder, batch, threads),
+        (open_vino_name, "float32"): open_vino(folder, batch, threads, at_once, "float32"),
     }
+    if at_once == 1:
+        engines["LiteRT", "float32"] = litert(folder, batch, threads)
     if processor_has_bfloat16() is not False:
         engines |= {
             ("TensorFlow (ours)", "bfloat16"): tensorflow(network, "bfloat16"),
-            (open_vino_name, "bfloat16"): open_vino(folder, batch, threads, "bfloat16"),
+            (open_vino_name, "bfloat16"): open_vino(folder, batch, threads, at_once, "bfloat16"),
         }
-    return engines
+    return {name: side_by_side(engine, at_once) for name, engine in engines.items()}
 
 
 def print_batch(
-    network: msinet.Network, folder: Path, image: np.ndarray, batch: int, threads: int, repetitions: int
+    network: msinet.Network, folder: Path, image: np.ndarray, batch: int, options: argparse.Namespace
 ) -> None:
     # No two images of a batch are alike.
     photographs = np.stack([np.roll(image, 16 * i, axis=1) for i in range(batch)])
     with quiet_stderr():
-        engines = load(network, folder, batch, threads)
+        engines = load(network, folder, batch, options)
         durations = shortest(
-            {name: lambda e=e: e(photographs) for name, e in engines.items()}, repetitions, settle=True
+            {name: lambda e=e: e(photographs) for name, e in engines.items()}, options.repetitions, settle=True
         )
     truth = engines["TensorFlow (ours)", "float32"](photographs)
     for (name, precision), predict in engines.items():
         off = 255 * np.abs(predict(photographs) - truth)
         spent = durations[name, precision]
         print(
-            f"| {batch} | {precision} | {name} | {1e3 * spent / batch:.1f} | "
+            f"| {batch} | {precision} | {name} | {1e3 * spent / batch / options.at_once:.1f} | "
             f"{durations['TensorFlow (ours)', precision] / spent:.2f} | {off.max():.2g} | {off.mean():.2g} |",
             flush=True,
         )
@@ -127,6 +155,7 @@ def run() -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="full")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="images at a time (default: 1 4)")
     parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--at-once", type=int, default=1, help="batches side by side (default: 1)")
     parser.add_argument("--threads", type=int, default=cores(), help="of each engine (default: one a core)")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
@@ -137,7 +166,7 @@ def run() -> None:
     path = main.sample_photograph()
     image = images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING).numpy()
     print(f"{options.variant} network at {SIZE[0]}×{SIZE[1]}, {processor()}, {count(options.threads, 'thread')}")
-    print(f"TensorFlow {tf.__version__}\n")
+    print(f"TensorFlow {tf.__version__}, batches at a time: {options.at_once}\n")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with quiet_stderr():
@@ -146,7 +175,7 @@ def run() -> None:
         print("| images | precision | engine | ms an image | ours / this | greatest difference | mean difference |")
         print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
         for batch in options.batches:
-            print_batch(network, folder, image, batch, options.threads, options.repetitions)
+            print_batch(network, folder, image, batch, options)
 
 
 if __name__ == "__main__":
