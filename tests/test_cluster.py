@@ -491,7 +491,8 @@ def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkey
 
 @pytest.mark.cluster
 def test_killed_and_interrupted_command_repeated_does_only_what_is_missing(tmp_path, run, machines, capsys):
-    folder, results = write_photographs(tmp_path / "in", 60), tmp_path / "results"
+    total = 240  # So many that the signals come in the middle.
+    folder, results = write_photographs(tmp_path / "in", total), tmp_path / "results"
     flags = ("--input-size", "240", "320", "--format", "png")
     command = [sys.executable, "main.py", "test", "-p", str(folder), "--weights", "lite", "--results", str(results)]
     for end in (signal.SIGKILL, signal.SIGINT):
@@ -508,13 +509,13 @@ def test_killed_and_interrupted_command_repeated_does_only_what_is_missing(tmp_p
     assert ended.returncode == 130
     assert_whole(results)
     done = {row["map"] for row in index_of(results).values()}
-    assert 0 < len(done) < 60
+    assert 0 < len(done) < total
     before = {name: (results / name).stat().st_mtime_ns for name in done}
     assert run(folder, *flags) == 0
     assert {name: (results / name).stat().st_mtime_ns for name in done} == before
     printed = capsys.readouterr().out
-    assert f"{len(done)} maps had been written before.\n{60 - len(done)} maps written to" in printed
-    assert len(index_of(results)) == 60
+    assert f"{len(done)} maps had been written before.\n{total - len(done)} maps written to" in printed
+    assert len(index_of(results)) == total
     assert_whole(results)
     assert main.main([*command[2:7], "--results", str(tmp_path / "plain"), *flags]) == 0
     assert contents_of(results) == contents_of(tmp_path / "plain")
