@@ -286,7 +286,7 @@ def centred_convolutions(
 
 def _ones(kernel: np.ndarray, name: str) -> np.ndarray:
     """What an input of ones adds, by the kernel's pixel, (height, width, 1, out); zeros where it is not centred."""
-    return kernel.sum(2, keepdims=True) * np.float32(name not in (FIRST, SECOND))
+    return kernel.sum(2, keepdims=True) * np.float32(name != SECOND)
 
 
 # --- This machine -----------------------------------------------------------------------------------------------------
