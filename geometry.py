@@ -1,7 +1,7 @@
-"""The way of a photograph into the network, and of its saliency map back out, in NumPy alone.
+"""From a photograph to the network's input, and from its output to a saliency map, with NumPy only.
 
-This file goes with every export for Python, so that a map made from the export is the map that the program makes. Both
-ways resize like TensorFlow 1 (area or bicubic interpolation, corners aligned), which no other library does.
+This file ships with every export for Python, so that exports give the same maps as the program. Both directions resize
+like TensorFlow 1 (area or bicubic interpolation, corners aligned), which no other library does.
 """
 
 import math
@@ -13,14 +13,15 @@ PADDING = 126
 
 
 def fit(photograph, size: tuple[int, int]) -> np.ndarray:
-    """Fit a photograph into the network's input: resize it at its own aspect ratio, then pad it around.
+    """Fit a photograph into the network's input: resize it, keeping its aspect ratio, then pad it.
 
     Args:
-        photograph: RGB, (H, W, 3), any number type, 0 to 255.
+        photograph: RGB, (H, W, 3), any numeric dtype, 0 to 255.
         size: height and width of the network's input.
 
     Returns:
-        float32, (size[0], size[1], 3), 0 to 255. An odd row or column of border is below or to the right.
+        float32, (size[0], size[1], 3), 0 to 255. If the border is odd, the extra row or column is below or on
+        the right.
     """
     photograph = np.asarray(photograph)
     shape = photograph.shape[:2]
@@ -34,13 +35,13 @@ def fit(photograph, size: tuple[int, int]) -> np.ndarray:
 
 
 def restore(saliency, shape: tuple[int, int]) -> np.ndarray:
-    """The inverse of `fit`: the network's output at the size of the photograph that went in.
+    """The inverse of `fit`: resize the network's output to the photograph's size, without the border.
 
-    Only what lies inside the photograph is computed, however narrow it is.
+    Only pixels inside the photograph are computed, which saves memory for very narrow ones.
 
     Args:
-        saliency: (h, w) or (h, w, 1), float32, 0 to 1, the border included.
-        shape: height and width of the photograph; of an array, `photograph.shape[:2]`.
+        saliency: (h, w) or (h, w, 1), float32, 0 to 1, including the border.
+        shape: height and width of the photograph: `photograph.shape[:2]`.
 
     Returns:
         float32, (shape[0], shape[1]), 0 to 1.
@@ -55,10 +56,10 @@ def restore(saliency, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(image: np.ndarray, size, kept) -> np.ndarray:
-    """Area interpolation when either side shrinks, else bicubic; of each axis only the `kept` (start, count)."""
+    """Area interpolation if either side shrinks, else bicubic; returns only the `kept` (start, count) of each axis."""
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
     kernel = _area if shrinks else _bicubic
-    # First along the axis that leaves the least to do along the other one.
+    # The axis that shrinks most comes first, which leaves the least work for the other one.
     for axis in sorted((0, 1), key=lambda axis: kept[axis][1] / image.shape[axis]):
         indices, weights = kernel(image.shape[axis], size[axis], *kept[axis])
         image = _combine(image, axis, indices, weights)
@@ -76,7 +77,7 @@ def _combine(image: np.ndarray, axis: int, indices: np.ndarray, weights: np.ndar
 
 
 def _area(old: int, new: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each new pixel is the mean of what it covers of the old ones."""
+    """Each new pixel is the mean of the old pixels that it covers, weighted by overlap."""
     scale = _scale(old, new)
     outputs = np.arange(start, start + count, dtype=np.float32)
     low, high = outputs * scale, (outputs + 1) * scale  # float32, as in TensorFlow
@@ -86,7 +87,7 @@ def _area(old: int, new: int, start: int, count: int) -> tuple[np.ndarray, np.nd
 
 
 def _bicubic(old: int, new: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys' cubic with a = -0.75, which TensorFlow looks up in a table of 1024 steps; the border repeats."""
+    """Keys' cubic with a = -0.75, which TensorFlow reads from a table of 1024 steps; border pixels repeat."""
     position = np.arange(start, start + count, dtype=np.float32) * _scale(old, new)  # float32, as in TensorFlow
     below = np.floor(position)
     offset = np.round((position - below) * 1024).astype(np.float64) / 1024
@@ -100,5 +101,5 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def _scale(old: int, new: int) -> np.float32:
-    """Old pixels a new one; with corners aligned, the centres of the outermost pixels stay where they are."""
+    """Old pixels per new pixel; with aligned corners, the centers of the outermost pixels do not move."""
     return np.float32((old - 1) / (new - 1) if new > 1 else old / new)

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from utils import UserError, check_space  # Before TensorFlow, for its settings.
+
+# isort: split
 import matplotlib
 import numpy as np
 import tensorflow as tf
@@ -14,7 +17,6 @@ from PIL import Image
 import geometry
 from config import MAX_PIXELS
 from data import Batch, Group, Header, Sample, Unreadable, read_header, why_unreadable
-from utils import UserError, check_space
 
 # What fills the rest of the network's input around an image, and around its saliency map.
 IMAGE_PADDING, MAP_PADDING = 126, 0

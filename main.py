@@ -3,7 +3,6 @@
 import argparse
 import io
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,8 +46,6 @@ SPEED_PARAMS = ("precision", "gpus")  # where many photographs are predicted
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
-    # TensorFlow's own messages would drown ours. Who wants them sets the variable.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return options.handler(options) or 0
     except UserError as error:

@@ -1,37 +1,38 @@
 """MSI-Net as functions of tensors: encoder -> ASPP -> decoder -> normalize (paper, section 3.1).
 
-Every stage takes the function `conv` that makes its convolutions, so that the same lines describe the trainable
-Keras network (`keras_convolutions`) and the bare inference graph over given arrays (`tensor_convolutions`).
+Every stage takes a function `conv` that creates its convolutions, so the same code describes the trainable Keras
+network (`keras_convolutions`) and the plain inference graph with constant weights (`tensor_convolutions`).
 """
 
 import functools
 from collections.abc import Callable, Mapping
 
+from utils import UserError, quiet_stderr  # Before TensorFlow, for its settings.
+
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
-
-from utils import UserError, quiet_stderr
 
 CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
 
 # TensorFlow's name for each layout.
 DATA_FORMATS = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}
 
-# Subtracted from R, G, B in this order. VGG16 had them for B, G, R, but the published weights were trained with
+# Subtracted from R, G, B in this order. VGG16 used them for B, G, R, but the published weights were trained with
 # the order below and expect it (pinned by test_model.py::test_forward_equals_the_published_network).
 CHANNEL_MEANS = (103.939, 116.779, 123.68)
 
-# Added to the variance by the batch normalisation, which `checkpoint.fold_batch_norm` must know.
+# Added to the variance in batch normalization; `checkpoint.fold_batch_norm` uses it too.
 NORM_EPSILON = 1e-3
 
 # Of the running statistics. With 0.9 they follow the last ten batches, whose sizes vary, and the validation loss jumps.
 NORM_MOMENTUM = 0.97
 
-# Keras' name for each precision in training: float32 variables, and a copy of lower precision to compute with.
+# Keras' name for each precision in training: float32 variables, cast to a lower precision for each computation.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
-# The convolution that computes in float32 in every precision: it and what follows it decide about single gray levels.
+# The last convolution computes in float32 in every precision, because its output is scaled to gray levels.
 LAST = "decoder/conv4"
 
 Convolution = Callable[..., tf.Tensor]
@@ -50,7 +51,7 @@ def encoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
     """
 
     def pool(x, strides):
-        # In the precision that it receives.
+        # In the dtype of its input.
         dtype = keras.backend.standardize_dtype(x.dtype)
         return keras.layers.MaxPooling2D(2, strides, padding="same", data_format=layout, dtype=dtype)(x)
 
@@ -76,7 +77,7 @@ def encoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
 
 
 def aspp(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
-    """Atrous spatial pyramid pooling: context at several scales, and of the whole image.
+    """Atrous spatial pyramid pooling: context at several scales and of the whole image.
 
     Args:
         x: the encoder's features, (B, H/8, W/8, 1280 * width) or channels first.
@@ -98,8 +99,8 @@ def aspp(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
 
 
 def plain_context(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
-    """The paper's ablation of `aspp`: one ordinary convolution in place of the five branches. Same shapes."""
-    del layout  # Nothing here depends on it; the signature is that of `aspp`.
+    """The paper's ablation of `aspp`: one ordinary convolution replaces the five branches. Same shapes."""
+    del layout  # Unused; the signature is that of `aspp`.
     x = conv(x, "aspp/conv1", 1280)
     return conv(x, "aspp/conv2", 256, size=1)
 
@@ -115,10 +116,7 @@ def decoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
         Unbounded saliency scores, (B, H, W, 1) or channels first.
     """
     for name, filters in (("decoder/conv1", 128), ("decoder/conv2", 64), ("decoder/conv3", 32)):
-        # GPUs double in float32: bfloat16 was never tried there. float16, which is for them, would round twice.
-        dtype = keras.backend.standardize_dtype(x.dtype)
-        dtype = dtype if (dtype, layout) == ("bfloat16", CHANNELS_LAST) else "float32"
-        x = LegacyUpsampling(layout, dtype=dtype)(x)  # (B, H/4, ...), (B, H/2, ...), (B, H, ...)
+        x = LegacyUpsampling(layout, dtype="float32")(x)  # (B, H/4, ...), (B, H/2, ...), (B, H, ...)
         x = conv(x, name, filters)
     return conv(x, "decoder/conv4", 1, relu=False)
 
@@ -138,7 +136,7 @@ def msi_net(images: tf.Tensor, conv: Convolution, layout: str = CHANNELS_LAST, c
     Args:
         images: RGB, float32, (B, H, W, 3), 0 to 255; H and W divisible by 8. Channels are last in both layouts.
         conv: see `keras_convolutions` and `tensor_convolutions`.
-        layout: what the convolutions compute in; "channels_first" suits GPUs.
+        layout: memory layout of the convolutions; "channels_first" suits GPUs.
         context: "aspp", or "plain" for the paper's ablation.
 
     Returns:
@@ -168,10 +166,10 @@ def build_model(
     Args:
         layout, context: as in `msi_net`.
         width: factor on every filter count but the last; counts are rounded to multiples of 8.
-        batch_norm: normalise each hidden convolution's output over the batch while training. Fold it into the
+        batch_norm: normalize each hidden convolution's output over the batch while training. Fold it into the
             kernels for inference (`checkpoint.fold_batch_norm`).
-        seed: of the He-initialised kernels.
-        precision: a key of `POLICIES`: what all convolutions but the last compute in. Variables are float32 always.
+        seed: of the He-initialized kernels.
+        precision: a key of `POLICIES`; compute dtype of all convolutions except the last. Variables are float32.
 
     Returns:
         A Keras model from (B, H, W, 3) float32 RGB, 0 to 255, to (B, H, W, 1) float32, 0 to 1.
@@ -185,11 +183,11 @@ def build_model(
 def keras_convolutions(
     layout: str, width: float, batch_norm: bool, seed: int | None, precision: str = "float32"
 ) -> Convolution:
-    """Convolutions as Keras layers with variables of their own, named as in the published network.
+    """Convolutions as Keras layers with trainable variables, named as in the published network.
 
     Returns:
-        `conv(x, name, filters, size=3, dilation=1, relu=True)`: a "same" convolution with a bias, the optional
-        batch normalisation, and the optional ReLU.
+        `conv(x, name, filters, size=3, dilation=1, relu=True)`: a "same" convolution with a bias, optional batch
+        normalization and an optional ReLU.
     """
     seeds = np.random.SeedSequence(seed)
 
@@ -211,7 +209,7 @@ def keras_convolutions(
                 axis,
                 momentum=NORM_MOMENTUM,
                 epsilon=NORM_EPSILON,
-                # Over the whole batch, where several devices share it.
+                # Over the whole batch when several devices share it.
                 synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
                 dtype=policy,
                 name=keras_name(name) + "_norm",
@@ -222,20 +220,20 @@ def keras_convolutions(
 
 
 def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS_LAST) -> Convolution:
-    """Convolutions over given arrays, as plain TensorFlow operations: the fastest graph, and the easiest to export.
+    """Convolutions with constant weights as plain TensorFlow operations: the fastest graph and the easiest to export.
 
     Args:
         arrays: by published name: "conv1/conv1_1/kernel" (height, width, in, out), "conv1/conv1_1/bias"
-            (out,) and so on, float32. Batch normalisation must have been folded in.
+            (out,) and so on. Inputs must have their dtype. Batch normalization must have been folded in.
         layout: as in `encoder`.
 
     Returns:
-        `conv(x, name, filters, size=3, dilation=1, relu=True)`; `filters` and `size` come with the arrays.
+        `conv(x, name, filters, size=3, dilation=1, relu=True)`; the arrays determine `filters` and `size`.
     """
     data_format = DATA_FORMATS[layout]
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        # Named, so that `checkpoint.read_arrays` finds them in a graph that was exported.
+        # Named so that `checkpoint.read_arrays` finds them in an exported graph.
         kernel, bias = (tf.constant(arrays[f"{name}/{kind}"], name=f"{name}/{kind}") for kind in ("kernel", "bias"))
         x = tf.nn.conv2d(x, kernel, 1, "SAME", data_format, dilation)
         x = tf.nn.bias_add(x, bias, data_format)
@@ -244,41 +242,55 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
     return conv
 
 
-def choose_layout(device: str) -> tuple[str, str]:
-    """The layout for a device, and a sentence that says which it is and why.
+def choose_layout(device: str) -> str:
+    """The layout for a device.
 
     Args:
-        device: "cpu", "gpu", or "auto" for "gpu" where TensorFlow sees one.
+        device: "cpu", "gpu", or "auto" for a GPU if TensorFlow sees one.
 
     Raises:
-        UserError: "gpu" was asked for and TensorFlow sees none.
+        UserError: "gpu" was requested and TensorFlow sees none.
     """
-    with quiet_stderr():  # The CUDA library complains where there is no GPU, which is no error here.
-        found = bool(tf.config.list_physical_devices("GPU"))
+    found = _sees_gpu()
     if device == "gpu" and not found:
         raise UserError(
-            "--device gpu was asked for, but TensorFlow sees no GPU here: install its CUDA build with "
+            "--device gpu was requested, but TensorFlow sees no GPU here: install its CUDA build with "
             "'pip install tensorflow[and-cuda]', or use --device cpu."
         )
-    if device == "cpu" or not found:
-        return CHANNELS_LAST, "cpu (channels-last)" + ("" if device == "cpu" else ", as TensorFlow sees no GPU")
-    return CHANNELS_FIRST, "gpu (channels-first)"
+    return CHANNELS_LAST if device == "cpu" or not found else CHANNELS_FIRST
+
+
+def describe_device(layout: str, gpus: int = 1) -> str:
+    """The device that a layout is for, in words.
+
+    Args:
+        layout: from `choose_layout`.
+        gpus: how many GPUs share the work.
+    """
+    if layout == CHANNELS_FIRST:
+        return "gpu (channels-first)" + (f", {gpus} of them" if gpus > 1 else "")
+    return "cpu (channels-last)" + ("" if _sees_gpu() else ", TensorFlow sees no GPU")
+
+
+def _sees_gpu() -> bool:
+    with quiet_stderr():  # The CUDA library complains when there is no GPU, which is not an error here.
+        return bool(tf.config.list_physical_devices("GPU"))
 
 
 def find_gpus(gpus: int) -> list[str]:
-    """Names of GPUs that TensorFlow sees; empty where there is none.
+    """Names of GPUs that TensorFlow sees; empty if there are none.
 
     Args:
         gpus: how many, or 0 for all.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are fewer.
     """
     found = [device.name for device in tf.config.list_logical_devices("GPU")]
     if gpus > len(found):
         raise UserError(
-            f"--gpus {gpus} was asked for, but TensorFlow sees {len(found)} here: install its CUDA build with 'pip "
-            f"install tensorflow[and-cuda]', or leave --gpus out."
+            f"--gpus {gpus} was requested, but TensorFlow sees {len(found)} here: install its CUDA build with 'pip "
+            f"install tensorflow[and-cuda]', or omit --gpus."
         )
     return found[: gpus or None]
 
@@ -289,7 +301,7 @@ def scaled_filters(filters: int, width: float) -> int:
 
 
 def keras_name(published: str) -> str:
-    """ "conv1/conv1_1" -> "conv1_conv1_1": Keras allows no slash in the name of a layer."""
+    """ "conv1/conv1_1" -> "conv1_conv1_1": Keras allows no slash in a layer name."""
     return published.replace("/", "_")
 
 
@@ -300,10 +312,10 @@ def published_name(layer: str) -> str:
 
 @keras.saving.register_keras_serializable("msinet")
 class DilatedConv2D(keras.layers.Conv2D):
-    """A convolution whose dilation is done by the kernel itself.
+    """A convolution that uses TensorFlow's dilated kernel.
 
-    Keras rearranges space into the batch and back around a dilated convolution, which takes up to four times as
-    long on a CPU as the kernel's own dilation.
+    Keras moves space into the batch and back around a dilated convolution, which takes up to four times as long on a
+    CPU.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -314,8 +326,8 @@ class DilatedConv2D(keras.layers.Conv2D):
 
 @functools.cache
 def dilated_gradient_exists(dtype: str = "float32") -> bool:
-    """Whether TensorFlow differentiates a dilated `conv2d` here: not where oneDNN has no kernels for the processor."""
-    with tf.init_scope():  # It records no gradients, so that the operation is called by its own name.
+    """Whether TensorFlow can differentiate a dilated `conv2d` here; its CPU kernels without oneDNN cannot."""
+    with tf.init_scope():  # Records no gradients, so the operation itself is called.
         image, kernel = tf.zeros((1, 4, 4, 1), dtype), tf.zeros((3, 3, 1, 1), dtype)
         try:
             tf.raw_ops.Conv2DBackpropInput(
@@ -333,7 +345,7 @@ def dilated_gradient_exists(dtype: str = "float32") -> bool:
 
 @keras.saving.register_keras_serializable("msinet")
 class LegacyUpsampling(keras.layers.Layer):
-    """TensorFlow 1's `resize_bilinear` to twice the size: no half-pixel centres, unlike `UpSampling2D`.
+    """TensorFlow 1's `resize_bilinear` to twice the size: no half-pixel centers, unlike `UpSampling2D`.
 
     Pinned by test_model.py::test_forward_equals_the_published_network.
     """
@@ -343,18 +355,14 @@ class LegacyUpsampling(keras.layers.Layer):
         self.layout = layout
 
     def call(self, x):
-        # The operation knows channels-last tensors only.
+        # The operation supports channels-last tensors only.
         if self.layout == CHANNELS_FIRST:
             return tf.transpose(self._double(tf.transpose(x, (0, 2, 3, 1))), (0, 3, 1, 2))
         return self._double(x)
 
     def _double(self, x):
-        settings = {"size": tf.shape(x)[1:3] * 2, "align_corners": False, "half_pixel_centers": False}
-        if x.dtype == tf.float32:
-            return tf.raw_ops.ResizeBilinear(images=x, **settings)
-        # That operation gives float32. The same numbers: repeat each pixel, then average it with the next ones, of
-        # which there are none after the last.
-        return tf.nn.avg_pool2d(tf.raw_ops.ResizeNearestNeighbor(images=x, **settings), 2, 1, "SAME")
+        size = tf.shape(x)[1:3] * 2
+        return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=False, half_pixel_centers=False)
 
     def compute_output_shape(self, input_shape):
         spatial = _spatial_axes(self.layout)

@@ -22,6 +22,13 @@ from typing import Any
 
 from config import VERSION
 
+# TensorFlow reads these variables when it is imported, so import this module first. Values that the user set are kept.
+# oneDNN: TensorFlow enables it by default only on newer processors, but it is up to three times as fast on all.
+# Log level 3: only errors, because TensorFlow's other messages would drown ours.
+TENSORFLOW_SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+for _name, _value in TENSORFLOW_SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
 # The age from which on temporary files of another computer, of which nobody here can say whether it lives, are removed.
 LEFTOVER_SECONDS = 24 * 60 * 60
 
@@ -330,6 +337,11 @@ def cores() -> int:
 def count(number: int, noun: str) -> str:
     """ "1 map", "2 maps": a number with its noun."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def onednn_enabled() -> bool:
+    """Whether TensorFlow uses oneDNN's kernels; see `TENSORFLOW_SETTINGS`."""
+    return os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() not in ("0", "false")
 
 
 def versions() -> dict[str, str]:

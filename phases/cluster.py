@@ -24,10 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from utils import TENSORFLOW_SETTINGS, UserError, count, parallel_map, versions  # Before TensorFlow, for its settings.
+
+# isort: split
 import tensorflow as tf
 from tqdm import tqdm
-
-from utils import UserError, count, parallel_map, versions
 
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers.
@@ -283,8 +284,7 @@ class Worker:
     def __init__(self, network, job: Job):
         tf.config.threading.set_intra_op_parallelism_threads(job.threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        layout, device = choose_layout(job.device)
-        self.network = dataclasses.replace(ray.get(network), layout=layout, device=device)
+        self.network = dataclasses.replace(ray.get(network), layout=choose_layout(job.device))
         self.job = job
         self.results = open_store(job.results)
 
@@ -368,7 +368,7 @@ def _connected(address: str) -> Iterator[None]:
     options: dict[str, Any] = (
         {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
     )
-    environment: dict[str, Any] = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}}
+    environment: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in TENSORFLOW_SETTINGS}}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has already sent the program.
         environment |= {"working_dir": str(ROOT), "excludes": NOT_SENT}
     try:
@@ -391,5 +391,6 @@ def _connected(address: str) -> Iterator[None]:
 
 def _settings(photographs: Photographs, network: Network, job: Job) -> dict:
     """What decides what the maps are, and so tells one run from another."""
-    record = {key: value for key, value in network.record().items() if key not in ("weights", "reason", "device")}
+    incidental = ("weights", "reason", "layout", "gpus", "onednn")
+    record = {key: value for key, value in network.record().items() if key not in incidental}
     return {"path": photographs.path, "format": job.suffix, "overlay": job.overlay, "shards": job.shards, **record}

@@ -27,7 +27,7 @@ LONGEST_NAME = 100
 
 # What of a network's record does not decide its maps: where the weights are, why it is these, how they came about, and
 # what computes.
-INCIDENTAL = ("weights", "reason", "device", "knowledge", "images_that_trained")
+INCIDENTAL = ("weights", "reason", "layout", "gpus", "onednn", "knowledge", "images_that_trained")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from data import (
 )
 from images import find_damaged
 from loss import cc, combined, kld, nss
-from model import build_model, choose_layout
+from model import build_model, choose_layout, describe_device
 from phases.training.batches import feed, loaders
 from phases.training.callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
 from phases.training.devices import choose_devices, strategy_for
@@ -83,11 +83,10 @@ def _train(
         check_tensorboard()
     if slow := check_precision(params["precision"]):
         print(slow)
-    layout, device = choose_layout(params["device"])
+    layout = choose_layout(params["device"])
     devices = choose_devices(params["gpus"], params["batch_size"])
     strategy = strategy_for(devices)
-    if len(devices) > 1:
-        device += f", {len(devices)} of them"
+    device = describe_device(layout, len(devices))
     resuming = run.exists() and not restart
     if resuming:
         run.read()

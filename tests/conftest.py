@@ -1,4 +1,4 @@
-"""What several rooms' tests share: seeded weights, tiny photographs, and tiny datasets."""
+"""Shared by the tests of several modules: seeded weights, tiny photographs, and tiny datasets."""
 
 import json
 import os
@@ -8,8 +8,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import utils  # noqa: F401 - before TensorFlow, for its settings
 
+# isort: split
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,9 +23,9 @@ from acquisition.datasets import DATASETS
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
-# What the published numbers were computed with: TensorFlow's plain kernels on a processor with AVX2. Rounding differs
-# between kernels by several 1e-6 (the published numbers themselves are 1.3e-6 away from float64), so the bound of 1e-6
-# holds only for the same kernels.
+# The published numbers were computed with TensorFlow's plain kernels on a processor with AVX2. Rounding differs between
+# kernels by several 1e-6 (the published numbers themselves are 1.3e-6 away from float64), so the bound of 1e-6 holds
+# only for the same kernels.
 PUBLISHED_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": "AVX2", "TF_NUM_INTRAOP_THREADS": "2"}
 
 
@@ -51,6 +52,26 @@ def no_network(monkeypatch):
 def fixture():
     """Load a file of frozen numbers by name."""
     return lambda name: np.load(FIXTURES / name)
+
+
+@pytest.fixture(scope="session")
+def channels_first():
+    """Skip where TensorFlow has no channels-first kernels: on CPUs without oneDNN."""
+    skip_unless_supported("channels-first", tf.zeros((1, 3, 8, 8)), "NCHW")
+
+
+@pytest.fixture(scope="session")
+def bfloat16():
+    """Skip where TensorFlow has no bfloat16 kernels: when oneDNN is restricted to less than the CPU supports."""
+    skip_unless_supported("bfloat16", tf.zeros((1, 8, 8, 3), tf.bfloat16), "NHWC")
+
+
+def skip_unless_supported(name: str, images: tf.Tensor, data_format: str) -> None:
+    kernel = tf.zeros((3, 3, 3, 8), images.dtype)
+    try:
+        tf.function(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME", data_format))(images)
+    except tf.errors.OpError as error:
+        pytest.skip(f"TensorFlow has no {name} convolution here: {error.message.splitlines()[0][:80]}")
 
 
 @pytest.fixture
@@ -122,9 +143,16 @@ def write(path: Path, contents) -> Path:
     return path
 
 
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    """Check the promise about maps, 0 to 1, of one photograph with different numbers of threads or on other CPUs."""
+    assert np.abs(found - expected).max() <= 1e-5
+    levels = np.abs(np.round(255 * found) - np.round(255 * expected))
+    assert levels.max() <= 1 and (levels == 0).mean() >= 0.999
+
+
 def run_with_published_kernels(file: str):
     """Run a test file as a program in a process that uses those kernels; returns what it prints last, from JSON."""
-    environment = {"PYTHONPATH": str(Path(file).parents[1]), "TF_CPP_MIN_LOG_LEVEL": "3", **PUBLISHED_KERNELS}
+    environment = {"PYTHONPATH": str(Path(file).parents[1]), **PUBLISHED_KERNELS}
     finished = subprocess.run(
         [sys.executable, file], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )

@@ -219,7 +219,9 @@ def test_assigning_another_networks_weights_is_refused(arrays):
 
 
 @pytest.mark.parametrize("layout", [model.CHANNELS_LAST, model.CHANNELS_FIRST])
-def test_folded_batch_norm_gives_the_same_maps(layout):
+def test_folded_batch_norm_gives_the_same_maps(layout, request):
+    if layout == model.CHANNELS_FIRST:
+        request.getfixturevalue("channels_first")
     network = model.build_model(width=0.25, batch_norm=True, seed=6)
     random = np.random.default_rng(7)
     unfolded = checkpoint.arrays_of(network)

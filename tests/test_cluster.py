@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write
+from conftest import assert_close, write
 from PIL import Image
 
 import main
@@ -484,7 +484,10 @@ def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkey
     finally:
         thread.join()
         add_machine(machines, 1)
-    assert contents_of(tmp_path / "results") == plain(folder, tmp_path / "plain", ".npy")
+    found, expected = contents_of(tmp_path / "results"), plain(folder, tmp_path / "plain", ".npy")
+    assert found.keys() == expected.keys()
+    for name, contents in expected.items():  # A worker has one thread, `test` has all, so the last bits may differ.
+        assert_close(np.load(io.BytesIO(found[name])), np.load(io.BytesIO(contents)))
     assert len(index_of(tmp_path / "results")) == 200
     assert_whole(tmp_path / "results")
 

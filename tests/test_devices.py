@@ -1,4 +1,4 @@
-"""Training that several devices share, shown on two logical devices of one processor in a process of its own."""
+"""Training on several devices, tested with two logical devices of one processor in a separate process."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from utils import UserError
 ROOT = Path(__file__).parents[1]
 
 
-def test_losses_are_the_same_on_one_device_and_on_two_and_a_run_may_change_between_them(tiny_dataset, tmp_path):
+def test_losses_are_the_same_on_one_and_two_devices_and_a_run_can_switch_between_them(tiny_dataset, tmp_path):
     folder = tiny_dataset(count=10)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, __file__, str(folder), str(tmp_path)]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -33,7 +33,7 @@ def test_losses_are_the_same_on_one_device_and_on_two_and_a_run_may_change_betwe
 
 
 def main(folder: Path, results: Path) -> dict:
-    """Losses of an uninterrupted run on one device, and of one that changes from two devices to one."""
+    """Losses of an uninterrupted run on one device, and of a run that switches from two devices to one."""
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
     train.VARIANTS["lite"] = {"width": 0.125, "batch_norm": True}
@@ -58,7 +58,7 @@ def main(folder: Path, results: Path) -> dict:
     return {"one": one, "two, then one": two, "devices": replicas, "shares": shares}
 
 
-def test_shares_of_a_batch_are_its_samples_in_order_with_the_augmentation_of_the_whole(tiny_dataset):
+def test_shares_of_a_batch_keep_its_order_and_augmentation(tiny_dataset):
     samples = data.pair_files(tiny_dataset(count=5))
     whole = data.Batch(samples, (48, 64), seed=7)
     shares = data.share_out([whole], 2)
@@ -69,19 +69,19 @@ def test_shares_of_a_batch_are_its_samples_in_order_with_the_augmentation_of_the
     np.testing.assert_allclose(apart, together, atol=1e-3)
 
 
-def test_device_without_a_sample_of_its_own_gets_one_of_the_others(tiny_dataset):
+def test_device_without_a_sample_repeats_one_of_the_others(tiny_dataset):
     samples = data.pair_files(tiny_dataset(count=2))
     shares = data.share_out([data.Batch(samples, (48, 64))], 3)
     assert [share.samples for share in shares] == [samples[:1], samples[1:], samples[:1]]
     assert [share.first for share in shares] == [0, 1, 0]
 
 
-def test_batch_too_small_for_the_gpus_and_gpus_that_are_not_there_are_errors(monkeypatch):
+def test_batch_too_small_for_the_gpus_and_missing_gpus_are_errors(monkeypatch):
     found = [tf.config.LogicalDevice(f"/device:GPU:{i}", "GPU") for i in range(4)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: found)
     with pytest.raises(UserError, match=r"--batch-size 2 is shared by --gpus 3"):
         devices.choose_devices(3, 2)
-    with pytest.raises(UserError, match=r"--gpus 5 was asked for, but TensorFlow sees 4"):
+    with pytest.raises(UserError, match=r"--gpus 5 was requested, but TensorFlow sees 4"):
         devices.choose_devices(5, 8)
     assert len(devices.choose_devices(2, 8)) == 2
     assert len(devices.choose_devices(0, 8)) == 4

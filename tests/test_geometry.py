@@ -1,4 +1,4 @@
-"""The NumPy geometry that goes with every export, against the program's own."""
+"""The NumPy geometry that ships with every export equals the program's own."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ import tensorflow as tf
 import geometry
 import images
 
-# Heights and widths: portrait and landscape, tiny, one pixel wide, smaller and larger than the network, and one-offs
-# around its own size and around halves, where rounding to even shows.
+# Heights and widths: portrait and landscape, tiny, one pixel wide, smaller and larger than the network, and off by one
+# from its own size and from halves, where rounding to even matters.
 SHAPES = [
     (1, 1), (1, 2), (2, 1), (3, 3), (5, 8), (8, 5), (1, 50), (50, 1), (1, 900), (900, 1), (2, 700), (700, 3),
     (7, 1000), (1000, 7), (24, 32), (48, 64), (47, 64), (48, 63), (49, 64), (48, 65), (61, 83), (83, 61), (72, 96),
@@ -23,7 +23,7 @@ SHAPES = [
 ]  # fmt: skip
 SIZES = [(240, 320), (48, 64), (72, 96), (360, 360), (216, 384)]
 
-TOLERANCE = 1e-4  # of the greatest value
+TOLERANCE = 1e-4  # relative to the maximum
 
 
 def test_there_are_50_shapes():
@@ -31,7 +31,7 @@ def test_there_are_50_shapes():
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_fit_and_restore_equal_those_of_the_program(shape):
+def test_fit_and_restore_equal_the_program(shape):
     random = np.random.default_rng(0)
     size = SIZES[sum(shape) % len(SIZES)]
     photograph = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -45,7 +45,7 @@ def test_fit_and_restore_equal_those_of_the_program(shape):
     np.testing.assert_allclose(restored, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_kernels_are_those_of_tensorflow_1_borders_included():
+def test_kernels_equal_tensorflow_1_including_borders():
     image = np.random.default_rng(1).uniform(0, 255, (9, 13, 2)).astype(np.float32)
     size = (31, 47)
     bicubic = tf.raw_ops.ResizeBicubic(images=image[None], size=size, align_corners=True, half_pixel_centers=False)[0]
@@ -54,7 +54,7 @@ def test_kernels_are_those_of_tensorflow_1_borders_included():
     np.testing.assert_allclose(geometry._resize(image, size, [(5, 7), (40, 7)]), bicubic[5:12, 40:47], atol=1e-3)
 
 
-def test_narrow_photographs_cost_what_is_kept_and_not_a_resized_whole():
+def test_memory_for_narrow_photographs_does_not_grow_with_the_cropped_part():
     saliency = np.random.default_rng(2).random((240, 320), dtype=np.float32)
     for shape in ((1, 40_000), (40_000, 1)):
         tracemalloc.start()
@@ -62,10 +62,10 @@ def test_narrow_photographs_cost_what_is_kept_and_not_a_resized_whole():
         assert geometry.fit(np.zeros((*shape, 3), np.uint8), (240, 320)).shape == (240, 320, 3)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 50e6  # The resized whole would take 4.8 GB.
+        assert peak < 50e6  # Without cropping first, it would be 4.8 GB.
 
 
-def test_it_needs_numpy_alone(tmp_path):
+def test_it_needs_only_numpy(tmp_path):
     source = Path(geometry.__file__)
     (tmp_path / "geometry.py").write_bytes(source.read_bytes())
     script = (

@@ -41,24 +41,20 @@ def test_forward_equals_the_published_network():
     assert max(differences) <= 1e-6, differences
 
 
-def test_forward_with_this_machines_kernels_differs_by_rounding_only(network, fixture):
+def test_forward_with_the_kernels_of_this_machine_differs_only_by_rounding(network, fixture):
     assert max(largest_differences(network, fixture)) <= 1e-5
 
 
-def test_graph_over_plain_arrays_equals_the_keras_network(network, fixture):
+def test_graph_with_constant_weights_equals_the_keras_network(network, fixture):
     conv = model.tensor_convolutions(seeded_arrays(network))
     assert max(largest_differences(tf.function(lambda x: model.msi_net(x, conv)), fixture)) <= 1e-5
 
 
-def test_channels_first_equals_channels_last(network, fixture):
+def test_channels_first_equals_channels_last(network, fixture, channels_first):
     other = model.build_model(model.CHANNELS_FIRST)
     set_arrays(other, seeded_arrays(network))
     images, output = next(published_cases(fixture))
-    try:
-        maps = tf.function(other)(images)
-    except tf.errors.OpError as error:
-        pytest.skip(f"this TensorFlow has no channels-first kernels: {error.message[:80]}")
-    np.testing.assert_allclose(maps, output, atol=1e-5)
+    np.testing.assert_allclose(tf.function(other)(images), output, atol=1e-5)
 
 
 def test_parameter_counts_are_the_published_ones(network):
@@ -89,7 +85,7 @@ def test_same_seed_gives_the_same_initial_weights():
     assert np.abs(first.weights[0].numpy() - other.weights[0].numpy()).max() > 0
 
 
-def test_every_map_of_a_batch_is_scaled_to_its_own_range():
+def test_each_map_of_a_batch_is_scaled_to_its_own_range():
     maps = np.array(model.normalize(tf.constant([[[[2.0]], [[4.0]]], [[[-1.0]], [[9.0]]], [[[3.0]], [[3.0]]]])))
     np.testing.assert_allclose(maps[:, :, 0, 0], [[0, 1], [0, 1], [0, 0]], atol=1e-6)
 
@@ -100,15 +96,7 @@ def test_upsampling_is_the_legacy_one():
     np.testing.assert_array_equal(doubled, [0, 1, 2, 4, 6, 6])
 
 
-def test_upsampling_in_bfloat16_gives_the_numbers_of_float32_rounded():
-    maps = tf.cast(tf.random.normal((2, 5, 7, 3), seed=1), tf.bfloat16)
-    doubled = model.LegacyUpsampling(dtype="bfloat16")(maps)
-    assert doubled.dtype == tf.bfloat16
-    expected = tf.cast(model.LegacyUpsampling()(maps), tf.bfloat16)
-    np.testing.assert_array_equal(tf.cast(doubled, tf.float32), tf.cast(expected, tf.float32))
-
-
-def test_gradient_with_and_without_dilated_kernels_is_the_same(monkeypatch):
+def test_gradient_is_the_same_with_and_without_dilated_kernels(monkeypatch):
     network = model.build_model(width=0.125, seed=3)
     images = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, 48, 64, 3)), tf.float32)
 
@@ -123,31 +111,29 @@ def test_gradient_with_and_without_dilated_kernels_is_the_same(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(tf.reduce_max(tf.abs(b))))
 
 
-def test_gpu_that_is_not_there_is_a_clear_error(monkeypatch):
+def test_missing_gpu_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert model.choose_layout("auto")[0] == model.CHANNELS_LAST
+    assert model.choose_layout("auto") == model.CHANNELS_LAST
+    assert model.describe_device(model.CHANNELS_LAST) == "cpu (channels-last), TensorFlow sees no GPU"
     with pytest.raises(UserError, match="--device cpu"):
         model.choose_layout("gpu")
 
 
-def test_auto_takes_a_gpu_that_is_there(monkeypatch):
+def test_auto_uses_an_available_gpu(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
-    assert model.choose_layout("auto")[0] == model.CHANNELS_FIRST
-    assert model.choose_layout("cpu")[0] == model.CHANNELS_LAST
-
-
-if __name__ == "__main__":  # Run by the first test, with other kernels.
-    here = Path(__file__).parent
-    built = model.build_model()
-    set_arrays(built, seeded_arrays(built))
-    print(json.dumps(largest_differences(built, lambda name: np.load(here / "fixtures" / name))))
+    assert model.choose_layout("auto") == model.CHANNELS_FIRST
+    assert model.choose_layout("cpu") == model.CHANNELS_LAST
+    assert model.describe_device(model.CHANNELS_FIRST, 2) == "gpu (channels-first), 2 of them"
+    assert model.describe_device(model.CHANNELS_LAST) == "cpu (channels-last)"
 
 
 # --- Precision --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_lower_precision_is_that_of_all_convolutions_but_the_last_over_float32_variables(precision):
+def test_half_precision_applies_to_all_convolutions_but_the_last_and_keeps_float32_variables(precision, request):
+    if precision == "bfloat16":
+        request.getfixturevalue("bfloat16")
     network = model.build_model(width=0.125, batch_norm=True, seed=1, precision=precision)
     assert {variable.dtype for variable in network.variables} == {"float32"}
     convolutions = {layer.name: layer.compute_dtype for layer in network.layers if hasattr(layer, "kernel")}
@@ -160,3 +146,10 @@ def test_lower_precision_is_that_of_all_convolutions_but_the_last_over_float32_v
     exact.set_weights(network.get_weights())
     difference = np.abs(maps - exact(images)).max()
     assert 0 < difference < 0.1
+
+
+if __name__ == "__main__":  # Run by `test_forward_equals_the_published_network`, with other kernels.
+    here = Path(__file__).parent
+    built = model.build_model()
+    set_arrays(built, seeded_arrays(built))
+    print(json.dumps(largest_differences(built, lambda name: np.load(here / "fixtures" / name))))

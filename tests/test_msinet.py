@@ -1,13 +1,16 @@
 """The Python API: a network as an object, arrays in and arrays out."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write
+from conftest import assert_close, write
 from PIL import Image
 
 import checkpoint
@@ -17,6 +20,9 @@ import model
 import msinet
 import utils
 from utils import UserError
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def network(weights):
     return msinet.load(weights, input_size=(48, 64))
 
 
-def test_map_of_an_array_is_the_file_that_the_command_writes(tmp_path, weights, network, photograph):
+def test_map_of_an_array_equals_the_file_that_the_command_writes(tmp_path, weights, network, photograph):
     for name, image in {"a.png": photograph(61, 83), "b.png": photograph(90, 40), "c.png": photograph(9, 200)}.items():
         path = write(tmp_path / name, tf.io.encode_png(image))
         flags = ["--weights", str(weights), "--input-size", "48", "64", "--results", str(tmp_path), "--format", "npy"]
@@ -46,7 +52,58 @@ def test_map_of_an_array_is_the_file_that_the_command_writes(tmp_path, weights, 
         np.testing.assert_array_equal(network.predict(Image.open(path)), written)
 
 
-def test_gray_and_transparent_arrays_are_taken_as_their_files_would_be(network, photograph):
+@pytest.mark.parametrize("module", ["main", "msinet", "model", "images", "phases.cluster", "benchmarks.speed"])
+def test_tensorflow_is_imported_with_our_settings(module):
+    script = f"""
+import importlib.abc, os, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("tensorflow", "keras"):
+            raise SystemExit(print(os.environ.get("TF_ENABLE_ONEDNN_OPTS")))
+
+sys.meta_path.insert(0, Finder())
+import {module}
+print(os.environ.get("TF_ENABLE_ONEDNN_OPTS"))  # `main` imports TensorFlow later.
+"""
+    for given, expected in ((None, "1"), ("0", "0")):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        del environment["TF_ENABLE_ONEDNN_OPTS"]
+        environment |= {"TF_ENABLE_ONEDNN_OPTS": given} if given else {}
+        command = [sys.executable, "-c", script]
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert finished.stdout == f"{expected}\n"
+
+
+def test_run_record_says_whether_onednn_is_enabled(network):
+    from tensorflow.python.util import _pywrap_util_port  # TensorFlow has no public name for it.
+
+    assert network.record()["onednn"] == _pywrap_util_port.IsMklEnabled()
+
+
+@pytest.mark.parametrize(
+    ("settings", "identical"),
+    [
+        ({}, True),
+        ({"TF_NUM_INTRAOP_THREADS": "1"}, False),
+        ({"TF_ENABLE_ONEDNN_OPTS": "0"}, False),
+        ({"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}, False),
+    ],
+)
+def test_maps_are_identical_with_equal_settings_and_close_across_threads_and_processors(tmp_path, settings, identical):
+    found, path = msinet.load("lite").predict(main.sample_photograph()), tmp_path / "map.npy"
+    script = (
+        f"import numpy, main, msinet; numpy.save({str(path)!r}, msinet.load('lite').predict(main.sample_photograph()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    if identical:
+        np.testing.assert_array_equal(np.load(path), found)
+    else:
+        assert_close(np.load(path), found)
+
+
+def test_gray_and_transparent_arrays_are_treated_like_files(network, photograph):
     image = photograph()
     gray = image[..., 0]
     expected = network.predict(np.dstack([gray] * 3))
@@ -72,12 +129,12 @@ def test_gray_and_transparent_arrays_are_taken_as_their_files_would_be(network, 
         None,
     ],
 )
-def test_other_arrays_are_refused_by_one_clear_error(network, wrong):
+def test_other_arrays_are_a_clear_error(network, wrong):
     with pytest.raises(UserError, match=r"photograph 0: received an array of .* expected uint8, 0 to 255"):
         network.predict(wrong)
 
 
-def test_many_photographs_of_mixed_sizes_keep_their_order_in_any_batch(network, photograph):
+def test_photographs_of_mixed_sizes_keep_their_order_for_any_batch_size(network, photograph):
     images = [photograph(40 + 7 * (i % 3), 60 - 5 * (i % 2), seed=i) for i in range(7)]
     singles = [network.predict(image) for image in images]
     for batch_size in (1, 3, 8):
@@ -85,7 +142,7 @@ def test_many_photographs_of_mixed_sizes_keep_their_order_in_any_batch(network, 
             np.testing.assert_allclose(together, one, atol=1e-5)
 
 
-def test_photographs_are_drawn_from_their_source_only_as_they_are_needed(network, photograph):
+def test_photographs_are_read_from_their_source_only_when_needed(network, photograph):
     drawn = []
     source = (drawn.append(i) or photograph(seed=i % 3) for i in range(500))
     maps = network.predict_many(source)
@@ -94,19 +151,19 @@ def test_photographs_are_drawn_from_their_source_only_as_they_are_needed(network
     maps.close()
 
 
-@pytest.mark.skipif(utils.cores() < 2, reason="There is one core, for one photograph at a time.")
-def test_single_photographs_go_through_the_network_two_at_a_time(network, photograph, monkeypatch):
+@pytest.mark.skipif(utils.cores() < 2, reason="One core predicts one photograph at a time.")
+def test_single_photographs_are_predicted_two_at_a_time(network, photograph, monkeypatch):
     meeting, predict = threading.Barrier(2), msinet.Network._predict
 
-    def meet(self, chunk, graph):
-        meeting.wait(30)  # It raises where nobody else comes.
-        return predict(self, chunk, graph)
+    def meet(self, batch, graph):
+        meeting.wait(30)  # Raises unless two threads arrive.
+        return predict(self, batch, graph)
 
     monkeypatch.setattr(msinet.Network, "_predict", meet)
     assert len(list(network.predict_many([photograph(seed=i) for i in range(6)]))) == 6
 
 
-def test_photograph_that_cannot_be_read_is_named(network, photograph, tmp_path):
+def test_unreadable_photograph_is_named_and_does_not_stop_the_others(network, photograph, tmp_path):
     bad = write(tmp_path / "bad.jpg", b"no image")
     maps = network.predict_many([photograph(), bad])
     next(maps)
@@ -116,7 +173,7 @@ def test_photograph_that_cannot_be_read_is_named(network, photograph, tmp_path):
     assert [bool(p.error) for p in predictions] == [False, True, False]
 
 
-def test_called_network_gives_maps_of_fitted_images(network, photograph):
+def test_calling_the_network_gives_maps_of_fitted_images(network, photograph):
     images = np.stack([photograph(seed=1), photograph(seed=2)]).astype(np.float32)
     maps = network(images)
     assert maps.shape == (2, 48, 64, 1) and maps.dtype == tf.float32
@@ -125,7 +182,7 @@ def test_called_network_gives_maps_of_fitted_images(network, photograph):
     assert float(tf.reduce_min(maps)) == 0 and float(tf.reduce_max(maps)) == pytest.approx(1, abs=1e-5)
 
 
-def test_network_knows_what_it_is(weights, network):
+def test_network_describes_itself(weights, network):
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert network.sha256 == digest and network.input_size == (48, 64) and network.layout == "channels_last"
     assert network.architecture.variant == "width 0.125" and network.architecture.context == "aspp"
@@ -135,7 +192,7 @@ def test_network_knows_what_it_is(weights, network):
     assert "\n" not in line and network.record()["sha256"] == digest
 
 
-def test_input_size_is_that_of_the_dataset_unless_it_is_given(weights):
+def test_input_size_comes_from_the_dataset_unless_given(weights):
     assert msinet.load(weights, data="osie").input_size == (240, 320)
     assert msinet.load(weights, data="mit1003").input_size == (360, 360)
     with pytest.raises(UserError, match="multiples of 8"):
@@ -144,7 +201,7 @@ def test_input_size_is_that_of_the_dataset_unless_it_is_given(weights):
         msinet.load(weights, data="imagenet")
 
 
-def test_encoder_alone_is_no_network(tmp_path):
+def test_encoder_alone_is_a_clear_error(tmp_path):
     arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
     path = tmp_path / "encoder.npz"
     np.savez(path, **{name: values for name, values in arrays.items() if name.startswith("conv")})
@@ -165,23 +222,23 @@ def test_encoder_alone_is_no_network(tmp_path):
         ((1, 9000), (208, 368)),
     ],
 )
-def test_input_that_suits_a_shape(shape, size):
+def test_input_size_is_fitted_to_the_shape(shape, size):
     assert data.fitted_size(shape, 240 * 320) == size
 
 
-def test_mirrored_average_of_a_photograph_is_the_mirrored_one_of_its_mirror_image(weights, photograph):
+def test_mirrored_average_of_a_mirror_image_is_the_mirrored_average(weights, photograph):
     network = msinet.load(weights, input_size=(48, 64), mirrored=True)
     image = photograph()
     np.testing.assert_allclose(network.predict(image)[:, ::-1], network.predict(image[:, ::-1]), atol=1e-5)
 
 
-def test_lite_network_is_there_by_its_name(photograph):
+def test_lite_network_loads_by_name(photograph):
     network = msinet.load("lite", input_size=(48, 64))
     assert Path(network.weights.path) == checkpoint.LITE_PATH and network.architecture.variant == "lite"
     assert network.predict(photograph(100, 150)).shape == (100, 150)
 
 
-def test_network_that_was_trained_by_shape_predicts_by_shape_unless_a_size_is_given(weights, photograph):
+def test_network_trained_with_fitted_sizes_predicts_with_them_unless_a_size_is_given(weights, photograph):
     checkpoint.write_knowledge(weights, checkpoint.Knowledge((48, 64), "aspp", "width 0.125", fit_shape=True))
     network = msinet.load(weights)
     assert network.fit_shape and network.size_for((90, 60)) == data.fitted_size((90, 60), 48 * 64) != (48, 64)

@@ -114,12 +114,12 @@ def need_of(step: Step, options: Options, speed: Speed) -> Need:
 
 def measure(options: Options) -> Speed:
     """Measure a prediction, a training step if there will be any, and the scoring of images."""
-    layout, device = choose_layout(options.params["device"])
+    layout = choose_layout(options.params["device"])
     height, width = MEASURED_SIZE
     photographs = np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)).astype(np.float32)
     factor = VARIANTS["lite"]["width"] if options.weights == "lite" else 1.0
     arrays = checkpoint.arrays_of(build_model(width=factor, seed=0))
-    network = msinet.from_arrays(arrays, MEASURED_SIZE, layout=layout, device=device)
+    network = msinet.from_arrays(arrays, MEASURED_SIZE, layout=layout)
     predict = second_time(lambda: np.asarray(network(photographs)))
     train = 0.0
     if options.train:

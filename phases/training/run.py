@@ -161,6 +161,7 @@ class Run:
             "parameters": dict(params),
             "initial_weights": self.beginning(),
             "device": device,
+            "onednn": utils.onednn_enabled(),
             "epochs_done": len(self.history),
             "seconds": round(sum(row["seconds"] for row in self.history), 1),
         }
