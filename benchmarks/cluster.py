@@ -1,10 +1,10 @@
-"""Speed and memory of `test --cluster` on this machine, beside plain `test`.
+"""Speed and memory of `test --cluster` on this machine, compared with plain `test`.
 
     python benchmarks/cluster.py [--images 2000] [--many 1000 5000 20000] [--input-size 240 320]
 
-Photographs are copies of the one that Matplotlib ships, and each run is a process of its own. Speeds are those between
-the first and the last tenth of the maps, so without the start, which is given beside them. Ratios within one run mean
-more than the numbers, which depend on the machine and on what else it does.
+Photographs are copies of the one that Matplotlib ships, and each run is a separate process. Speeds exclude the first
+and last tenth of the maps, and so the startup; the time of the whole command is listed too. Ratios within one run mean
+more than the numbers, which depend on the machine and its load.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import main  # noqa: E402
 from utils import quiet_stderr  # noqa: E402
@@ -47,11 +46,11 @@ def small_photograph() -> bytes:
     return buffer.getvalue()
 
 
-# --- One run, in a process of its own ---------------------------------------------------------------------------------
+# --- One run, in a separate process -----------------------------------------------------------------------------------
 
 
 def worker_bytes() -> int:
-    """Resident memory of the greatest worker among this process's descendants."""
+    """Resident memory of the largest worker among this process's descendants."""
     parents, names, sizes = {}, {}, {}
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -69,15 +68,15 @@ def worker_bytes() -> int:
 
 
 def run_one(arguments: list[str], instant: bool) -> dict:
-    """Run the command line; with `instant`, a network that returns zeros at once."""
+    """Run the command line; with `instant`, with a network that returns zeros immediately."""
     with quiet_stderr():
         import tensorflow as tf
 
         import msinet
 
     class Instant(msinet.Network):
-        def __call__(self, images):
-            return tf.zeros((*images.shape[:3], 1))
+        def _graph_on(self, device):
+            return lambda images: tf.zeros((*images.shape[:3], 1))
 
     if instant:
         load = msinet.load
@@ -116,7 +115,7 @@ def run_one(arguments: list[str], instant: bool) -> dict:
 
 
 def measured(folder: Path, results: Path, *flags: str, instant: bool = False) -> dict:
-    """Run `test` on a folder; adds how fast maps came."""
+    """Run `test` on a folder; adds the speed in maps per second."""
     arguments = ["test", "-p", str(folder), "--weights", "lite", "--results", str(results), *flags]
     command = [sys.executable, __file__, "--one", json.dumps({"arguments": arguments, "instant": instant})]
     finished = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -132,7 +131,7 @@ def measured(folder: Path, results: Path, *flags: str, instant: bool = False) ->
 
 
 def print_speeds(folder: Path, scratch: Path, size: list[str], number: int) -> None:
-    print("| command | images a second | of plain `test` | whole command, s |\n| --- | --- | --- | --- |")
+    print("| command | images per second | relative to plain `test` | whole command, s |\n| --- | --- | --- | --- |")
     plain = None
     for name, flags in (
         ("`test`", []),
@@ -146,8 +145,8 @@ def print_speeds(folder: Path, scratch: Path, size: list[str], number: int) -> N
 
 
 def print_scale(scratch: Path, numbers: list[int]) -> None:
-    """The engine alone: tiny photographs, and a network that takes no time."""
-    print("| photographs | images a second | ms an image | plain `test`, ms | head, MiB | worker, MiB | again, s |")
+    """The engine alone: tiny photographs and a network that takes no time."""
+    print("| photographs | images per second | ms per image | plain `test`, ms | head, MiB | worker, MiB | again, s |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     contents, size = small_photograph(), ["--input-size", "48", "64"]
     for number in numbers:
@@ -174,7 +173,7 @@ def print_listing(scratch: Path, number: int) -> None:
     for name, path in (("a folder", folder), ("a list in Parquet", manifest)):
         start = time.perf_counter()
         listed = sum(1 for _ in Photographs(str(path), "", ".jpeg"))
-        print(f"Listing {name}: {listed / (time.perf_counter() - start):.0f} photographs a second")
+        print(f"Listing {name}: {listed / (time.perf_counter() - start):.0f} photographs per second")
     for name in ("index/*.parquet", "images/*"):
         sizes = [file.stat().st_size for file in max(scratch.glob("cluster*")).glob(name)]
         print(f"{name}: {len(sizes)} files, {sum(sizes)} bytes")
@@ -183,14 +182,16 @@ def print_listing(scratch: Path, number: int) -> None:
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000, help="photographs for the speeds (default: 2000)")
-    parser.add_argument("--many", type=int, nargs="*", default=[1000, 5000, 20000], help="tiny ones for the rest")
+    parser.add_argument(
+        "--many", type=int, nargs="*", default=[1000, 5000, 20000], help="tiny photographs for the other tables"
+    )
     parser.add_argument("--input-size", nargs=2, default=["240", "320"], metavar=("H", "W"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(run_one(**json.loads(options.one))))
         return
-    print(f"{os.cpu_count()} processor cores, load {os.getloadavg()[0]:.1f} from others at the start\n")
+    print(f"{os.cpu_count()} processor cores, load {os.getloadavg()[0]:.1f} before the start\n")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         if options.images:

@@ -1,10 +1,10 @@
-"""How the time of a great run grows: a simulation of listing, reading, predicting and writing on many machines.
+"""How long a large run takes: a simulation of listing, reading, predicting and writing on many machines.
 
     python benchmarks/cluster_simulation.py [--images 1e9] [--machines 1000] [--cores 16] [--rate 14.5]
 
-Portions of photographs go to workers as Ray Data gives them: whoever is free takes the next. What can hold a worker up
-is added one after another: the list, which is one stream; the store, which answers so many requests a second; machines
-that are slow; machines that are lost, with what their workers had in hand, which is predicted again at the end.
+Portions of photographs go to workers as in Ray Data: a free worker takes the next one. Delays are added one after
+another: the list, which is one stream; the store, which answers a limited number of requests per second; slow machines;
+and lost machines, whose unfinished portions are predicted again at the end.
 """
 
 import argparse
@@ -13,28 +13,28 @@ import heapq
 import numpy as np
 
 PORTION = 256  # photographs, as in phases/cluster.py
-REQUESTS = 3  # of a photograph: its size, itself, its map
-IN_HAND = 2  # portions of a worker, one at work and one waiting
+REQUESTS = 3  # per photograph: its size, its contents, its map
+ASSIGNED = 2  # portions per worker: one running and one waiting
 HOUR = 3600.0
 
 
 def simulate(options, *, listing=False, store=False, slow=False, losses=False) -> tuple[float, int]:
-    """Play one run.
+    """Simulate one run.
 
     Args:
         options: see `parse`.
-        listing, store, slow, losses: which of the four to heed.
+        listing, store, slow, losses: which delays to include.
 
     Returns:
         Seconds until the last map is written, and how many photographs were predicted again.
     """
     random = np.random.default_rng(options.seed)
-    speed = np.full(options.machines, options.rate)  # photographs a second of each of a machine's cores
+    speed = np.full(options.machines, options.rate)  # photographs per second and core
     if slow:
         spread = random.normal(1, 0.05, options.machines).clip(0.8)
         speed *= spread / spread.mean()
         speed[random.random(options.machines) < options.slow_share] /= 2
-    # When each machine is lost, for longer than the run can take.
+    # When each machine is lost, until long after the end of the run.
     horizon = 4 * options.images / (options.machines * options.cores * options.rate) + HOUR
     often = random.poisson(options.loss * horizon / HOUR * losses, options.machines)
     lost_at = [sorted(random.uniform(0, horizon, number)) for number in often]
@@ -52,12 +52,12 @@ def simulate(options, *, listing=False, store=False, slow=False, losses=False) -
             store_free = max(store_free, now) + (REQUESTS * PORTION + 1) / options.requests
         done = max(now + PORTION / speed[machine], store_free)
         for lost in lost_at[machine]:
-            if now < lost < done:  # The worker comes back with the machine that replaces its own.
-                again += IN_HAND * PORTION
+            if now < lost < done:  # The worker continues on the replacement machine.
+                again += ASSIGNED * PORTION
                 done = lost + options.replacement + options.start
         end = max(end, done)
         heapq.heappush(free, (done, worker))
-    # The second pass: singly, on all workers, which have to start anew.
+    # The second pass: one photograph at a time, on all workers, which start again.
     if again:
         end += options.start + again / speed.sum() / options.cores
     return end, again
@@ -67,12 +67,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=float, default=1e9, help="photographs (default: a billion)")
     parser.add_argument("--machines", type=int, default=1000, help="(default: 1000)")
-    parser.add_argument("--cores", type=int, default=16, help="of a machine, one worker each (default: 16)")
-    parser.add_argument("--rate", type=float, default=14.5, help="photographs a second of a core (default: 14.5)")
-    parser.add_argument("--listing", type=float, default=400_000, help="photographs listed a second (default: 400000)")
-    parser.add_argument("--requests", type=float, default=1_000_000, help="that the store answers a second")
+    parser.add_argument("--cores", type=int, default=16, help="per machine, one worker each (default: 16)")
+    parser.add_argument("--rate", type=float, default=14.5, help="photographs per second and core (default: 14.5)")
+    parser.add_argument("--listing", type=float, default=400_000, help="listed per second (default: 400000)")
+    parser.add_argument("--requests", type=float, default=1_000_000, help="that the store answers per second")
     parser.add_argument("--slow-share", type=float, default=0.01, help="of machines at half the speed (default: 0.01)")
-    parser.add_argument("--loss", type=float, default=0.001, help="share of machines lost an hour (default: 0.001)")
+    parser.add_argument("--loss", type=float, default=0.001, help="share of machines lost per hour (default: 0.001)")
     parser.add_argument("--replacement", type=float, default=300, help="seconds until one is replaced (default: 300)")
     parser.add_argument("--start", type=float, default=60, help="seconds for all workers to start (default: 60)")
     parser.add_argument("--seed", type=int, default=1)
@@ -83,14 +83,14 @@ def run() -> None:
     options = parse()
     ideal = options.images / (options.machines * options.cores * options.rate)
     print(f"{options.images:.0f} photographs, {options.machines} machines of {options.cores} cores, "
-          f"{options.rate} photographs a second a core\n")  # fmt: skip
-    print("| heeded | hours | of the ideal | predicted again |\n| --- | --- | --- | --- |")
+          f"{options.rate} photographs per second and core\n")  # fmt: skip
+    print("| delays included | hours | relative to the ideal | predicted again |\n| --- | --- | --- | --- |")
     print(f"| nothing: images / (machines · cores · rate) | {ideal / HOUR:.2f} | 1.000 | 0 |")
-    heeded = {}
+    included = {}
     for name in ("listing", "store", "slow", "losses"):
-        heeded[name] = True
-        seconds, again = simulate(options, **heeded)
-        print(f"| {' + '.join(heeded)} | {seconds / HOUR:.2f} | {seconds / ideal:.3f} | {again} |")
+        included[name] = True
+        seconds, again = simulate(options, **included)
+        print(f"| {' + '.join(included)} | {seconds / HOUR:.2f} | {seconds / ideal:.3f} | {again} |")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Speed of the browser demo in headless Chromium, and the bytes that it loads before the first map; or its agreement.
+"""Speed of the browser demo in headless Chromium and the bytes that it loads before the first map; or its agreement.
 
     python benchmarks/demo.py [--variants lite full] [--backends wasm webgl] [--weights PATH] [--repetitions 5]
     python benchmarks/demo.py --photographs FOLDER [--count 12] [--weights lite]
 
-A time is the median over repetitions, from the picture's pixels to its map, as the page shows it. It depends on the
-machine, and on what else that does. Agreement is that of the page's maps with those of `test`, for photographs as they
-are, usually JPEG, and for the same ones as PNG, which every program decodes to the same pixels.
+A time is the median over repetitions from the photograph's pixels to its map, as the page shows it. It depends on the
+machine and its load. Agreement compares the page's maps with those of `test`, for the original files, usually JPEG, and
+for the same photographs as PNG, which every program decodes to the same pixels.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from utils import quiet_stderr  # noqa: E402
 
@@ -44,7 +43,7 @@ CHROMIUM_FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "
 
 
 class CountingHandler(serve.Handler):
-    """The demo's server, which counts what it sends."""
+    """The demo's server, counting the bytes that it sends."""
 
     sent = 0
 
@@ -82,13 +81,13 @@ def measure(driver, address: str, backend: str, repetitions: int) -> tuple[str, 
     seconds, sent = time.monotonic() - start, CountingHandler.sent
     times = []
     for quality in range(len(DEMO_SIZES)):
-        predict_again(driver, quality)  # Some backends compile for each size anew.
+        predict_again(driver, quality)  # Some backends compile for each size.
         times.append(statistics.median(predict_again(driver, quality) for _ in range(repetitions)))
     return driver.execute_script("return document.getElementById('backend').textContent"), times, seconds, sent
 
 
 def map_on_page(driver, file: Path) -> np.ndarray:
-    """Choose a picture on the page; returns its map, int (H, W), 0 to 255."""
+    """Open a photograph on the page; returns its map, int (H, W), 0 to 255."""
     frames = int(driver.execute_script("return document.getElementById('map').dataset.frames"))
     driver.find_element("id", "file").send_keys(str(file))
     wait(driver, f"Number(document.getElementById('map').dataset.frames) > {frames}")
@@ -104,12 +103,12 @@ def map_on_page(driver, file: Path) -> np.ndarray:
 
 
 def compare(driver, address: str, network: msinet.Network, photographs: list[Path], folder: Path) -> list[str]:
-    """The page's maps against those of `test`, each photograph as it is and as PNG; returns a table's lines."""
+    """Compare the page's maps with those of `test`, for the original files and as PNG; returns table rows."""
     driver.get(f"{address}?backend=wasm")
     wait(driver, "Number(document.getElementById('map').dataset.frames ?? 0) > 0")
     driver.execute_script("document.querySelector('input[value=gray]').click()")
     lines = ["| photographs | within 2 levels: worst | mean | greatest difference |", "| --- | --- | --- | --- |"]
-    for kind in ("as they are", "as PNG"):
+    for kind in ("original", "as PNG"):
         shares, greatest = [], []
         for photograph in photographs:
             file = photograph
@@ -135,7 +134,7 @@ def start_browser():
 
 
 def network_of(variant: str, folder: Path, given: str | None) -> msinet.Network:
-    """A network of a variant: speed does not depend on the weights' values, so that seeded ones will do."""
+    """A network of a variant; speed does not depend on the weights' values, so they are random."""
     if given:
         return msinet.load(given)
     path = folder / f"{variant}.npz"
@@ -180,10 +179,10 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["lite"])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["wasm"])
-    parser.add_argument("--weights", metavar="PATH", help="instead of seeded ones; then name one variant")
+    parser.add_argument("--weights", metavar="PATH", help="instead of random weights; requires a single variant")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--photographs", type=Path, metavar="FOLDER", help="measure the agreement on these instead")
-    parser.add_argument("--count", type=int, default=12, help="of the photographs, evenly spread over the folder")
+    parser.add_argument("--photographs", type=Path, metavar="FOLDER", help="measure agreement on these, not speed")
+    parser.add_argument("--count", type=int, default=12, help="photographs, spread evenly over the folder")
     options = parser.parse_args()
     driver = start_browser()
     try:

@@ -3,14 +3,13 @@
     pip install -r requirements-engines.txt
     python benchmarks/engines.py [--variant full|lite] [--batches 1 4] [--at-once 1] [--threads 1] [--repetitions 10]
 
-Every engine gets all cores, or as many threads as you say, and knows the size of its input beforehand, where it cares.
-`--at-once 2` gives each two batches that do not wait for each other, as `test` does with single photographs; LiteRT
-cannot, and stands aside. All engines take turns, and the shortest of their durations counts, so that the ratios mean
-more than the milliseconds. The differences are those from TensorFlow in float32, in gray levels of 255.
+Every engine uses all cores, or the given number of threads, and is compiled for the input size where possible.
+`--at-once 2` runs two independent batches at a time, as `test` does with single photographs; LiteRT does not support
+that and is skipped. Calls alternate between the engines, and the shortest duration counts, so the ratios mean more than
+the milliseconds. Differences are relative to TensorFlow in float32, in gray levels (0 to 255).
 """
 
 import argparse
-import os
 import sys
 import tempfile
 import threading
@@ -21,7 +20,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from utils import cores, count, quiet_stderr  # noqa: E402
 
@@ -51,7 +49,7 @@ def tensorflow(network: msinet.Network, precision: str) -> Engine:
 
 
 def side_by_side(engine: Engine, at_once: int) -> Engine:
-    """The same, called by several threads at a time with the same images."""
+    """The engine, called by several threads at a time with the same images."""
     if at_once == 1:
         return engine
     pool = ThreadPoolExecutor(at_once)
@@ -111,7 +109,7 @@ def litert(folder: Path, batch: int, threads: int) -> Engine:
 def load(
     network: msinet.Network, folder: Path, batch: int, options: argparse.Namespace
 ) -> dict[tuple[str, str], Engine]:
-    """Every engine by its name and precision."""
+    """All engines by name and precision."""
     threads, at_once = options.threads, options.at_once
     open_vino_name = f"OpenVINO {openvino.__version__.partition('-')[0]}"
     engines = {
@@ -132,7 +130,7 @@ def load(
 def print_batch(
     network: msinet.Network, folder: Path, image: np.ndarray, batch: int, options: argparse.Namespace
 ) -> None:
-    # No two images of a batch are alike.
+    # The images of a batch must differ.
     photographs = np.stack([np.roll(image, 16 * i, axis=1) for i in range(batch)])
     with quiet_stderr():
         engines = load(network, folder, batch, options)
@@ -155,8 +153,8 @@ def run() -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="full")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="images at a time (default: 1 4)")
     parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--at-once", type=int, default=1, help="batches side by side (default: 1)")
-    parser.add_argument("--threads", type=int, default=cores(), help="of each engine (default: one a core)")
+    parser.add_argument("--at-once", type=int, default=1, help="parallel batches (default: 1)")
+    parser.add_argument("--threads", type=int, default=cores(), help="of each engine (default: one per core)")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     if options.variant == "full":
@@ -172,7 +170,7 @@ def run() -> None:
         with quiet_stderr():
             for name in ("onnx", "tflite"):
                 FORMATS[name][0].write(network, folder, 32, ())
-        print("| images | precision | engine | ms an image | ours / this | greatest difference | mean difference |")
+        print("| images | precision | engine | ms per image | ours / this | greatest difference | mean difference |")
         print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
         for batch in options.batches:
             print_batch(network, folder, image, batch, options)

@@ -1,8 +1,8 @@
-"""Speed of the metrics at 600×800 pixels with 100 fixations, alone, in parallel, and against the number of images.
+"""Speed of the metrics at 600×800 pixels with 100 fixations: alone, in parallel, and by number of images.
 
     python benchmarks/metrics.py
 
-Times are of the processor, so that what else the machine does counts little; the median of several repetitions.
+Times are CPU times, which depend little on the machine's other load; the median of several repetitions.
 """
 
 import os
@@ -14,10 +14,9 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-# This script's own name would hide the program's module.
+# This folder would hide modules of the same name as a script.
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
 
 from utils import parallel_map, quiet_stderr  # noqa: E402
@@ -35,7 +34,7 @@ SHAPE, FIXATIONS = (600, 800), 100
 
 
 def milliseconds(function: Callable, repetitions: int = 7) -> float:
-    """Median processor time of a call, after one that is not counted."""
+    """Median CPU time of a call, after a warm-up call."""
     function()
     durations = []
     for _ in range(repetitions):
@@ -58,19 +57,19 @@ def scene(images: int, seed: int = 0) -> GroundTruth:
 
 
 def smooth_map(seed: int) -> np.ndarray:
-    """A map as a network makes it: smooth, and float32."""
+    """A map like a network's: smooth float32."""
     coarse = gaussian_filter(np.random.default_rng(seed).random((60, 80)), 4)
     return density.on_pixels(coarse, SHAPE).astype(np.float32)
 
 
 def print_metrics(name: str) -> None:
-    """Each metric alone, with all that it needs except the true map and the centre bias, which are no metrics."""
+    """Time each metric alone, without preparing the true map and the center bias."""
     protocol, truth, saliency = PROTOCOLS[name], scene(50), smooth_map(1)
     case, log_density = truth.cases[0], density.default_log_density(saliency)
     image, centre_bias = protocol.true_map(truth, case), truth.log_centre_bias(case)
     truth.log_centre_bias = lambda *_: centre_bias
     formulas = protocol.formulas(truth, case, saliency, log_density, case.fixations, lambda: image)
-    print(f"\n| {name} | ms an image |\n| --- | --- |")
+    print(f"\n| {name} | ms per image |\n| --- | --- |")
     for metric in protocol.metrics:
         print(f"| {metric} | {milliseconds(formulas[metric], 3 if name == 'mit' else 7):.1f} |")
     if protocol is TUEBINGEN:
@@ -90,13 +89,13 @@ def print_parallel() -> None:
         return time.perf_counter() - start
 
     alone, together = seconds(1), seconds(os.cpu_count())
-    print(f"\n{len(truth.cases)} images, true maps and centre biases included: {alone:.1f} s in one thread, "
-          f"{together:.1f} s in {os.cpu_count()} (by the clock)")  # fmt: skip
+    print(f"\n{len(truth.cases)} images, including true maps and center biases: {alone:.1f} s in one thread, "
+          f"{together:.1f} s in {os.cpu_count()} (wall time)")  # fmt: skip
 
 
 def print_shuffled() -> None:
     saliency = smooth_map(1)
-    print("\n| images | ms of sAUC an image |\n| --- | --- |")
+    print("\n| images | ms per image for sAUC |\n| --- | --- |")
     for images in (250, 500, 1000):
         truth = scene(images)
         chosen = truth.cases[:: images // 10]

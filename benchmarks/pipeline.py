@@ -2,11 +2,10 @@
 
     python benchmarks/pipeline.py [--images 300] [--epochs 3] [--teraflops 40]
 
-Photographs are made for the purpose: smooth JPEGs with a little noise, of quality 90, with JPEG maps, of the sizes of
-SALICON (640×480) and MIT1003 (1024×768). A row gives the images a second of the whole process, and the time that one
-image takes of one processor core, which is what counts where other programs run. Below stands how many images a second
-a GPU would ask for in training, if it computed --teraflops of what the network's convolutions need: three times as
-much as a prediction.
+Photographs are synthetic: smooth JPEGs of quality 90 with a little noise and JPEG maps, of the sizes of SALICON
+(640×480) and MIT1003 (1024×768). A row gives the images per second of the whole process and the CPU time per image,
+which matters if other programs run too. The second table gives the images per second that a GPU would train on at
+--teraflops; a training step takes three times the operations of a prediction.
 """
 
 import argparse
@@ -19,7 +18,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from utils import quiet_stderr  # noqa: E402
 
@@ -51,7 +49,7 @@ def make_dataset(folder: Path, shape: tuple[int, int], count: int) -> data.Group
 
 
 def measure(load: Callable, plan: list[data.Batch]) -> tuple[float, float]:
-    """Images a second, and milliseconds of one core for an image: what a whole plan takes beyond its first quarter."""
+    """Images per second and CPU milliseconds per image, without the first quarter of the plan."""
     spent = []
     for part in (plan[: len(plan) // 4], plan):
         start, used = time.perf_counter(), time.process_time()
@@ -62,7 +60,7 @@ def measure(load: Callable, plan: list[data.Batch]) -> tuple[float, float]:
 
 
 def print_demand(teraflops: float) -> None:
-    print(f"\n| network | size | images a second that {teraflops:g} TFLOP/s train on |\n| --- | --- | --- |")
+    print(f"\n| network | size | images per second that {teraflops:g} TFLOP/s train on |\n| --- | --- | --- |")
     for variant, settings in VARIANTS.items():
         model = build_model(**settings)
         for size in sorted({size for _, size in KINDS.values()}):
@@ -74,10 +72,10 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=300, help="photographs of each kind (default: 300)")
     parser.add_argument("--epochs", type=int, default=3, help="passes over them (default: 3)")
-    parser.add_argument("--teraflops", type=float, default=40, help="that a GPU sustains (default: 40)")
+    parser.add_argument("--teraflops", type=float, default=40, help="sustained speed of a GPU (default: 40)")
     options = parser.parse_args()
     print(f"{len(os.sched_getaffinity(0))} processor cores, TensorFlow {tf.__version__}\n")
-    print("| photographs | recipe | images a second | ms of a core an image |\n| --- | --- | --- | --- |")
+    print("| photographs | recipe | images per second | CPU ms per image |\n| --- | --- | --- | --- |")
     for kind, (shape, size) in KINDS.items():
         with tempfile.TemporaryDirectory() as folder:
             made = make_dataset(Path(folder) / "data", shape, options.images)

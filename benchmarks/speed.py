@@ -1,10 +1,9 @@
 """Speed and memory of the network, of `test`, and of a training step, in float32 and bfloat16, on one machine.
 
     python benchmarks/speed.py [--variant full|lite] [--images 100] [--repetitions 5]
-    python benchmarks/speed.py --choices [--variant full|lite] [--photographs FOLDER]
 
-What is compared takes turns, and the shortest of its durations counts. So the ratios mean more than the milliseconds,
-which depend on the machine and on what else it does. `--choices` compares, instead, what may be computed in bfloat16.
+Measurements alternate, and the shortest duration counts. So the ratios mean more than the milliseconds, which depend on
+the machine and its load.
 """
 
 import argparse
@@ -23,58 +22,28 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from utils import quiet_stderr  # noqa: E402
+from utils import onednn_enabled, quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
     import tensorflow as tf
 
 import checkpoint  # noqa: E402
-import images  # noqa: E402
 import main  # noqa: E402
 import msinet  # noqa: E402
 from config import PARAMS, VARIANTS  # noqa: E402
-from data import list_images, read_header  # noqa: E402
-from model import LAST, Convolution, build_model, msi_net, tensor_convolutions  # noqa: E402
+from model import build_model  # noqa: E402
 from phases import test, train  # noqa: E402
 from photographs import find_images  # noqa: E402
-from precision import (  # noqa: E402
-    BFLOAT16,
-    EXACT,
-    FIRST,
-    centred_convolutions,
-    equalised,
-    plain_convolutions,
-    processor_has_bfloat16,
-    rounded,
-    typical_activations,
-)
+from precision import processor_has_bfloat16  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
 SIZE = SIZES[-1]
 
-# Convolutions of few operations.
-CHEAP = ("aspp/conv1_1", "aspp/conv1_5", "aspp/conv2", "decoder")
-
-# What may stay in float32, by a few words for the table: names of convolutions, or how they begin.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "nothing": (),
-    "the last convolution": (LAST,),
-    "the first and the last": EXACT,
-    "the first and the last two": (*EXACT, "decoder/conv3"),
-    "the first and the decoder": (FIRST, "decoder"),
-    "the ASPP and the last": ("aspp", LAST),
-    "each block's first, the ASPP's 1×1 and the decoder": (*(f"conv{i}/conv{i}_1" for i in (1, 2, 3, 4)), *CHEAP),
-}
-
-# How the others are rounded.
-NEAREST, PLAIN, CENTRED = "each weight to its nearest", "weights' errors cancel", "and activations around their means"
-
 
 def seeded_arrays(model) -> dict[str, np.ndarray]:
-    """Random weights for a network's names and shapes; with biases, which TensorFlow leaves out where they are zero."""
+    """Random weights with a network's names and shapes; biases too, because TensorFlow skips zero biases."""
     arrays = {}
     for seed, (name, array) in enumerate(checkpoint.arrays_of(model).items(), 1000):
         scale = 0.05 if array.ndim == 1 else np.sqrt(2 / np.prod(array.shape[:3]))
@@ -83,7 +52,7 @@ def seeded_arrays(model) -> dict[str, np.ndarray]:
 
 
 def seconds(function: Callable, repetitions: int) -> float:
-    """Median duration of a call, after one that is not counted."""
+    """Median duration of a call, after a warm-up call."""
     function()
     durations = []
     for _ in range(repetitions):
@@ -94,13 +63,13 @@ def seconds(function: Callable, repetitions: int) -> float:
 
 
 def shortest(functions: Mapping[Any, Callable], repetitions: int, settle: bool = False) -> dict[Any, float]:
-    """Shortest duration of each function; they take turns, so that what else the machine does meets all of them.
+    """Shortest duration of each function; calls alternate, so that the machine's other load affects all of them.
 
     Args:
         functions: by any name.
-        repetitions: of each.
-        settle: call each once more before it is measured: the threads of some libraries stay busy for a while after
-            their work, in the hope of more, and would take the time of the library whose turn is next.
+        repetitions: number of measured calls of each.
+        settle: call each once more before it is measured. The threads of some libraries wait busily for more work,
+            which would slow down the next library.
     """
     durations: dict[Any, list[float]] = {name: [] for name in functions}
     for turn in range(repetitions + 1):
@@ -109,18 +78,18 @@ def shortest(functions: Mapping[Any, Callable], repetitions: int, settle: bool =
                 function()
             start = time.perf_counter()
             function()
-            if turn:  # The first one compiles.
+            if turn:  # The first call compiles.
                 durations[name].append(time.perf_counter() - start)
     return {name: min(found) for name, found in durations.items()}
 
 
 def ratio(durations: Mapping[str, float]) -> str:
-    """How many times as fast bfloat16 is, where it was measured."""
+    """How many times as fast as float32 bfloat16 is, if it was measured."""
     return f"{durations['float32'] / durations['bfloat16']:.2f}" if "bfloat16" in durations else "not measured"
 
 
 def processor() -> str:
-    """The processor's name, its cores, and its instructions for many numbers at once."""
+    """The processor's name, cores and vector instructions."""
     name, flags = platform.processor() or platform.machine(), set()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -130,11 +99,11 @@ def processor() -> str:
     except OSError:
         pass
     known = sorted(flag for flag in flags if flag in ("avx2", "avx512f", "avx512_vnni") or "bf16" in flag)
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, {', '.join(known) or 'instructions not known'}"
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, {', '.join(known) or 'unknown instructions'}"
 
 
 def operations(model, size) -> float:
-    """Floating-point operations of all convolutions for one image: two for each weight at each output pixel."""
+    """Floating-point operations of all convolutions for one image: two per weight and output pixel."""
     total = 0
     for layer in model.layers:
         if hasattr(layer, "kernel"):
@@ -163,7 +132,7 @@ def print_network_speed(model, networks: Mapping[str, msinet.Network], repetitio
 
 
 def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None:
-    """The whole phase on a folder of copies of the sample photograph, beside the network alone."""
+    """The whole phase on a folder of copies of the sample photograph, compared with the network alone."""
     batch = tf.random.uniform((1, *SIZE, 3), 0, 255, seed=1)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as results:
         root, photograph = Path(folder), main.sample_photograph().read_bytes()
@@ -176,7 +145,7 @@ def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None
 
         phases = shortest({name: lambda n=n: phase(n) for name, n in networks.items()}, 3)
         alone = shortest({name: lambda n=n: [n(batch) for _ in range(count)] for name, n in networks.items()}, 3)
-    print(f"\n`test` on {count} photographs at {SIZE[0]}×{SIZE[1]}, images a second:")
+    print(f"\n`test` on {count} photographs at {SIZE[0]}×{SIZE[1]}, images per second:")
     for name in networks:
         print(f"{name}: {count / phases[name]:.2f}, the network alone {count / alone[name]:.2f}")
     print(f"float32 / bfloat16: {ratio(phases)}", flush=True)
@@ -211,92 +180,21 @@ def print_startup(weights: Path) -> None:
     )
 
 
-# --- What is computed in bfloat16 -------------------------------------------------------------------------------------
-
-
-def graph(low: Convolution) -> Callable:
-    """The network with these convolutions; scaling to 0 to 1 is float32 always."""
-
-    def conv(x, name, *arguments, **options):
-        x = low(x, name, *arguments, **options)
-        return tf.cast(x, tf.float32) if name == LAST else x
-
-    signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
-    return tf.function(lambda batch: msi_net(batch, conv), signature, autograph=False)
-
-
-def rounded_to_nearest(arrays: Mapping[str, np.ndarray], exact: Sequence[str]) -> dict[str, np.ndarray]:
-    """Like `precision.rounded` to bfloat16, but each number for itself."""
-    return {
-        name: array if name.rpartition("/")[0] in exact else array.astype(BFLOAT16) for name, array in arrays.items()
-    }
-
-
-def print_choices(arrays: Mapping[str, np.ndarray], photographs: list[Path], repetitions: int) -> None:
-    """Speed, and the differences of maps in gray levels, of each choice."""
-    batches = [
-        images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING)[None]
-        for path in photographs
-    ]
-    means, mostly_constant = typical_activations(arrays)
-    equal = equalised(arrays, means)
-    rounding: dict[str, Callable[[Sequence[str]], Convolution]] = {
-        PLAIN: lambda exact: plain_convolutions(rounded(arrays, BFLOAT16, exact)),
-        NEAREST: lambda exact: plain_convolutions(rounded_to_nearest(arrays, exact)),
-        CENTRED: lambda exact: centred_convolutions(equal, exact=exact),
-    }
-    ends = "the first and the last"
-    names = {name.rpartition("/")[0] for name in arrays}
-    graphs = {
-        (words, how): graph(rounding[how]([name for name in names if name.startswith(CHOICES[words])]))
-        for words, how in [
-            *((words, PLAIN) for words in CHOICES),
-            (ends, NEAREST),
-            (ends, CENTRED),
-            ("nothing", CENTRED),
-        ]
-    }
-    graphs["everything", "–"] = graph(tensor_convolutions(arrays))
-    chosen = (ends, CENTRED if mostly_constant else PLAIN)
-
-    found = shortest({name: lambda g=g: g(batches[0]).numpy() for name, g in graphs.items()}, repetitions)
-    truths = [np.round(255 * graphs["everything", "–"](batch).numpy()) for batch in batches]
-    print(f"{len(batches)} photographs at {SIZE[0]}×{SIZE[1]}; the program does: {', '.join(chosen)}\n")
-    print(
-        "| in float32 stays | rounding | ms | times as fast | greatest difference, gray levels | off by more than one |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, low in graphs.items():
-        off = [np.abs(np.round(255 * low(b).numpy()) - truth) for b, truth in zip(batches, truths, strict=True)]
-        print(
-            f"| {' | '.join(name)} | {1e3 * found[name]:.0f} | {found['everything', '–'] / found[name]:.2f} | "
-            f"{np.max(off):.0f} | {100 * np.mean(np.array(off) > 1):.2f} % |",
-            flush=True,
-        )
-
-
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variant", choices=VARIANTS, default="full")
     parser.add_argument("--images", type=int, default=100, help="photographs for the whole phase (default: 100)")
-    parser.add_argument("--repetitions", type=int, default=5, help="of what is short (default: 5)")
-    parser.add_argument("--choices", action="store_true", help="compare what may be computed in bfloat16")
-    parser.add_argument("--photographs", type=Path, help="folder of photographs for --choices")
+    parser.add_argument("--repetitions", type=int, default=5, help="of short measurements (default: 5)")
     options = parser.parse_args()
-    print(f"{options.variant} network, {processor()}, TensorFlow {tf.__version__}")
+    print(f"{options.variant} network, {processor()}, TensorFlow {tf.__version__}, oneDNN: {onednn_enabled()}")
     precisions = ("float32", "bfloat16")
     if processor_has_bfloat16() is False:
-        print("This processor has no bfloat16 instructions, so that bfloat16 is not measured.")
+        print("This processor has no bfloat16 instructions, so bfloat16 is not measured.")
         precisions = ("float32",)
     print()
 
     model = build_model(width=VARIANTS[options.variant]["width"], seed=1)
-    # The lite network has weights of its own.
     arrays = msinet.load("lite").arrays if options.variant == "lite" else seeded_arrays(model)
-    if options.choices:
-        photographs = list_images(options.photographs) if options.photographs else [main.sample_photograph()]
-        print_choices(arrays, photographs, options.repetitions)
-        return
     network = msinet.from_arrays(arrays, SIZE)
     networks = {name: replace(network, precision=name) for name in precisions}
     print_network_speed(model, networks, options.repetitions)
