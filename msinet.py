@@ -238,7 +238,7 @@ class Network:
         try:
             pixels = opened.read()
             size = pixels.shape[:2]
-            return _Fitted(opened.photograph, size, _fit_pixels(pixels, self.size_for(size)))
+            return _Fitted(opened.photograph, size, _fit_image(pixels, self.size_for(size)))
         except (Unreadable, tf.errors.OpError) as error:
             return Prediction(opened.photograph, error=str(error))
 
@@ -304,7 +304,7 @@ def _pixels(item: _Opened | _Mapped | Prediction) -> int:
 
 
 @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((2,), tf.int32)])
-def _fit_pixels(pixels, size):
+def _fit_image(pixels, size):
     return resize_and_pad(pixels, size, IMAGE_PADDING)
 
 

@@ -411,7 +411,7 @@ def test_cluster_that_is_not_there_is_a_clear_error(tmp_path, capsys):
 
 
 @pytest.mark.cluster
-def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatch, capsys):
+def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatch, capsys, request):
     folder = write_photographs(tmp_path / "in", 40)
     for name, contents in damaged_files(small(1)).items():
         write(folder / "damaged" / name, contents)
@@ -460,6 +460,7 @@ def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatc
     assert run(folder, "--overlay", "--weights", str(other)) == 2
     assert "sha256" in capsys.readouterr().err
     assert contents_of(tmp_path / "results") == expected  # None of them touched a map.
+    request.getfixturevalue("bfloat16")  # The rest of the test needs it.
     assert run(folder, "--overlay", "--precision", "bfloat16", "--restart") == 1
     low = plain(folder, tmp_path / "low", overlay=True, precision="bfloat16")
     assert contents_of(tmp_path / "results") == low != expected

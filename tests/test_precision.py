@@ -61,7 +61,7 @@ def test_all_convolutions_but_the_first_and_the_last_are_cast(precision, narrow)
 
     graph = network.graph.get_concrete_function()
     kernels = {op.get_attr("dtype") for op in graph.graph.get_operations() if op.name.endswith("conv1_2/kernel")}
-    assert half in kernels  # Cast once, not in every call.
+    assert kernels == {half}  # Cast once, not in every call.
     assert graph.outputs[0].dtype == tf.float32
 
 

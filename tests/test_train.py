@@ -319,7 +319,9 @@ def test_cache_that_does_not_fit_on_the_disk_is_not_begun(tiny_dataset, tmp_path
     assert not (tmp_path / "cache").exists()
 
 
-def test_bfloat16_training_with_a_cache_leaves_float32_weights_and_says_so_in_its_record(tiny_dataset, tmp_path):
+def test_bfloat16_training_with_a_cache_leaves_float32_weights_and_says_so_in_its_record(
+    tiny_dataset, tmp_path, bfloat16
+):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
     flags = ("--epochs", "1", "--precision", "bfloat16", "--cache", "--results", str(results))
     assert run(folder, *flags) == 0
