@@ -444,7 +444,7 @@ def test_checkpoint_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeyp
     network = model.build_model(width=0.25)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7_000_000))
-    with pytest.raises(UserError, match=r"The disk is full: 7 MB are to be written into .*, and 7 MB are free"):
+    with pytest.raises(UserError, match=r"The disk is full: .* needs 7 MB, and 7 MB are free"):
         checkpoint.save_checkpoint(network, tmp_path / "results" / "x.weights.h5", {})
     assert not list((tmp_path / "results").iterdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=8_000_000))
