@@ -1,4 +1,4 @@
-"""Datasets: pairing, splits, geometry and batches."""
+"""Datasets: pairing, splits, and checks of image files."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from PIL import Image
 
 import data
 from acquisition.datasets import DATASETS
-from data import Group, Sample
+from data import Sample
 from utils import UserError
 
 # First positions that `numpy.random.RandomState(42).shuffle(arange(n))` gives, written down once.
@@ -171,7 +171,7 @@ def test_hashes_notice_other_names_and_changed_files_but_no_copy(tiny_dataset, t
     ("file", "contents", "words"),
     [
         ("stimuli/0001.png", b"", ["stimuli", "0001.png", "the file is empty"]),
-        ("stimuli/0001.png", b"no image", ["stimuli", "0001.png", "not an image that can be read"]),
+        ("stimuli/0001.png", b"no image", ["stimuli", "0001.png", "not a readable image"]),
         ("saliency/0001.png", b"no image", ["saliency", "0001.png", "Expected JPEG or PNG"]),
         ("saliency/0001.png", (64, 49), ["saliency", "0001.png", "64×49", "64×48"]),
         ("saliency/0001.png", None, ["saliency/0001 is missing"]),
@@ -220,37 +220,3 @@ def test_pipe_in_place_of_an_image_is_not_waited_for(tmp_path):
     with pytest.raises(UserError, match="not a regular file"):
         data.image_size(tmp_path / "pipe.jpg")
     os.close(descriptor)
-
-
-# --- Batches ----------------------------------------------------------------------------------------------------------
-
-
-def test_plan_has_every_sample_once_in_an_order_that_changes_with_the_epoch():
-    groups = [Group(samples_named(f"{i:02d}" for i in range(7)), (48, 64))]
-
-    def order(seed, epoch):
-        return [s.name for batch in data.training_plan(groups, 2, seed, epoch) for s in batch.samples]
-
-    assert sorted(order(1, 0)) == [s.name for s in groups[0].samples]
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) != order(1, 1)
-    assert order(1, 0) != order(2, 0)
-
-
-def test_batches_of_several_datasets_have_one_size_each():
-    groups = [Group(samples_named("abcde"), (48, 64)), Group(samples_named("vwxyz"), (72, 72))]
-    plan = data.training_plan(groups, 2, seed=0, epoch=0, scales=(0.5, 1.0))
-    assert len(plan) == 6
-    for batch in plan:
-        names = {s.name for s in batch.samples}
-        assert names <= set("abcde") or names <= set("vwxyz")
-        assert batch.size in ({(24, 32), (48, 64)} if names <= set("abcde") else {(40, 40), (32, 32), (72, 72)})
-
-
-def test_groups_by_shape_hold_every_sample_at_the_size_that_suits_its_photograph(tiny_dataset):
-    lying = data.pair_files(tiny_dataset("lying", count=3, height=48, width=64))
-    upright = data.pair_files(tiny_dataset("upright", count=2, height=64, width=48))
-    whole = data.Group([*lying, upright[0]], (48, 64)), data.Group(upright[1:], (48, 64))
-    groups = data.group_by_shape(whole, 240 * 320)
-    assert [(len(train.samples), train.size) for train, _ in groups] == [(3, (240, 320)), (1, (320, 240))]
-    assert [(len(valid.samples), valid.size) for _, valid in groups] == [(0, (240, 320)), (1, (320, 240))]
