@@ -234,7 +234,7 @@ def _on_grid(saliency: np.ndarray, positions: np.ndarray, total: int) -> tuple[n
 
 
 def _split(parameters):
-    """Blur, ratio, curve and centre bias from a tensor, (34,), with logarithms of the first two and the curve's steps."""
+    """Blur, ratio, curve and centre bias from a tensor, (34,): logarithms of all but the last, the curve as steps."""
     import tensorflow as tf
 
     blur, ratio = tf.unstack(tf.exp(parameters[:2]))

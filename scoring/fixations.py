@@ -17,7 +17,8 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm.contrib.concurrent import thread_map
 
-from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur, lit_pixels
+from acquisition.convert import gaussian_blur
+from acquisition.gaze import UNKNOWN_OBSERVER, lit_pixels
 from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
 from scoring.metrics import count_map
 from utils import UserError, cores, name_some, whole_folder, write_json

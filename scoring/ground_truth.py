@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur
+from acquisition.convert import gaussian_blur
+from acquisition.gaze import UNKNOWN_OBSERVER
 from data import MAP_FORMATS, Sample, Unreadable, image_size, read_header
 from images import decode_image
 from scoring import density, metrics

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acquisition.gaze import gaussian_blur
+from acquisition.convert import gaussian_blur
 from scoring import metrics
 from utils import UserError
 

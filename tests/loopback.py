@@ -106,6 +106,18 @@ def cut(count: int, tag: str = '"first"'):
     return fault
 
 
+def partly(count: int, end: int | None = None):
+    """Promise the rest from the requested byte on, send `count` bytes, at most up to byte `end`, and hang up."""
+
+    def fault(handler, contents):
+        start = first_byte(handler) or 0
+        headers = {"Content_Length": str(len(contents) - start), "ETag": '"first"'}
+        headers |= {"Content_Range": content_range(start, contents)}
+        answer(handler, contents[start : start + count][: end and end - start], 206 if start else 200, **headers)
+
+    return fault
+
+
 def stall(count: int):
     """Give `count` bytes, then nothing until the server is closed."""
 

@@ -166,10 +166,11 @@ def fiwi() -> list[dict[str, bytes]]:
 MAKERS = {maker.__name__: maker for maker in (salicon, mit1003, cat2000, dutomron, pascals, osie, fiwi)}
 
 
-def zip_of(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip archive with the same bytes every time."""
+def zip_of(members: dict, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A reproducible zip archive of members by name, or by `ZipInfo`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, contents in members.items():
-            archive.writestr(zipfile.ZipInfo(name), contents, method)
+        for member, contents in members.items():
+            info = member if isinstance(member, zipfile.ZipInfo) else zipfile.ZipInfo(member)
+            archive.writestr(info, contents, method)
     return buffer.getvalue()
