@@ -672,9 +672,8 @@ def test_too_little_free_space_is_reported_before_the_download(tiny, tmp_path, m
     assert all(file.stat().st_size < 200 for file in tmp_path.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize(("folder", "words"), [("stimuli", "is full"), ("fixations", "is full")])
-def test_full_disk_is_reported_and_the_next_run_resumes(folder, words, tiny, server, tmp_path, monkeypatch):
-    """While the archive is unpacked, and while its fixations are converted."""
+@pytest.mark.parametrize("folder", ["stimuli", "fixations"])  # while unpacking, and while converting
+def test_full_disk_is_reported_and_the_next_run_resumes(folder, tiny, server, tmp_path, monkeypatch):
     tiny("osie")
     expected = tree(download.dataset("osie", tmp_path / "other"))
     replace_file, calls = Path.replace, []
@@ -687,7 +686,7 @@ def test_full_disk_is_reported_and_the_next_run_resumes(folder, words, tiny, ser
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
-        fails("osie", tmp_path, words, "run the command again")
+        fails("osie", tmp_path, "is full", "run the command again")
     server.requests.clear()
     assert tree(download.dataset("osie", tmp_path)) == expected
     assert server.requests == [], "the archive was kept"
