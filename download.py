@@ -1,4 +1,4 @@
-"""Downloads: datasets and published weights, from where they were published onto the disk, whole or not at all."""
+"""Entry points for downloads: complete datasets and published weights, or none."""
 
 import shutil
 from pathlib import Path
@@ -8,113 +8,111 @@ from acquisition.build import find_weights, incomplete, install_weights, make_da
 from acquisition.datasets import DATASETS, weight_files
 from acquisition.hosts import unreachable
 from acquisition.obtain import by_hand, obtain, read_origins, write_origins
-from acquisition.workshop import WORKSHOP, locked, plain_errors
+from acquisition.staging import STAGING, disk_errors_reported, locked
 from utils import DownloadError
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 
 def dataset(name: str, folder: Path, source: str | None = None) -> Path:
-    """Make a dataset's folder, unless it is there: download, unpack, convert and check it.
+    """Download, unpack, convert and check a dataset, unless its folder exists.
 
-    Killed at any moment, it continues when it is called again. Of two processes one works, and the other waits.
+    If it is killed, the next call resumes. If two processes call it, one works and the other waits.
 
     Args:
         name: a key of `DATASETS`.
-        folder: where the dataset's folder `name` goes, with `stimuli`, `fixations` (binary PNG, 0 and 255), `saliency`
-            and `fixations.csv` (image, x, y, observer; one row a fixation; -1 for an observer who is not known).
+        folder: receives the dataset's folder `name`, with `stimuli`, `fixations` (binary PNG, 0 and 255), `saliency`
+            and `fixations.csv` (image, x, y, observer; one row per fixation; -1 for an unknown observer).
         source: a file or folder with the archives, or the http(s) address of a mirror; None for the published ones.
 
     Returns:
-        The dataset's folder, complete.
+        The dataset's complete folder.
 
     Raises:
-        DownloadError: it says what failed and what to do.
+        DownloadError: the message says what failed and what to do.
     """
     row, target = DATASETS[name], folder / name
     if target.is_dir() and not incomplete(target, row.images):
         return target
-    with plain_errors(folder), locked(folder, name) as workshop:
+    with disk_errors_reported(folder), locked(folder, name) as staging:
         if target.exists() and any(target.iterdir()):
             if complaint := incomplete(target, row.images):
                 raise DownloadError(
-                    f"{target} exists, but is not the complete dataset: {complaint}. Rename or remove it, and run the "
+                    f"{target} exists, but the dataset is incomplete: {complaint}. Rename or remove it, and run the "
                     f"command again."
                 )
             return target
         print(f"Making {target}: {row.images} photographs and their fixations ({row.title}).", flush=True)
         hint = by_hand(row.archives, f"python main.py download -d {name} -p {folder} --from FOLDER")
-        files = [obtain(archive, workshop, source, row.archives, hint) for archive in row.archives]
-        complete = make_dataset(row, files, workshop)
+        files = [obtain(archive, staging, source, row.archives, hint) for archive in row.archives]
+        complete = make_dataset(row, files, staging)
         for file in files:
             file.record()
-        write_origins(files, workshop.with_name(f"{name}.json"))
+        write_origins(files, staging.with_name(f"{name}.json"))
         if target.exists():
             target.rmdir()
         complete.replace(target)
-        shutil.rmtree(workshop)
+        shutil.rmtree(staging)
         print(f"{target} is complete. Please cite: {row.citation}", flush=True)
     return target
 
 
 def weights(key: str, folder: Path, source: str | None = None) -> Path:
-    """Fetch published weights, unless they are there.
+    """Download published weights, unless they exist.
 
     Args:
         key: "model_<dataset>_<cpu|gpu>" or "vgg16_hybrid".
-        folder: where they go.
+        folder: receives them.
         source: see `dataset`.
 
     Returns:
-        The file, or the prefix of the TensorFlow checkpoint. Of a network it may be the other layout's, or a
-        SavedModel's, with the same weights; in place of "vgg16_hybrid", Keras' ImageNet VGG16.
+        The file, or the prefix of the TensorFlow checkpoint. A network may come in the other layout or as a SavedModel,
+        with the same weights; instead of "vgg16_hybrid" it may be Keras' ImageNet VGG16.
 
     Raises:
-        DownloadError: it says what failed and what to do. That there is no network is known within 5 seconds.
+        DownloadError: the message says what failed and what to do. A missing network connection is reported within 5
+            seconds.
     """
     archives, failures, briefs = weight_files(key), [], []
     if not archives:
-        raise DownloadError(f"The weights {key} cannot be had: no network was published for this dataset.")
-    # Looked for before the lock, as the folder may be one that only an administrator writes to.
+        raise DownloadError(f"The weights {key} are not available: no network was published for this dataset.")
+    # Before the lock, because the folder may be read-only for this user.
     if there := find_weights(folder, archives):
         return there
-    with plain_errors(folder), locked(folder, key) as workshop:
+    with disk_errors_reported(folder), locked(folder, key) as staging:
         if there := find_weights(folder, archives):
             return there
         urls = {url for archive in archives for url in archive.urls}
-        dead = unreachable(list(urls)) if source is None else {}
+        dead = unreachable(list(urls)) if source is None else None
         for archive in archives:
-            if dead.keys() >= set(archive.urls):
-                failures += [f"{url}: {dead[url]}" for url in archive.urls]
-                briefs += failures[-1:]
-                continue
             try:
-                file = obtain(archive, workshop, source, archives)
-                install_weights(archive, file, workshop, folder)
+                file = obtain(archive, staging, source, archives, dead=dead)
+                install_weights(archive, file, staging, folder)
                 file.record()
-                write_origins([file], workshop.with_name(f"{key}.json"))
-                shutil.rmtree(workshop)
+                write_origins([file], staging.with_name(f"{key}.json"))
+                shutil.rmtree(staging)
                 return folder / archive.result
             except DownloadError as error:
                 failures += [error.message, *(f"  {detail}" for detail in error.details)]
                 briefs += [*error.details, error.message][:1]
-                print(error, flush=True)
+                if not dead or not dead.keys() >= set(archive.urls):
+                    print(error, flush=True)  # The next archive may be available.
         data = key.removeprefix("model_").rpartition("_")[0] if key.startswith("model_") else "salicon"
         hint = by_hand(archives, f"python main.py download -d {data} --weights --from FOLDER", one_is_enough=True)
         hosts = dict.fromkeys(urlsplit(url).hostname or url for archive in archives for url in archive.urls)
-        brief = f"{' and '.join(hosts)} cannot be reached" if len(dead) == len(urls) else briefs[0]
-        raise DownloadError(f"The weights {key} cannot be had.", [*failures, *hint], brief)
+        brief = f"{' and '.join(hosts)} cannot be reached" if dead and len(dead) == len(urls) else briefs[0]
+        raise DownloadError(f"The weights {key} are not available.", [*failures, *hint], brief)
 
 
 def present(key: str, folder: Path = WEIGHTS_FOLDER) -> Path | None:
-    """Published weights that need not be fetched any more; see `weights`."""
+    """Published weights that exist already; see `weights`."""
     return find_weights(folder, weight_files(key))
 
 
 def origins(key: str, folder: Path) -> list[dict]:
-    """The archives that a dataset or published weights in a folder were made of, where this program fetched them.
+    """The archives that a dataset or published weights in a folder were made from, if this program downloaded them.
 
     Returns:
         For each, "file", "bytes", "sha256" and "md5".
     """
-    return read_origins(folder / WORKSHOP / f"{key}.json")
+    return read_origins(folder / STAGING / f"{key}.json")

@@ -1,6 +1,6 @@
 """The training loss: the Kullback-Leibler divergence of the predicted from the true distribution over pixels.
 
-Two of the metrics that saliency maps are judged by can stand beside it.
+Two metrics of saliency maps can be added to it.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ EPSILON = 1e-7
 
 
 def kld(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
-    """Kullback-Leibler divergence of each image, as the paper trains with (equation 1).
+    """Kullback-Leibler divergence of each image, the paper's training loss (equation 1).
 
     Both maps are divided by their sums first, padding included. This is not `keras.losses.KLDivergence`, which
     clips instead of adding epsilon and sums over the last axis only.
 
     Args:
-        true: saliency maps made from fixations, float32, (B, H, W, 1), not negative; any scale.
+        true: saliency maps made from fixations, float32, (B, H, W, 1), non-negative; any scale.
         predicted: the network's output, float32, (B, H, W, 1), 0 to 1.
 
     Returns:
@@ -35,14 +35,14 @@ def cc(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
         true, predicted: as in `kld`.
 
     Returns:
-        float32, (B,), -1 to 1; 0 where a map is the same everywhere.
+        float32, (B,), -1 to 1; 0 if a map is constant.
     """
     covariance = tf.reduce_mean(_centred(true) * _centred(predicted), axis=(1, 2, 3))
     return covariance / (EPSILON + _deviation(true) * _deviation(predicted))
 
 
 def nss(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
-    """Normalised scanpath saliency with the true map in the place of fixations: what it says of where people looked.
+    """Normalised scanpath saliency with the true map in place of fixations.
 
     Args:
         true, predicted: as in `kld`.
@@ -70,7 +70,7 @@ def _centred(maps: tf.Tensor) -> tf.Tensor:
 
 
 def _deviation(maps: tf.Tensor) -> tf.Tensor:
-    # With epsilon, as the root has no derivative at 0.
+    # With epsilon, because the root has no derivative at 0.
     return tf.sqrt(tf.math.reduce_variance(maps, axis=(1, 2, 3)) + EPSILON**2)  # (B,)
 
 

@@ -1,4 +1,4 @@
-"""What all phases share: errors that a user can act on, and files written whole or not at all."""
+"""Shared by all phases: errors that a user can act on, and complete files or none."""
 
 import contextlib
 import functools
@@ -7,18 +7,17 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
-import time
 import uuid
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from config import VERSION
 
@@ -29,32 +28,27 @@ TENSORFLOW_SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"
 for _name, _value in TENSORFLOW_SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
-# The age from which on temporary files of another computer, of which nobody here can say whether it lives, are removed.
-LEFTOVER_SECONDS = 24 * 60 * 60
-
-# Temporary files are called after whom they belong to: the computer, the process there, and a number of their own.
-OWNED = re.compile(
-    r"\.(?:(?P<target>.+)\.)?(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}(?P<suffixes>.*)", re.DOTALL
-)
-PART, FORMER = ".part", ".former"  # a folder that is being written, and the one whose place it is about to take
+# Names of unfinished files and folders start with this. Next to each is a lock file, which its process holds.
+UNFINISHED = ".unfinished-"
+FORMER = "former"  # in an unfinished folder: the folder that it is about to replace
 
 
 class UserError(Exception):
-    """A mistake the user can mend. `main` prints its message and exits with status 2.
+    """A mistake the user can fix. `main` prints its message and exits with status 2.
 
     The message says what was received, what was expected, and what to do about it.
     """
 
 
 class NoSpaceError(UserError):
-    """The disk has too little room for what is to be written."""
+    """The disk is too full for the data to write."""
 
 
 class DownloadError(UserError):
-    """A dataset or weights cannot be had: what was tried, why each way failed, and how to get them by hand.
+    """A dataset or weights are not available: what was tried, why it failed, and how to download them by hand.
 
-    Printed, it is the message in the first line, and below it the details, one in a line, indented. `brief` is the
-    reason in a few words, for where there is another way on.
+    Printed, it is the message on the first line, followed by the details, one per line, indented. `brief` is the
+    reason in a few words, for callers that can continue without the file.
     """
 
     def __init__(self, message: str, details: Sequence[str] = (), brief: str = ""):
@@ -62,143 +56,121 @@ class DownloadError(UserError):
         self.message, self.details, self.brief = message, tuple(details), brief or message
 
 
-# --- Files whole or not at all ----------------------------------------------------------------------------------------
+# --- Complete files or none -------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all.
+    """Write a complete file or none.
 
     Args:
         path: the file to create or replace; its folder is created when missing.
 
     Yields:
-        A temporary path in the same folder and with the same suffixes. When the block succeeds, it replaces
-        `path` in one step; when the block fails, it is removed and `path` stays as it was.
+        A temporary path in the same folder and with the same suffixes. When the block succeeds, the file there replaces
+        `path` in one step; when the block fails, it is removed and `path` stays as it was. If the process is killed,
+        the next process that writes into the folder removes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_once(path.parent.absolute())
-    # Without the rest of the name, which may be as long as the system allows.
-    temporary = path.with_name(f".{_owner()}{''.join(path.suffixes)[-32:]}")
-    try:
+    with _unfinished(path.parent, "".join(path.suffixes)[-32:]) as temporary:
         yield temporary
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Write a folder with all that is in it, or not at all.
+    """Write a complete folder or none.
 
     Args:
         path: the folder to create or replace.
 
     Yields:
-        An empty temporary folder beside it. When the block succeeds, it takes the place of `path`; when the block
-        fails, it is removed and `path` stays as it was. Of a process that is killed in the moment between, the former
-        folder comes back with the next call.
+        An empty temporary folder on the same disk. When the block succeeds, it replaces `path`; when the block fails,
+        it is removed and `path` stays as it was. If the process is killed between the two steps of a replacement, the
+        next call restores the former folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(path.parent)
-    temporary, former = (path.with_name(f".{path.name}.{_owner()}{suffix}") for suffix in (PART, FORMER))
-    temporary.mkdir()
-    try:
+    with _unfinished(path.parent) as unfinished:
+        temporary, former = unfinished / "new", unfinished / FORMER / path.name
+        temporary.mkdir(parents=True)
+        former.parent.mkdir()
         yield temporary
         if path.exists():  # No system replaces a folder in one step.
             path.replace(former)
         temporary.replace(path)
-    finally:
-        if former.exists() and not path.exists():
-            former.replace(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path, suffixes: str = "") -> Iterator[Path]:
+    """A new path in a folder, which is locked during the block; whatever is there afterwards is removed."""
+    temporary = folder / f"{UNFINISHED}{uuid.uuid4().hex}{suffixes}"
+    lock = temporary.with_name(f"{temporary.name}.lock")
+    with FileLock(lock):
+        try:
+            yield temporary
+        finally:
+            _clear(temporary, lock)
 
 
 def sweep_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left in a folder while they wrote files or folders into it.
+    """Remove what killed processes left in a folder while they wrote files or folders into it.
 
-    What belongs to a living process stays, and so does what another computer began within the last day. A folder that
-    was about to be replaced comes back, unless another has taken its place.
+    Files of running processes are kept. A folder that was about to be replaced is restored, unless another one has
+    taken its place.
     """
-    try:
-        entries = list(folder.iterdir())
-    except OSError:
-        return  # Where nobody may list, one may still write.
-    for leftover in entries:
-        match = OWNED.fullmatch(leftover.name)
-        if not match or _is_in_use(leftover, match["host"], int(match["process"])):
-            continue
-        # Another process may be sweeping too, or have no permission for what a third one left.
-        with contextlib.suppress(OSError):
-            if match["suffixes"] == FORMER and match["target"] and not (folder / match["target"]).exists():
-                leftover.replace(folder / match["target"])
-            elif leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
+    for lock in folder.glob(f"{UNFINISHED}*.lock"):
+        # The owner may be running or just finishing, or be another user.
+        with contextlib.suppress(OSError), FileLock(lock, timeout=0):
+            _clear(lock.with_suffix(""), lock)
+
+
+def _clear(leftover: Path, lock: Path) -> None:
+    if leftover.is_dir():
+        for former in leftover.glob(f"{FORMER}/*"):
+            if not (leftover.parent / former.name).exists():
+                former.replace(leftover.parent / former.name)
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
+    with contextlib.suppress(PermissionError):  # Windows removes it when it is released.
+        lock.unlink(missing_ok=True)
 
 
 @functools.cache
 def _sweep_once(folder: Path) -> None:
-    """Once a run, as a folder may be given thousands of files."""
+    """Once per process, because a folder may receive thousands of files."""
     sweep_leftovers(folder)
-
-
-def _owner() -> str:
-    return f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
-@functools.cache
-def _host() -> str:
-    """Where the numbers of processes are those that are seen here: this computer, or this container on it."""
-    namespace = Path("/proc/self/ns/pid")
-    place = f"{platform.node()} {namespace.stat().st_ino if namespace.exists() else ''}"
-    return f"{zlib.crc32(place.encode()):08x}"
-
-
-def _is_in_use(leftover: Path, host: str, process: int) -> bool:
-    if host == _host() and os.name == "posix":  # Elsewhere, the question whether a process lives would end it.
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            pass  # It is another user's.
-        return True
-    try:
-        return time.time() - leftover.stat().st_mtime < LEFTOVER_SECONDS
-    except OSError:
-        return True  # Its owner has just finished.
 
 
 def check_space(folder: Path, size: int, purpose: str = "", reserve: int = 0) -> None:
     """Check that `size` bytes fit into a folder.
 
     Args:
-        folder: where they are to be written.
+        folder: where they will be written.
         size: bytes.
-        purpose: what for, in a few words.
+        purpose: what the space is needed for, in a few words.
         reserve: bytes that must stay free.
 
     Raises:
-        NoSpaceError: it says how much is missing.
+        NoSpaceError: the message says how much is needed and how much is free.
     """
     free = shutil.disk_usage(folder).free
     if free < size + reserve:
         needs = f" for {purpose}" if purpose else ""
-        keeps = f", of which {reserve / 1e6:.0f} must stay so" if reserve else ""
+        keeps = f", of which {reserve / 1e6:.0f} MB must stay free" if reserve else ""
         raise NoSpaceError(
-            f"The disk is full: {size / 1e6:.0f} MB are to be written into {folder}{needs}, and {free / 1e6:.0f} MB "
-            f"are free{keeps}. Make room, and repeat the command."
+            f"The disk is full: {folder} needs {size / 1e6:.0f} MB{needs}, and {free / 1e6:.0f} MB are free{keeps}. "
+            f"Free some space, and repeat the command."
         )
 
 
 def check_writable(folder: Path) -> None:
-    """Check, before anything is computed, that files can be written into a folder; it is created when missing.
+    """Check, before anything is computed, that a folder is writable; it is created when missing.
 
     Raises:
-        UserError: it says why not.
+        UserError: it is not; the message says why.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,17 +178,17 @@ def check_writable(folder: Path) -> None:
             file.write(bytes(4096))
     except OSError as error:
         raise UserError(
-            f"Nothing can be written into {folder} ({error.strerror}): make room there, change its permissions, or "
-            f"name another folder."
+            f"{folder} is not writable ({error.strerror}): free some space, change its permissions, or name another "
+            f"folder."
         ) from error
 
 
 def check_replaceable(folder: Path, marker: str) -> None:
-    """Complain if a folder holds anything that this program did not write.
+    """Raise if a folder holds anything that this program did not write.
 
     Args:
-        folder: to be replaced.
-        marker: the file by which our own folders are known.
+        folder: the folder to replace.
+        marker: the file that identifies folders of this program.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file: name a folder.")
@@ -228,13 +200,13 @@ def check_replaceable(folder: Path, marker: str) -> None:
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
-    """Every file below a folder, in the order of their paths; hidden files and folders are passed over.
+    """Every file below a folder, sorted by path; hidden files and folders are skipped.
 
-    What is no regular file, such as a pipe, is listed too, so that who was to read it can say so.
+    Files that are not regular, such as pipes, are listed too, so the reader can report them.
 
     Args:
-        folder: one that is missing has no files.
-        suffixes: those that count, in lower case; all by default.
+        folder: a missing folder has no files.
+        suffixes: lower-case suffixes to include; all by default.
 
     Raises:
         UserError: a folder cannot be read.
@@ -253,7 +225,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
 
 
 def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """Files below a folder by their names, the paths there without suffix, in their own order.
+    """Files below a folder by name, the relative path without suffix, in the given order.
 
     Raises:
         UserError: two files share a name.
@@ -267,22 +239,22 @@ def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
     return named
 
 
-# --- Records and small things -----------------------------------------------------------------------------------------
+# --- Records and small helpers ----------------------------------------------------------------------------------------
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a complete JSON file or none."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_record(path: Path, content: dict) -> None:
-    """Write what someone needs to judge or repeat a run: what it did, and the versions that its numbers depend on."""
+    """Write the record of a run: what it did, and the versions that its numbers depend on."""
     write_json(path, {**content, "version": VERSION, "versions": versions(), "platform": platform.platform()})
 
 
 def name_some(names: Sequence[str], separator: str = ", ", most: int = 5) -> str:
-    """The first of some names, and how many more there are, for a sentence."""
+    """The first few names and the number of the others, for a sentence."""
     return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
@@ -294,15 +266,15 @@ def parallel_map(
     weight: Callable[[Any], float] | None = None,
     most: float = math.inf,
 ) -> Iterator:
-    """Like `map`, in threads, which NumPy, SciPy, Pillow and TensorFlow let run side by side.
+    """Like `map`, in threads. NumPy, SciPy, Pillow and TensorFlow run in parallel there.
 
     Args:
-        function: of one item.
-        items: any number of them; their number does not matter to the memory.
-        workers: threads; one a processor core by default.
-        ahead: the greatest number of items between the input and the output; four a thread by default.
-        weight: of an item, such as its pixels, where items differ much in the memory that they take.
-        most: the greatest sum of weights between the input and the output. An item that is heavier goes alone.
+        function: takes one item.
+        items: any number of items; memory use does not depend on it.
+        workers: threads; by default one per processor core.
+        ahead: largest number of items in flight; by default four per thread.
+        weight: memory that an item takes, in any unit such as pixels, if items differ much in it.
+        most: largest sum of weights in flight. A heavier item runs alone.
 
     Yields:
         The results, in order.
@@ -328,10 +300,10 @@ def parallel_map(
 
 
 def cores() -> int:
-    """The processor cores that this process may use, which containers and batch systems make fewer than there are."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = os.environ.get("OMP_NUM_THREADS", "")  # Ray, among others, says there what is a process's part.
-    return min(there, int(share)) if share.isdigit() and int(share) else there
+    """The processor cores that this process may use; containers and batch systems may limit them."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")  # Ray, among others, sets the limit of a process here.
+    return min(available, int(limit)) if limit.isdigit() and int(limit) else available
 
 
 def count(number: int, noun: str) -> str:
@@ -345,7 +317,7 @@ def onednn_enabled() -> bool:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run's numbers may depend on, for its record."""
+    """Versions of the libraries that a run's numbers may depend on."""
     packages = ("tensorflow", "keras", "numpy")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
@@ -374,9 +346,9 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
 
 @contextlib.contextmanager
 def only_python_on_stderr() -> Iterator[None]:
-    """Keep native libraries from writing to the terminal, such as the JPEG library's remarks on damaged files.
+    """Keep native libraries from writing to the terminal, such as the JPEG library's warnings about damaged files.
 
-    What Python prints there is still seen. Where something else already receives it, nothing is changed.
+    Python's own output is still shown. If standard error is already redirected, nothing changes.
     """
     try:
         attached = sys.stderr.fileno() == 2
@@ -397,15 +369,15 @@ def only_python_on_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Silence what native libraries print while they are imported, such as TensorFlow's greeting.
+    """Silence native libraries while they are imported, such as TensorFlow's start-up messages.
 
-    Python's own errors are raised after the block, and so are seen.
+    Python's own errors are raised after the block and are still shown.
     """
     sys.stderr.flush()
     saved = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a file
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device, not a file
+            os.dup2(null.fileno(), 2)
         yield
     finally:
         os.dup2(saved, 2)

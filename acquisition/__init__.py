@@ -1,1 +1,1 @@
-"""Acquisition: from an address on the internet to a complete dataset on the disk. Nothing here knows TensorFlow."""
+"""Acquisition: from an address on the internet to a complete dataset on the disk, without TensorFlow."""

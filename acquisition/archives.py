@@ -1,4 +1,4 @@
-"""Zip archives from strangers: what is wanted of them is unpacked as a stream, and what is dangerous is refused."""
+"""Downloaded zip archives: the needed members are unpacked as a stream, and dangerous archives are rejected."""
 
 import contextlib
 import hashlib
@@ -14,36 +14,35 @@ from tqdm import tqdm
 from acquisition.transfer import CHUNK, RESERVE
 from utils import DownloadError, check_space, whole_file
 
-# Photographs and maps hardly shrink in an archive, MATLAB's files and binary maps do. Beyond both bounds it is a bomb.
+# Photographs and maps hardly compress, MATLAB files and binary maps do. Beyond both bounds, the archive is a bomb.
 GREATEST_RATIO = 100
 GREATEST_UNSUSPICIOUS_SIZE = 200_000_000  # bytes
 
-# Names that Windows gives to devices, whatever the suffix.
+# Names of devices on Windows, with any suffix.
 DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)\s*(?:\..*)?", re.IGNORECASE)
 
-# What Macintoshes add to archives.
+# Members that macOS adds to archives.
 JUNK = re.compile(r"(?:.*/)?(?:__MACOSX/.*|\._[^/]*)")
 
 
 def extract(
     archive: Path, folder: Path, members: Sequence[tuple[str, str]], checksums: Mapping[str, str] | None = None
 ) -> None:
-    """Unpack what is wanted of a zip archive. What an earlier run has unpacked stays; each file is whole.
+    """Unpack the needed members of a zip archive. Files unpacked by an earlier run are kept; each file is complete.
 
     Args:
         archive: the zip file.
-        folder: where its members go.
-        members: pairs of a regular expression for the end of a member's path, from a folder's name on, and where the
-            member goes in `folder`, with the groups of the expression. The first that matches counts; members that
-            match none are left out.
-        checksums: MD5 of members in hexadecimal, by where they go.
+        folder: receives the members.
+        members: pairs of a regular expression, for one or several trailing parts of a member's path, and the target
+            path in `folder`, which may use the expression's groups. The first match counts; other members are skipped.
+        checksums: MD5 of members in hexadecimal, by target path.
 
     Raises:
-        DownloadError: the archive is damaged, lacks what is wanted, or is dangerous.
-        OSError: the disk is full, or the folder cannot be written to.
+        DownloadError: the archive is damaged or dangerous, or lacks a needed member.
+        OSError: the disk is full, or the folder is not writable.
     """
-    with _damage_reported(archive), zipfile.ZipFile(archive) as content:
-        wanted = _choose(archive, content.infolist(), members)
+    with _damage_reported(archive), zipfile.ZipFile(archive) as opened:
+        wanted = _choose(archive, opened.infolist(), members)
         missing = {target: info for target, info in wanted.items() if not _is_there(folder / target, info)}
         _check_size(archive, wanted.values())
         size = sum(info.file_size for info in missing.values())
@@ -53,13 +52,13 @@ def extract(
             total=size, unit="B", unit_scale=True, desc=f"Unpacking {archive.name}", leave=False, disable=None
         ) as bar:
             for target, info in missing.items():
-                _unpack(content, info, folder / target, (checksums or {}).get(target), bar)
+                _unpack(opened, info, folder / target, (checksums or {}).get(target), bar)
 
 
 def _choose(
     archive: Path, infos: Sequence[zipfile.ZipInfo], members: Sequence[tuple[str, str]]
 ) -> dict[str, zipfile.ZipInfo]:
-    """The wanted members by where they go. One dangerous name, wanted or not, condemns the archive."""
+    """The needed members by target path. An archive with any dangerous name is rejected."""
     patterns = [(re.compile(r"(?:.*/)?" + pattern), target) for pattern, target in members]
     wanted: dict[str, zipfile.ZipInfo] = {}
     used = set()
@@ -81,13 +80,13 @@ def _choose(
         pattern for (pattern, _), (compiled, _) in zip(members, patterns, strict=True) if compiled not in used
     ]:
         raise DownloadError(
-            f"{archive} is not the expected archive: none of its {len(infos)} members is called like {lacking[0]}."
+            f"{archive} is not the expected archive: none of its {len(infos)} members matches {lacking[0]}."
         )
     return wanted
 
 
 def _check_name(archive: Path, info: zipfile.ZipInfo) -> None:
-    # As `zipfile` cuts a name at a null character, the original is looked at.
+    # The original name, because `zipfile` cuts a name at a null character.
     name = info.orig_filename
     parts = name.replace("\\", "/").rstrip("/").split("/")
     kind = stat.S_IFMT(info.external_attr >> 16)
@@ -95,24 +94,24 @@ def _check_name(archive: Path, info: zipfile.ZipInfo) -> None:
     if parts[0] == "" or re.match(r"[A-Za-z]:", name):
         reason = "has an absolute path"
     elif ".." in parts:
-        reason = "leads out of the folder"
+        reason = "leads outside the folder"
     elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         reason = "is a link or a device"
     elif any(DEVICES.fullmatch(part) for part in parts) or re.search(r"[\0-\x1f:]", name):
-        reason = "has the name of a device, or characters that no file name has"
+        reason = "has the name of a device or invalid characters"
     elif info.flag_bits & 1:
         reason = "is encrypted"
     if reason:
-        raise DownloadError(f"{archive} is refused, nothing was unpacked: its member {name!r} {reason}.")
+        raise DownloadError(f"{archive} was rejected and not unpacked: its member {name!r} {reason}.")
 
 
 def _check_size(archive: Path, infos) -> None:
-    # A member never gives more bytes than it declares: `zipfile` stops there.
+    # `zipfile` stops reading a member at its declared size.
     size, packed = sum(info.file_size for info in infos), archive.stat().st_size
     if size > max(GREATEST_UNSUSPICIOUS_SIZE, GREATEST_RATIO * packed):
         raise DownloadError(
-            f"{archive} is refused, nothing was unpacked: its {packed:,} bytes would become {size:,}, which no dataset "
-            f"needs."
+            f"{archive} was rejected and not unpacked: its {packed:,} bytes would become {size:,}, more than "
+            f"any dataset needs."
         )
 
 
@@ -120,10 +119,10 @@ def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
     return path.is_file() and path.stat().st_size == info.file_size
 
 
-def _unpack(content: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, checksum: str | None, bar: tqdm) -> None:
+def _unpack(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, checksum: str | None, bar: tqdm) -> None:
     md5 = hashlib.md5(usedforsecurity=False)
     with whole_file(path) as temporary:
-        with content.open(info) as source, temporary.open("wb") as target:
+        with opened.open(info) as source, temporary.open("wb") as target:
             while chunk := source.read(CHUNK):
                 md5.update(chunk)
                 target.write(chunk)
@@ -139,4 +138,4 @@ def _damage_reported(archive: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise DownloadError(f"{archive} is damaged or no zip archive ({error}).") from error
+        raise DownloadError(f"{archive} is damaged or not a zip archive ({error}).") from error

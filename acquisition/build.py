@@ -1,4 +1,4 @@
-"""From archives to the complete folder of a dataset, or to weights in their folder."""
+"""From archives to the complete folder of a dataset, or to installed weights."""
 
 import hashlib
 import shutil
@@ -9,59 +9,59 @@ from acquisition.archives import extract
 from acquisition.convert import convert
 from acquisition.datasets import Archive, Dataset
 from acquisition.obtain import Fetched, discard
-from utils import DownloadError, files_by_name, list_files, whole_file
+from utils import DownloadError, files_by_name, list_files, sweep_leftovers, whole_file
 
 
-def make_dataset(row: Dataset, files: Sequence[Fetched], workshop: Path) -> Path:
-    """Unpack and convert a dataset's archives; what an earlier run has done is not done again.
+def make_dataset(row: Dataset, files: Sequence[Fetched], staging: Path) -> Path:
+    """Unpack and convert a dataset's archives, continuing an earlier run.
 
     Returns:
-        The complete folder, still in the workshop.
+        The complete folder, still in `staging`.
 
     Raises:
         DownloadError: an archive is damaged, dangerous, or not the expected one.
-        OSError: the disk is full, or the folder cannot be written to.
+        OSError: the disk is full, or the folder is not writable.
     """
-    # Named after the archives, so that what an earlier run made of others is not mixed in.
-    build = workshop / hashlib.sha256("".join(file.md5 for file in files).encode()).hexdigest()[:16]
+    # Named after the archives, so files that an earlier run made of others are not mixed in.
+    build = staging / hashlib.sha256("".join(file.md5 for file in files).encode()).hexdigest()[:16]
     try:
         for archive, file in zip(row.archives, files, strict=True):
             extract(file.path, build, archive.members, archive.member_md5)
         stimuli = _names(build / "stimuli")
         if len(stimuli) != row.images:
-            raise DownloadError(f"The archive holds {len(stimuli)} photographs, expected {row.images}.")
+            raise DownloadError(f"The archive has {len(stimuli)} photographs, expected {row.images}.")
         for note in convert(stimuli, build, build / "raw", row.reader, row.sigma):
             print(note)
         shutil.rmtree(build / "raw")
-        for leftover in [file for file in build.rglob(".*") if file.is_file()]:  # of a run that was killed
-            leftover.unlink()
+        for part in [build, *(path for path in build.rglob("*") if path.is_dir())]:
+            sweep_leftovers(part)
         if complaint := incomplete(build, row.images):
-            raise DownloadError(f"The archives do not hold the complete dataset: {complaint}.")
+            raise DownloadError(f"The archives do not have the complete dataset: {complaint}.")
     except DownloadError as error:
         discard(row.archives, files, build)
-        advice = "No dataset was made. Fetch another copy, and name it with --from."
+        advice = "No dataset was made. Download another copy, and name it with --from."
         raise DownloadError(error.message, [*error.details, advice], error.brief) from error
     return build
 
 
 def incomplete(folder: Path, images: int) -> str:
-    """What a dataset's folder lacks or has too much, in words; empty for a complete one."""
+    """How a dataset's folder differs from the complete dataset, in words; empty if it does not."""
     names = {kind: set(_names(folder / kind)) for kind in ("stimuli", "fixations", "saliency")}
     if len(names["stimuli"]) != images:
         return f"{len(names['stimuli'])} photographs, expected {images}"
     for kind in ("fixations", "saliency"):
         if odd := sorted(names[kind] ^ names["stimuli"]):
-            return f"stimuli and {kind} differ in {len(odd)} names, {odd[0]} among them"
+            return f"stimuli and {kind} differ in {len(odd)} names, such as {odd[0]}"
     return ""
 
 
-def install_weights(archive: Archive, file: Fetched, workshop: Path, folder: Path) -> None:
-    """Put weights into their folder, the file by which they are found last."""
+def install_weights(archive: Archive, file: Fetched, staging: Path, folder: Path) -> None:
+    """Move weights into their folder, last the file that `find_weights` looks for."""
     if not archive.members:
         with whole_file(folder / archive.file) as temporary:
             shutil.copyfile(file.path, temporary)
         return
-    unpacked = workshop / "unpacked"
+    unpacked = staging / "unpacked"
     try:
         shutil.rmtree(unpacked, ignore_errors=True)
         extract(file.path, unpacked, archive.members)
@@ -73,7 +73,7 @@ def install_weights(archive: Archive, file: Fetched, workshop: Path, folder: Pat
 
 
 def find_weights(folder: Path, archives: Sequence[Archive]) -> Path | None:
-    """The file, or the prefix of a checkpoint, of the first of some weights that is in a folder."""
+    """The first of some weights that is in a folder, as a file or the prefix of a checkpoint; None if there is none."""
     for archive in archives:
         path = folder / archive.result
         if path.is_file() or path.with_name(f"{path.name}.index").is_file():
@@ -82,5 +82,5 @@ def find_weights(folder: Path, archives: Sequence[Archive]) -> Path | None:
 
 
 def _names(folder: Path) -> dict[str, Path]:
-    # A pipe or a device is no photograph.
+    # Without pipes and devices.
     return files_by_name(folder, [file for file in list_files(folder) if file.is_file()])

@@ -1,4 +1,4 @@
-"""Hosts on the internet: what is an address, and which of them answer."""
+"""Addresses on the internet: whether they are valid, and whether their hosts answer."""
 
 import socket
 import threading
@@ -10,32 +10,32 @@ import requests
 
 from utils import DownloadError
 
-CONNECT_SECONDS = 4  # until a host must have answered; what has no network is told within 5 seconds
+CONNECT_SECONDS = 4  # for a host to answer; a missing network is reported within 5 seconds
 
 
 def check_address(url: str) -> None:
-    """Raise for what is no address of a file on the internet.
+    """Raise unless a text is an http or https address.
 
     Raises:
-        DownloadError: it says what was received.
+        DownloadError: it is not; the message says what was received.
     """
     try:
         address = urlsplit(url)
         if address.scheme not in ("http", "https"):
-            raise DownloadError(f"{url} is refused: only http and https addresses are fetched.")
-        # What a host's name or its port may not be shows when they are asked for.
+            raise DownloadError(f"{url} was rejected, expected an http or https address.")
+        # Invalid host names and ports raise here.
         good = bool(address.hostname and address.hostname.encode("idna")) and address.port != 0
     except ValueError:
         good = False
     if not good:
-        raise DownloadError(f"{url} is no address, expected one such as https://example.com/file.zip.")
+        raise DownloadError(f"{url} is not an address, expected one like https://example.com/file.zip.")
 
 
 def unreachable(urls: Sequence[str]) -> dict[str, str]:
     """The addresses whose hosts do not accept a connection, with the reason.
 
-    All are tried at once, and looking up a name counts too, as it has no time limit of its own: the answer comes
-    within `CONNECT_SECONDS`.
+    All are tried in parallel. The result is there within `CONNECT_SECONDS`, including name look-ups, which have no
+    time limit of their own.
     """
     reasons = dict.fromkeys(urls, f"no answer within {CONNECT_SECONDS:g} s")
 
@@ -44,7 +44,7 @@ def unreachable(urls: Sequence[str]) -> dict[str, str]:
         address = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
         port = address.port or {"https": 443}.get(address.scheme, 80)
         try:
-            # Half, as a host may have two addresses of which one is dead.
+            # Half, because a host may have two addresses of which one is dead.
             socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS / 2).close()
             reasons.pop(url, None)
         except socket.gaierror:
@@ -54,7 +54,7 @@ def unreachable(urls: Sequence[str]) -> dict[str, str]:
         except (OSError, ValueError) as error:
             reasons[url] = getattr(error, "strerror", None) or str(error)
 
-    # Threads of a pool would be waited for when the program ends.
+    # Not a pool, whose threads would delay the end of the program.
     threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in reasons]
     deadline = time.monotonic() + CONNECT_SECONDS
     for thread in threads:

@@ -1,9 +1,9 @@
-"""A file on the disk with the right checksum: from where it was published, from a mirror, or from the user's folder."""
+"""Get an archive with the right checksum, from its publisher, a mirror, or the user's folder."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -16,7 +16,7 @@ from utils import DownloadError, whole_file, write_json
 
 @dataclass(frozen=True)
 class Fetched:
-    """An archive on the disk: where, its MD5, whether it is the user's own, and where to record its checksum."""
+    """An archive on the disk: its path and MD5, whether the user supplied it, and where to record its checksum."""
 
     path: Path
     md5: str
@@ -24,29 +24,35 @@ class Fetched:
     record_path: Path | None
 
     def record(self) -> None:
-        """Keep the checksum, in the format of `md5sum`, for every later download."""
+        """Record the checksum, in the format of `md5sum`, for later downloads."""
         if self.record_path:
             with whole_file(self.record_path) as temporary:
                 temporary.write_text(f"{self.md5}  {self.path.name}\n", encoding="utf-8")
 
 
 def obtain(
-    archive: Archive, workshop: Path, source: str | None, siblings: Sequence[Archive], hint: Sequence[str] = ()
+    archive: Archive,
+    staging: Path,
+    source: str | None,
+    siblings: Sequence[Archive],
+    hint: Sequence[str] = (),
+    dead: Mapping[str, str] | None = None,
 ) -> Fetched:
-    """Have an archive on the disk, with the right checksum.
+    """Get an archive, with the right checksum.
 
     Args:
         archive: the file.
-        workshop: the folder that it is fetched into; checksums of earlier downloads are beside it.
-        source: a file or folder of the user's, the address of a mirror, or None for where it was published.
+        staging: the folder to download into; checksums of earlier downloads are next to it.
+        source: the user's file or folder, the address of a mirror, or None for the published addresses.
         siblings: all archives that belong together.
-        hint: what an error says last, in lines.
+        hint: lines to append to an error.
+        dead: see `transfer.fetch`.
 
     Raises:
-        DownloadError: it cannot be had, or is not the right file.
-        OSError: the disk is full, or the folder cannot be written to.
+        DownloadError: it is not available, or is the wrong file.
+        OSError: the disk is full, or the folder is not writable.
     """
-    record = None if archive.md5 else workshop.parent / f"{archive.file}.md5"
+    record = None if archive.md5 else staging.parent / f"{archive.file}.md5"
     recorded = _recorded(record) if record else None
     expected = archive.md5 or recorded
     try:
@@ -54,24 +60,24 @@ def obtain(
             path = _local(archive, Path(source), siblings)
             md5 = file_md5(path)
         else:
-            path = workshop / archive.file
+            path = staging / archive.file
             urls = archive.urls if source is None else (_at_mirror(archive, source, siblings),)
-            # An earlier run may have fetched it, and been stopped later.
+            # A killed run may have fetched it.
             md5 = file_md5(path) if path.is_file() else ""
             if not md5 or expected not in (None, md5):
-                md5 = fetch(urls, path, expected, certificate_is_invalid=archive.certificate_is_invalid)
+                md5 = fetch(urls, path, expected, certificate_is_invalid=archive.certificate_is_invalid, dead=dead)
         if expected not in (None, md5):
             raise DownloadError(f"{path} has the wrong checksum: received MD5 {md5}, expected {expected}.")
     except DownloadError as error:
         details = [*error.details]
         if recorded and "checksum" in str(error):
-            details += [f"It was another file when it was first used. If its owners have changed it, remove {record}."]
+            details += [f"The file has changed since it was first used. If its owners changed it, remove {record}."]
         raise DownloadError(error.message, [*details, *hint], error.brief) from error
-    return Fetched(path, md5, path.parent != workshop, record)
+    return Fetched(path, md5, path.parent != staging, record)
 
 
 def write_origins(files: Sequence[Fetched], path: Path) -> None:
-    """Keep the checksums of archives that are about to be removed: what was made of them came from these."""
+    """Record the checksums of the archives that a dataset or weights were made from."""
     described = []
     for file in files:
         digest = hashlib.sha256()
@@ -84,7 +90,7 @@ def write_origins(files: Sequence[Fetched], path: Path) -> None:
 
 
 def read_origins(path: Path) -> list[dict]:
-    """What `write_origins` wrote; nothing where it did not."""
+    """Read the file of `write_origins`; empty if there is none."""
     try:
         return list(json.loads(path.read_text(encoding="utf-8"))["archives"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -92,7 +98,7 @@ def read_origins(path: Path) -> list[dict]:
 
 
 def discard(archives: Sequence[Archive], files: Sequence[Fetched], build: Path) -> None:
-    """Remove what cannot be used, so that the next run fetches it anew."""
+    """Remove unusable files, so the next run downloads them again."""
     shutil.rmtree(build, ignore_errors=True)
     for archive, file in zip(archives, files, strict=True):
         if not file.is_users and not archive.md5:
@@ -100,7 +106,7 @@ def discard(archives: Sequence[Archive], files: Sequence[Fetched], build: Path) 
 
 
 def by_hand(archives: Sequence[Archive], command: str, one_is_enough: bool = False) -> list[str]:
-    """How to do without the downloader, in lines."""
+    """Instructions for downloading by hand, in lines."""
     where = "one of these in a folder" if one_is_enough and len(archives) > 1 else "in one folder"
     files = [f"  {archive.urls[0]} as {archive.file}" for archive in archives]
     return [f"By hand: save {where}", *files, f"and run: {command}"]
@@ -116,10 +122,10 @@ def _local(archive: Archive, source: Path, siblings: Sequence[Archive]) -> Path:
     if path.is_file() and (len(siblings) == 1 or path.name == archive.file):
         return path
     if not source.exists():
-        raise DownloadError(f"There is nothing at {source}.")
+        raise DownloadError(f"No such file or folder: {source}.")
     if path.exists() and not path.is_file():
-        raise DownloadError(f"{path} is no regular file, expected {archive.file}.")
-    raise DownloadError(f"{source} does not hold {archive.file}.")
+        raise DownloadError(f"{path} is not a regular file, expected {archive.file}.")
+    raise DownloadError(f"{source} does not contain {archive.file}.")
 
 
 def _at_mirror(archive: Archive, source: str, siblings: Sequence[Archive]) -> str:

@@ -1,7 +1,7 @@
 """Readers: from the raw files of an archive to the fixations of each image.
 
-Each archive has its own format, and each format one small function, from the folder with the unpacked raw files to a
-function for each image's name that gives its fixations. `datasets` says which dataset has which.
+Each format has one small function. It takes the folder of the unpacked raw files, and returns by image name a function
+that reads the image's fixations. `datasets` lists the reader of each dataset.
 """
 
 import functools
@@ -18,12 +18,12 @@ Reading = Mapping[str, Callable[[], Fixations]]
 
 
 def read_salicon(raw: Path) -> Reading:
-    """`{train,val}/<name>.mat` with the struct `gaze`, one entry an observer, `fixations` = 1-based x, y."""
+    """`{train,val}/<name>.mat` with the struct `gaze`, one entry per observer, `fixations` = 1-based x, y."""
 
     def read(path: Path) -> Fixations:
-        content = _load_mat(path, "gaze", "resolution")
-        observers = [_pairs(entry["fixations"]) - 1 for entry in content["gaze"].ravel()]
-        return Fixations(_with_observers(observers), _size(content.get("resolution")))
+        variables = _load_mat(path, "gaze", "resolution")
+        observers = [_pairs(entry["fixations"]) - 1 for entry in variables["gaze"].ravel()]
+        return Fixations(_with_observers(observers), _size(variables.get("resolution")))
 
     return _each_file(raw, read)
 
@@ -70,7 +70,7 @@ def _pascals_cell(cell) -> np.ndarray:
 
 
 def read_osie(raw: Path) -> Reading:
-    """`fixations.mat`: nested cells; the first image is 1001, in each are observers with their `fix_x` and `fix_y`."""
+    """`fixations.mat`: nested cells of images, from 1001 on, and of observers, with `fix_x` and `fix_y`."""
 
     def read(cell: np.ndarray) -> Fixations:
         observers = []
@@ -85,26 +85,26 @@ def read_osie(raw: Path) -> Reading:
 
 
 def read_maps(raw: Path) -> Reading:
-    """Images of the fixated pixels, as MIT1003 and FIWI have them."""
+    """Images of the fixated pixels, as in MIT1003 and FIWI."""
 
     def read(path: Path) -> Fixations:
         with Image.open(path) as image:
-            # One channel: of a transparent image the colour, not the opacity.
+            # For a transparent image, the color and not the opacity.
             return lit_pixels(np.asarray(image.convert("RGB").convert("L")))
 
     return _each_file(raw, read)
 
 
-# --- What several readers need ----------------------------------------------------------------------------------------
+# --- Shared by several readers ----------------------------------------------------------------------------------------
 
 
 def _each_file(raw: Path, read: Callable[[Path], Fixations]) -> Reading:
-    """A reader's result where every image has its own file."""
+    """The result of a reader with one file per image."""
     return {name: functools.partial(read, file) for name, file in files_by_name(raw, list_files(raw)).items()}
 
 
 def _load_mat(path: Path, *names: str) -> dict:
-    """Variables of a MATLAB file before version 7.3. Nothing in it is executed."""
+    """Variables of a MATLAB file older than version 7.3. Nothing in it is executed."""
     from scipy.io import loadmat
 
     return loadmat(path, variable_names=names)
@@ -117,7 +117,7 @@ def _pairs(values) -> np.ndarray:
 
 
 def _with_observers(observers: list[np.ndarray]) -> np.ndarray:
-    """Join the fixations (n, 2) of observers 0, 1, 2 and so on into (sum of n, 3)."""
+    """Join the fixations (n, 2) of observers 0, 1, 2, ... into (sum of n, 3)."""
     numbers = np.repeat(np.arange(len(observers)), [len(points) for points in observers])
     return np.column_stack([np.concatenate([np.zeros((0, 2), np.int64), *observers]), numbers])
 

@@ -1,6 +1,6 @@
-"""Files from the internet: one downloader, which resumes, verifies, and says plainly why it failed.
+"""Downloads: resume an interrupted one, verify the checksum, and report why one failed.
 
-A file on its way is `<name>.part`, with `<name>.part.json` beside it; it gets its name when it is complete and its
+An unfinished file is `<name>.part`, with `<name>.part.json` next to it. It is renamed when it is complete and its
 checksum is right.
 """
 
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,55 +24,62 @@ from acquisition import drive
 from acquisition.hosts import CONNECT_SECONDS, check_address, unreachable
 from utils import DownloadError, NoSpaceError, check_space, write_json
 
-READ_SECONDS = 30  # without a byte
+READ_SECONDS = 30  # timeout between two bytes
 ATTEMPTS = 5  # in a row without progress, at each source
-BACK_OFF_SECONDS = 1.0  # before the second attempt; doubles with each further one
+BACK_OFF_SECONDS = 1.0  # pause before the second attempt; doubles with each further one
 CHUNK = 1 << 18  # bytes, from the disk
 PIECE = 1 << 15  # bytes, from the network
 
-# The least speed: a server that gives less than a piece in this time is slower than any that is worth waiting for, and
-# an attempt that brings less than one is no progress.
+# The minimum speed is a piece in this time. An attempt that receives less than a piece is no progress.
 SLOWEST_SECONDS = 60
 
-# A resumed transfer repeats this much of what is there, to see that it is still the same file.
+# A resumed download repeats the last bytes of the partial file, to check that it is still the same file.
 OVERLAP = 4096  # bytes
 
-# What must stay free on the disk, and after how much of a file it is looked at again: not every server says how much
-# it is going to send, and others write to the disk too.
+# What must stay free on the disk, and how often this is checked: some servers do not announce the size of a file, and
+# other programs write to the disk too.
 RESERVE = 100_000_000  # bytes
-BETWEEN_LOOKS = 8_000_000  # bytes
+CHECK_EVERY = 8_000_000  # bytes
 
-# How files begin, by suffix. A web page instead of a file is the most common answer of a host that has changed.
+# The first bytes of files, by suffix. Hosts that have changed often send a web page instead of a file.
 SIGNATURES = {".zip": b"PK", ".h5": b"\x89HDF"}
 
 
 class SourceError(Exception):
-    """A source does not give the file, and another attempt would not help."""
+    """A source does not have the file; another attempt would not help."""
 
 
 class TemporaryError(Exception):
-    """An attempt failed, and another one may succeed."""
+    """An attempt failed; another one may succeed."""
 
 
-def fetch(urls: Sequence[str], path: Path, md5: str | None = None, *, certificate_is_invalid: bool = False) -> str:
-    """Fetch a file from the first of its sources that gives it, or continue doing so.
+def fetch(
+    urls: Sequence[str],
+    path: Path,
+    md5: str | None = None,
+    *,
+    certificate_is_invalid: bool = False,
+    dead: Mapping[str, str] | None = None,
+) -> str:
+    """Download a file from the first source that works, resuming an earlier download.
 
     Args:
-        urls: http or https; the same file at each. Tried in order.
+        urls: http or https addresses of the same file, tried in order.
         path: the file to write; its folder exists.
-        md5: the checksum that the file must have, in hexadecimal, if known.
-        certificate_is_invalid: the hosts' certificates are known to be invalid, and `md5` stands in for them.
+        md5: the expected checksum in hexadecimal, if known.
+        certificate_is_invalid: the hosts' certificates are known to be invalid; `md5` replaces them.
+        dead: the result of `hosts.unreachable` for these addresses, if it is known already.
 
     Returns:
         The file's MD5 in hexadecimal.
 
     Raises:
-        DownloadError: no source gave the file; every failure is named.
-        OSError: the disk is full, or the folder cannot be written to.
+        DownloadError: all sources failed; the details list each failure.
+        OSError: the disk is full, or the folder is not writable.
     """
     for url in urls:
         check_address(url)
-    dead = unreachable(urls)
+    dead = unreachable(urls) if dead is None else dead
     failures = []
     for url in urls:
         try:
@@ -81,7 +88,7 @@ def fetch(urls: Sequence[str], path: Path, md5: str | None = None, *, certificat
             return _fetch_from(url, path, md5, certificate_is_invalid and md5 is not None)
         except SourceError as error:
             failures.append(f"{url}: {error}")
-    raise DownloadError(f"{path.name} cannot be fetched.", failures, "; ".join(failures))
+    raise DownloadError(f"{path.name} could not be downloaded.", failures, "; ".join(failures))
 
 
 def file_md5(path: Path) -> str:
@@ -93,7 +100,7 @@ def file_md5(path: Path) -> str:
 
 
 class Part:
-    """A file on its way to `path`: what is there of it, and what the server said about the whole."""
+    """The partial file of a download to `path`, and what the server said about the complete one."""
 
     def __init__(self, path: Path, url: str):
         self.path = path.with_name(path.name + ".part")
@@ -101,23 +108,23 @@ class Part:
         self.info: dict = {"url": url}
         with contextlib.suppress(OSError, ValueError):
             info = json.loads(self.info_path.read_text(encoding="utf-8"))
-            # Another source may have the file in another state.
+            # Another source may have another version.
             if info["url"] == url and self.path.exists():
                 self.info = info
         if "total" not in self.info:
             self.restart()
         self.size = self.path.stat().st_size
         self.hash = _hash(self.path)
-        self.resumed = self.size > 0  # from an earlier run, whose computer may have failed while it wrote
+        self.resumed = self.size > 0  # from an earlier run, which may have left damaged bytes
 
     def restart(self) -> None:
-        """Forget what is there."""
+        """Start again with an empty file."""
         self.path.write_bytes(b"")
         self.info = {"url": self.info["url"]}
         self.size, self.hash, self.resumed = 0, _hash(), False
 
     def describe(self, total: int | None, validator: str | None) -> None:
-        """Note what the server said, so that another run can continue."""
+        """Record what the server said, so another run can resume."""
         self.info |= {"total": total, "validator": validator}
         write_json(self.info_path, self.info)
 
@@ -128,7 +135,7 @@ class Part:
         return drive.is_on_drive(self.info["url"])
 
     def tail(self) -> bytes:
-        """The last bytes, which a resumed transfer repeats."""
+        """The last bytes, which a resumed download repeats."""
         with self.path.open("rb") as file:
             file.seek(max(0, self.size - OVERLAP))
             return file.read()
@@ -139,13 +146,13 @@ class Part:
 
 
 def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: bool) -> str:
-    """Fetch from one source, with as many attempts as make progress and `ATTEMPTS` that do not."""
+    """Download from one source, with any number of attempts that make progress and `ATTEMPTS` that do not."""
     part = Part(path, url)
     furthest, failed, verify = part.size, 0, True
     while True:
         try:
             if not part.is_complete():
-                with requests.Session() as session, _no_warning_without_verification(verify):
+                with requests.Session() as session, _warnings_about_certificates(verify):
                     _receive(session, part, path.suffix, verify)
             if md5 in (None, part.hash.hexdigest()):
                 part.finish(path)
@@ -154,13 +161,13 @@ def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: b
             part.restart()
             if not resumed:
                 raise SourceError(f"wrong checksum: received MD5 {received}, expected {md5}")
-            raise TemporaryError(f"wrong checksum after continuing: received MD5 {received}, expected {md5}")
+            raise TemporaryError(f"wrong checksum after resuming: received MD5 {received}, expected {md5}")
         except requests.exceptions.SSLError as error:
             if not (certificate_is_invalid and verify):
                 raise SourceError(f"its certificate is not valid ({_first_line(error)})") from error
             host = urlsplit(url).hostname
             print(
-                f"warning: the certificate of {host} is invalid, as is known; the file's checksum is verified instead.",
+                f"warning: the certificate of {host} is invalid, as expected; the file's checksum is verified instead.",
                 file=sys.stderr,
             )
             verify = False
@@ -174,7 +181,7 @@ def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: b
 
 
 def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -> None:
-    """One request; what arrives is appended to the part."""
+    """Send one request, and append the response to the partial file."""
     tail = part.tail()
     headers = {"Accept-Encoding": "identity"}
     if tail:
@@ -186,14 +193,14 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
         with _ask(session, url, headers=headers, verify=verify) as response:
             if response.status_code == 416:
                 part.restart()
-                raise TemporaryError("the server has less of the file than was received")
+                raise TemporaryError("the file on the server is shorter than the partial file")
             _check_status(response, part.info["url"])
             total = _total_size(response)
             if tail and not _continues(response, part, len(tail)):
                 part.restart()
                 tail = b""
-                if response.status_code != 200:  # Some part of the file, but not the one asked for.
-                    raise TemporaryError("the server does not continue where it was asked to")
+                if response.status_code != 200:  # Another part of the file.
+                    raise TemporaryError("the server did not send the requested range")
             part.describe(total, _validator(response))
             check_space(part.path.parent, max(0, (total or 0) - part.size), f"fetching {part.path.stem}", RESERVE)
             part.resumed = bool(tail)
@@ -201,14 +208,14 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
     except requests.exceptions.SSLError as error:
         if "certificate" in str(error).lower():
             raise
-        raise TemporaryError(f"the encrypted connection broke off ({_first_line(error)})") from error
+        raise TemporaryError(f"the encrypted connection failed ({_first_line(error)})") from error
     except (requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects, ValueError) as error:
-        raise SourceError(f"it leads to an address that is not fetched ({_first_line(error)})") from error
+        raise SourceError(f"it redirects to an invalid address ({_first_line(error)})") from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         timeouts = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
         if isinstance(error, timeouts) or "timed out" in str(error):
             raise TemporaryError(f"no data within {READ_SECONDS:g} s, at {part.size:,} bytes") from error
-        raise TemporaryError(f"the connection broke off at {part.size:,} bytes") from error
+        raise TemporaryError(f"the connection was lost at {part.size:,} bytes") from error
 
 
 def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -> None:
@@ -224,12 +231,12 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
                 repeated, chunk = chunk[: len(tail)], chunk[len(tail) :]
                 if not tail.startswith(repeated):
                     part.restart()
-                    raise TemporaryError("the file has changed on the server since the transfer began")
+                    raise TemporaryError("the file on the server has changed since the download started")
                 tail = tail[len(repeated) :]
             if part.size == 0 and chunk:
                 _check_signature(response, part, chunk, suffix)
-            if part.size // BETWEEN_LOOKS != (part.size + len(chunk)) // BETWEEN_LOOKS:
-                _check_room(part)
+            if part.size // CHECK_EVERY != (part.size + len(chunk)) // CHECK_EVERY:
+                _check_free_space(part)
             file.write(chunk)
             part.hash.update(chunk)
             part.size += len(chunk)
@@ -245,7 +252,7 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
 
 
 def _ask(session: requests.Session, url: str, **options) -> requests.Response:
-    """The beginning of an answer. The library's limit is on the time between two bytes, ours on the time for all."""
+    """Send a request, with a limit on the total time until the response starts; `timeout` limits each byte."""
     answers: list = []
 
     def ask() -> None:
@@ -254,19 +261,19 @@ def _ask(session: requests.Session, url: str, **options) -> requests.Response:
         except BaseException as error:
             answers.append(error)
 
-    # Of a server that is given up, nothing is waited for when the program ends.
+    # A daemon, because the program must not wait for the server when it ends.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(SLOWEST_SECONDS)
     if not answers:
-        raise TemporaryError(f"no complete answer within {SLOWEST_SECONDS:g} s")
+        raise TemporaryError(f"no complete response within {SLOWEST_SECONDS:g} s")
     if isinstance(answers[0], BaseException):
         raise answers[0]
     return answers[0]
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """The body as it arrives, in pieces of any size, as long as it arrives at the least speed."""
+    """The body in pieces of any size, as long as it arrives at the minimum speed."""
     since, received = time.monotonic(), 0
     while piece := response.raw.read1(PIECE, decode_content=True):
         yield piece
@@ -277,11 +284,11 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
             raise TemporaryError(f"less than {PIECE:,} bytes within {SLOWEST_SECONDS:g} s")
 
 
-def _check_room(part: Part) -> None:
+def _check_free_space(part: Part) -> None:
     try:
         check_space(part.path.parent, 0, f"fetching {part.path.stem}", RESERVE)
     except NoSpaceError:
-        if part.info["total"] is None:  # It may be one without end, which must not keep the disk full.
+        if part.info["total"] is None:  # The body may be endless, and must not keep the disk full.
             part.restart()
         raise
 
@@ -291,13 +298,13 @@ def _check_status(response: requests.Response, url: str) -> None:
     if status in (403, 429) and drive.is_on_drive(url):
         raise SourceError(drive.quota_message(url, f" of status {status}"))
     if status == 429 or status >= 500:
-        raise TemporaryError(f"the server answers {status} {response.reason}")
-    if status >= 400 or status not in (200, 206):
-        raise SourceError(f"the server answers {status} {response.reason}")
+        raise TemporaryError(f"the server responded {status} {response.reason}")
+    if status not in (200, 206):
+        raise SourceError(f"the server responded {status} {response.reason}")
 
 
 def _total_size(response: requests.Response) -> int | None:
-    """The size of the whole file, if the server says it."""
+    """The size of the whole file, if the server states it."""
     if response.status_code == 206:
         match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
         return int(match[1]) if match else None
@@ -308,13 +315,13 @@ def _total_size(response: requests.Response) -> int | None:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What `If-Range` takes to ask whether the file is still the same; a weak ETag is not allowed there."""
+    """The value for `If-Range`, which asks whether the file is unchanged; weak ETags are not allowed there."""
     tag = response.headers.get("ETag", "W/")
     return response.headers.get("Last-Modified") if tag.startswith("W/") else tag
 
 
 def _continues(response: requests.Response, part: Part, overlap: int) -> bool:
-    """Whether the answer is the rest of the very file that the part is of, as far as the server's word goes."""
+    """Whether the response is the rest of the same file, according to the server."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if response.status_code != 206 or not match or int(match[1]) != part.size - overlap:
         return False
@@ -327,14 +334,14 @@ def _check_signature(response: requests.Response, part: Part, beginning: bytes, 
     if not is_page and beginning.startswith(SIGNATURES.get(suffix, b"")):
         return
     title = re.search(rb"<title[^>]*>\s*([^<]{1,120})", beginning, re.IGNORECASE)
-    said = f" titled '{title[1].decode(errors='replace').strip()}'" if title else ""
+    titled = f" titled '{title[1].decode(errors='replace').strip()}'" if title else ""
     if is_page and part.is_on_drive():
-        raise SourceError(drive.quota_message(part.info["url"], said))
-    raise SourceError(f"received {'a web page' + said if is_page else 'something else'} instead of a {suffix} file")
+        raise SourceError(drive.quota_message(part.info["url"], titled))
+    raise SourceError(f"received {'a web page' + titled if is_page else 'something else'} instead of a {suffix} file")
 
 
 def _drive_file(session: requests.Session, url: str) -> str:
-    """The address of a file on Google Drive, which may be behind a page that asks to confirm the download."""
+    """The address of a file on Google Drive, which may be behind a confirmation page."""
     with _ask(session, url) as response:
         _check_status(response, url)
         if "text/html" not in response.headers.get("Content-Type", ""):
@@ -344,26 +351,25 @@ def _drive_file(session: requests.Session, url: str) -> str:
             page += piece
             if len(page) > 1_000_000:
                 break
-    address, complaint = drive.confirmed_address(url, page.decode("utf-8", errors="replace"))
+    address, message = drive.confirmed_address(url, page.decode("utf-8", errors="replace"))
     if address is None:
-        raise SourceError(drive.quota_message(url, f" that says '{complaint}'" if complaint else ""))
+        raise SourceError(drive.quota_message(url, f" that says '{message}'" if message else ""))
     return address
 
 
-# --- Small things -----------------------------------------------------------------------------------------------------
+# --- Small helpers ----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _no_warning_without_verification(verify: bool) -> Iterator[None]:
-    """We have said it ourselves."""
+def _warnings_about_certificates(shown: bool) -> Iterator[None]:
     with warnings.catch_warnings():
-        if not verify:
+        if not shown:  # `_fetch_from` prints its own warning.
             warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
         yield
 
 
 def _hash(path: Path | None = None):
-    """An MD5, as the published checksums are, of a file or of nothing yet."""
+    """The MD5, like the published checksums, of a file or of no bytes."""
     md5 = hashlib.md5(usedforsecurity=False)
     if path:
         with path.open("rb") as file:

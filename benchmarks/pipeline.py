@@ -29,7 +29,7 @@ import data  # noqa: E402
 from benchmarks.speed import operations  # noqa: E402
 from config import PARAMS, RECIPES, VARIANTS  # noqa: E402
 from model import build_model  # noqa: E402
-from phases.training.batches import loaders  # noqa: E402
+from phases.training.batches import Batch, loaders, training_plan  # noqa: E402
 
 # Height and width of the photographs, and of the network's input for them.
 KINDS = {"SALICON": ((480, 640), (240, 320)), "MIT1003": ((768, 1024), (360, 360))}
@@ -48,7 +48,7 @@ def make_dataset(folder: Path, shape: tuple[int, int], count: int) -> data.Group
     return data.Group(data.pair_files(folder), (0, 0))
 
 
-def measure(load: Callable, plan: list[data.Batch]) -> tuple[float, float]:
+def measure(load: Callable, plan: list[Batch]) -> tuple[float, float]:
     """Images per second and CPU milliseconds per image, without the first quarter of the plan."""
     spent = []
     for part in (plan[: len(plan) // 4], plan):
@@ -85,7 +85,7 @@ def run() -> None:
                 plan = [
                     batch
                     for epoch in range(options.epochs)
-                    for batch in data.training_plan([group], 8, 1, epoch, params["scales"])
+                    for batch in training_plan([group], 8, 1, epoch, params["scales"])
                 ]
                 with loaders(Path(folder) / "cache", params, [group], []) as (load, _):
                     speed, spent = measure(load, plan)

@@ -11,19 +11,11 @@ import checkpoint
 import utils
 from checkpoint import Knowledge, TrainedOn
 from config import VARIANTS
-from data import (
-    Group,
-    files_hash,
-    group_by_shape,
-    is_split_by_folders,
-    names_hash,
-    training_plan,
-    validation_plan,
-)
+from data import Group, files_hash, is_split_by_folders, names_hash
 from images import find_damaged
 from loss import cc, combined, kld, nss
 from model import build_model, choose_layout, describe_device
-from phases.training.batches import feed, loaders
+from phases.training.batches import feed, group_by_shape, loaders, training_plan, validation_plan
 from phases.training.callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
 from phases.training.devices import choose_devices, strategy_for
 from phases.training.run import Run

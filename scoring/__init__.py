@@ -1,1 +1,1 @@
-"""Scoring: metrics, densities and fixations as arrays. Nothing here knows a network or the command line."""
+"""Scoring: metrics, densities and fixations as arrays, without networks or the command line."""

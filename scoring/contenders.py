@@ -1,4 +1,4 @@
-"""Who predicts, and the scores of each: folders of maps, baselines, the gold standard, and whatever else makes maps."""
+"""Contenders, which predict maps, and their scores: folders of maps, baselines, the gold standard, and networks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,24 +14,24 @@ from scoring.ground_truth import Case, GroundTruth, pixels_at, read_saliency
 from scoring.protocols import Protocol
 from utils import UserError, name_some, parallel_map
 
-# Training images that a density is fitted to; its 34 parameters need no more.
+# Training images for the fit of a density; its 34 parameters do not need more.
 FIT_IMAGES = 200
 
-# What `baselines` and `score_gold_standard` are called in the table; no other contender may have these names.
+# Names of `baselines` and `score_gold_standard` in the table, reserved for them.
 UNIFORM, CENTRE_BIAS, GOLD_STANDARD = "uniform", "centre bias", "gold standard"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that predicts: a network, a folder of maps, or a baseline.
+    """A source of predictions: a network, a folder of maps, or a baseline.
 
     Attributes:
         name: in the table.
-        maps: the saliency map of each case, float, (H, W), in order; it can be asked again.
+        maps: returns the saliency map of each case, float, (H, W), in order; may be called several times.
         log_density: from a saliency map to its log density.
-        record: what it is, for `summary.json`.
-        settings: what of it decides the scores.
-        note: what a reader of the table must know about it, or nothing.
+        record: description for `summary.json`.
+        settings: those that affect the scores.
+        note: for readers of the table; may be empty.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Contender:
     note: str = ""
 
     def with_density(self, fitted: FittedDensity, path: Path) -> "Contender":
-        """The contender with a fitted density, which is in the file `path`."""
+        """The contender with a fitted density, whose file is `path`."""
         return replace(self, log_density=fitted.log_density, record={**self.record, "density": str(path)})
 
 
-# --- Who predicts -----------------------------------------------------------------------------------------------------
+# --- Contenders -------------------------------------------------------------------------------------------------------
 
 
 def folder_contender(name: str, folder: Path) -> Contender:
-    """Existing maps, images or `.npy`, called like the images up to the suffix."""
+    """Existing maps, images or `.npy`, with the names of the photographs up to the suffix."""
     if not folder.is_dir():
         raise UserError(f"No such folder of maps: {folder}.")
     suffixes = (".npy", *MAP_SUFFIXES)
@@ -61,7 +61,7 @@ def folder_contender(name: str, folder: Path) -> Contender:
         if missing:
             raise UserError(
                 f"{folder} has no map for {len(missing)} of {len(cases)} images: {name_some(missing)}. Expected files "
-                f"of the images' names, ending in {', '.join(suffixes)}."
+                f"with the images' names, ending in {', '.join(suffixes)}."
             )
         return parallel_map(lambda case: read_saliency(files[case.sample.name]), cases)
 
@@ -69,7 +69,7 @@ def folder_contender(name: str, folder: Path) -> Contender:
 
 
 def baselines(truth: GroundTruth) -> list[Contender]:
-    """What any model should beat: the same everywhere, and where people look whatever the image shows."""
+    """Predictions that every model should beat: a constant map, and the centre bias."""
 
     def uniform(cases):
         return (np.full(case.shape, 1 / np.prod(case.shape)) for case in cases)
@@ -95,10 +95,10 @@ def _log_of_density(values: np.ndarray) -> np.ndarray:
 def score_contender(
     contender: Contender, truth: GroundTruth, protocol: Protocol, metric_maps: bool = False
 ) -> list[dict[str, float]]:
-    """Score every case in parallel, while the next predictions are made.
+    """Score every case in parallel with the next predictions.
 
     Args:
-        contender, truth, protocol: who predicts what, and how it is scored.
+        contender, truth, protocol: the predictions, the ground truth, and the metrics.
         metric_maps: score each metric on its own map, made from the log density; see `density.metric_maps`.
     """
     make_maps = _metric_maps(contender, truth) if metric_maps else None
@@ -119,7 +119,7 @@ def score_contender(
 
 
 def _metric_maps(contender: Contender, truth: GroundTruth) -> Callable[[Case, np.ndarray], dict[str, np.ndarray]]:
-    """What makes the maps for each metric, after a first pass over all predictions for their average density."""
+    """A function that makes the maps for each metric, after a first pass over all predictions for their average."""
     grid = (density.CELLS, density.CELLS)
     rows = zip(truth.cases, contender.maps(truth.cases), strict=True)
     grids = parallel_map(lambda row: density.on_pixels(np.exp(contender.log_density(row[1])), grid), rows)
@@ -138,11 +138,11 @@ def fit_contender(contender: Contender, cases: Sequence[Case]) -> tuple[FittedDe
     """Fit a density to a contender's maps of training images.
 
     Args:
-        contender: who predicts.
-        cases: training images; at most `FIT_IMAGES`, evenly chosen, are used.
+        contender: the source of the maps.
+        cases: training images; at most `FIT_IMAGES`, evenly spaced, are used.
 
     Returns:
-        The density, and a sentence on what was gained.
+        The density, and a sentence about the gain.
     """
     chosen = [case for case in cases if len(case.fixations)]
     chosen = chosen[:: max(1, -(-len(chosen) // FIT_IMAGES))]
@@ -152,16 +152,16 @@ def fit_contender(contender: Contender, cases: Sequence[Case]) -> tuple[FittedDe
     fitted, before, after = fit_density(maps, [case.positions for case in chosen])
     return fitted, (
         f"Density of {contender.name}, fitted to {len(chosen)} training images: log likelihood over uniform from "
-        f"{before:.3f} (default) to {after:.3f} bits a fixation there."
+        f"{before:.3f} (default) to {after:.3f} bits per fixation there."
     )
 
 
 def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[dict[str, float]], dict]:
-    """Score how well observers predict another: the best that a model can be expected to reach.
+    """Score how well observers predict another observer, the expected upper bound of models.
 
-    Metrics on fixations are means over the observers of each image, every one predicted by all others; those that
-    compare maps take half of the observers to predict the map of the other half. An image without two known observers
-    has no score; see `Case.has_observers`, which at least one image needs.
+    For metrics on fixations, each observer of an image is predicted by all others, and the scores are averaged. For
+    metrics that compare maps, half of the observers predict the map of the other half. An image without two known
+    observers has no score; at least one image must have them, see `Case.has_observers`.
 
     Returns:
         The scores of each case, and the parameters of `density.GoldStandard`.
@@ -184,7 +184,7 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
         if case.index not in centres:
             return dict.fromkeys(names, np.nan)
         observers = np.unique(case.known_observers)
-        # The density has no finer details than its grid, on which so many predictions take less time.
+        # The density has no finer details than its grid, and scoring on the grid is faster.
         coarse = (density.CELLS, density.CELLS)
         rows = [predict_others(case, coarse, case.known_observers == observer, of_fixations) for observer in observers]
         means = {name: float(np.mean([row[name] for row in rows])) for name in of_fixations}

@@ -1,4 +1,4 @@
-"""The probabilistic version: where people look as a distribution over pixels, and the maps that each metric deserves.
+"""Where people look as a distribution over pixels, and the optimal map of each metric.
 
 A log density is float64, (H, W), natural logarithm, and its exponentials sum to 1.
 """
@@ -17,15 +17,15 @@ from scoring.metrics import as_distribution
 # Keeps the density of a map's black pixels above zero.
 FLOOR = 1e-8
 
-# Cells along each side of the grid on which fixations of images of any size are counted together.
+# Cells along each side of the grid on which fixations are counted, whatever the size of the image.
 CELLS = 128
 
-# Images that decide a bandwidth; more would change it little.
+# Images used to choose a bandwidth; more would hardly change it.
 MOST_IMAGES = 200
 
 
 def default_log_density(saliency: np.ndarray) -> np.ndarray:
-    """The log density that a saliency map is taken for when nothing was fitted: log(map / sum + 1e-8), normalised."""
+    """The log density of a saliency map if none was fitted: log(map / sum + 1e-8), normalised."""
     density = as_distribution(saliency) + FLOOR
     return np.log(density / density.sum())
 
@@ -36,7 +36,7 @@ def normalize(log_density: np.ndarray) -> np.ndarray:
 
 
 def relative(fixations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Pixels' centres as shares of the image's sides: (N, 2) integers -> (N, 2) float64 between 0 and 1."""
+    """Centres of pixels relative to the image's sides: (N, 2) integers -> (N, 2) float64 between 0 and 1."""
     return (np.asarray(fixations, np.float64).reshape(-1, 2) + 0.5) / shape
 
 
@@ -56,10 +56,10 @@ def histogram(positions: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def kernel_matrix(bandwidth: float) -> np.ndarray:
-    """Row i is the Gaussian around cell i, (CELLS, CELLS); what goes over the border is lost.
+    """Row i is the Gaussian around cell i, (CELLS, CELLS); it is cut off at the border.
 
     Args:
-        bandwidth: standard deviation as a share of the image's side.
+        bandwidth: standard deviation relative to the image's side.
     """
     distance = np.subtract.outer(np.arange(CELLS), np.arange(CELLS)) / (CELLS * bandwidth)
     kernel = np.exp(-(distance**2) / 2)
@@ -67,7 +67,7 @@ def kernel_matrix(bandwidth: float) -> np.ndarray:
 
 
 def on_pixels(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A density on a grid of any size as one on another, by linear interpolation; float64, `shape`, of sum 1."""
+    """Resample a density from a grid of any size by linear interpolation; float64, `shape`, with sum 1."""
     for axis, side in enumerate(shape):
         cells = values.shape[axis]
         position = np.clip((np.arange(side) + 0.5) * cells / side - 0.5, 0, cells - 1)
@@ -78,16 +78,16 @@ def on_pixels(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def kernel_sums(cells: np.ndarray, sources: np.ndarray, of_rows: np.ndarray, of_columns: np.ndarray) -> np.ndarray:
-    """The kernel density of source cells (M, 2), not normalised, at cells (N, 2); (N,)."""
+    """The unnormalised kernel density of source cells (M, 2) at cells (N, 2); (N,)."""
     near_rows = of_rows[np.ix_(cells[:, 0], sources[:, 0])]  # (N, M)
     return np.einsum("nm,nm->n", near_rows, of_columns[np.ix_(cells[:, 1], sources[:, 1])])
 
 
 def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]:
-    """The share of `others` with which a mixture of two densities explains fixations best.
+    """The share of `others` in the mixture of two densities with the highest likelihood of fixations.
 
     Args:
-        values, others: both densities at the fixations, (N,), or a number for all.
+        values, others: both densities at the fixations, (N,), or one number for all.
 
     Returns:
         The share, 1e-4 to 1 - 1e-4, and the mean log likelihood with it.
@@ -105,11 +105,11 @@ def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]
 
 @dataclass(frozen=True)
 class CentreBias:
-    """Where people look whatever the image shows: a kernel density of the fixations of many images.
+    """Where people look regardless of the image: a kernel density of the fixations of many images.
 
     Attributes:
         counts: of the fixations of all images, (CELLS, CELLS).
-        bandwidth: of the Gaussian kernel, as a share of each side of the image.
+        bandwidth: of the Gaussian kernel, relative to each side of the image.
         uniform: share of the uniform distribution in the mixture.
     """
 
@@ -118,10 +118,10 @@ class CentreBias:
     uniform: float
 
     def grid(self, without: np.ndarray | None = None) -> np.ndarray:
-        """The density on the grid, of sum 1.
+        """The density on the grid, with sum 1.
 
         Args:
-            without: relative positions, (N, 2), that were counted and shall not be: those of the image to explain.
+            without: relative positions, (N, 2), to subtract from the counts: those of the image to explain.
         """
         kernel = kernel_matrix(self.bandwidth)
         counts = self.counts if without is None else self.counts - histogram(without)
@@ -136,7 +136,7 @@ class CentreBias:
 
 
 def fit_centre_bias(positions: Sequence[np.ndarray]) -> CentreBias:
-    """Choose bandwidth and mixture by the likelihood of each image's fixations under those of the others.
+    """Choose bandwidth and mixture by the likelihood of each image's fixations under those of the other images.
 
     Args:
         positions: for each image, the relative positions of its fixations, (N, 2).
@@ -163,7 +163,7 @@ def fit_centre_bias(positions: Sequence[np.ndarray]) -> CentreBias:
 
 
 def minimum(loss: Callable[[float], float], lowest: float, highest: float) -> float:
-    """Where a function of a positive number is least, to 2 %."""
+    """The minimum of a function of a positive number, to 2 %."""
     bounds = np.log(lowest), np.log(highest)
     return float(np.exp(minimize_scalar(lambda x: loss(np.exp(x)), bounds=bounds, options={"xatol": 0.02}).x))
 
@@ -176,7 +176,7 @@ class GoldStandard:
     """Observers predict another observer: a kernel density of their fixations in the same image.
 
     Attributes:
-        bandwidth: of the Gaussian kernel, as a share of the square root of the image's area.
+        bandwidth: of the Gaussian kernel, relative to the square root of the image's area.
         centre: share of the centre bias in the mixture.
     """
 
@@ -184,7 +184,7 @@ class GoldStandard:
     centre: float
 
     def grid(self, positions: np.ndarray, shape: tuple[int, int], centre_grid: np.ndarray) -> np.ndarray:
-        """The density on the grid that observers' fixations give, of sum 1.
+        """The density of observers' fixations on the grid, with sum 1.
 
         Args:
             positions: relative positions of their fixations, (N, 2).
@@ -199,8 +199,8 @@ class GoldStandard:
 
 
 def observers_kernels(shape: tuple[int, int], bandwidth: float) -> tuple[np.ndarray, np.ndarray]:
-    """The matrices, for rows and for columns, of a kernel that is round in pixels."""
-    # Rounded, so that few matrices serve many images.
+    """The matrices, for rows and for columns, of an isotropic kernel in pixels."""
+    # Rounded, so many images share few matrices.
     rows, columns = (kernel_matrix(round(float(np.sqrt(shape[0] * shape[1]) * bandwidth / side), 4)) for side in shape)
     return rows, columns
 
@@ -233,17 +233,17 @@ def fit_gold_standard(
     return GoldStandard(bandwidth, best_mixture(bandwidth)[0])
 
 
-# --- The map that each metric deserves (Kümmerer et al., ECCV 2018) ---------------------------------------------------
+# --- The optimal map of each metric (Kümmerer et al., ECCV 2018) ------------------------------------------------------
 
-# True maps that are drawn to find the map of the highest expected similarity, and the cells that a kernel's standard
-# deviation shall have in it.
+# Number of true maps drawn to find the map with the highest expected similarity, and the kernel's standard deviation in
+# cells of their grid.
 SIM_DRAWS, SIM_CELLS = 200, 2.5
 
 
 def metric_maps(
     log_density: np.ndarray, others: np.ndarray, kernel: float, count: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """For each metric of the MIT/Tübingen protocol the map that scores best, were the density true.
+    """For each metric of the MIT/Tübingen protocol, the map that scores best if the density is true.
 
     Args:
         log_density: of the image, (H, W).
@@ -268,19 +268,19 @@ def metric_maps(
 def similarity_map(values: np.ndarray, kernel: float, count: int, seed: int = 0, draws: int = SIM_DRAWS) -> np.ndarray:
     """The map that maximises the expected similarity under a density.
 
-    The similarity with true maps q is the sum of E[min(p, q)] over the pixels. On the simplex it is greatest where
-    P(q > p) is the same everywhere: where p is everywhere the same quantile of the pixel's true values, the one for
-    which the map's sum is 1. So the maximum over drawn true maps is exact, and needs no descent.
+    The expected similarity with true maps q is the sum of E[min(p, q)] over the pixels. On the simplex it is maximal if
+    P(q > p) is the same for all pixels, so p is the same quantile of each pixel's true values, with a sum of 1 over the
+    map. The maximum over the drawn true maps is exact and needs no iterations.
 
     Args:
         values: the density, (H, W).
         kernel, count, seed: as in `metric_maps`.
-        draws: true maps to draw.
+        draws: number of true maps to draw.
 
     Returns:
-        float64, (H, W), of sum 1.
+        float64, (H, W), with sum 1.
     """
-    # The kernel's blur leaves no detail that a coarser grid would lose.
+    # The kernel removes the details that a coarser grid would lose.
     height, width = (max(1, int(np.ceil(side * min(1, SIM_CELLS / kernel)))) for side in values.shape)
     shape = height, width
     sigma = [kernel * cells / side for cells, side in zip(shape, values.shape, strict=True)]

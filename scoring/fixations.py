@@ -1,7 +1,7 @@
-"""Fixations of a dataset: read from its files, and blurred into saliency maps where it has none.
+"""Fixations of a dataset: read from its files, and blurred into saliency maps if it has none.
 
-A dataset's fixations are in `fixations.csv`, one row a fixation, or else in `fixations/`, one binary map an image. The
-table is the richer of the two, as it keeps observers and repeated fixations; where both exist it counts.
+A dataset's fixations are in `fixations.csv`, one row per fixation, or in `fixations/`, one binary map per image. The
+table is used if both exist, because it keeps observers and repeated fixations.
 """
 
 import csv
@@ -17,35 +17,35 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm.contrib.concurrent import thread_map
 
-from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur, lit_pixels
+from acquisition.convert import gaussian_blur
+from acquisition.gaze import UNKNOWN_OBSERVER, lit_pixels
 from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
 from scoring.metrics import count_map
 from utils import UserError, cores, name_some, whole_folder, write_json
 
 TABLE = "fixations.csv"
-COLUMNS = ("image", "x", "y")  # and, where known, "observer"
+COLUMNS = ("image", "x", "y")  # and, if known, "observer"
 
-# The file in `saliency/` that tells maps made here, which may be made again, from a user's own.
+# The file in `saliency/` that marks maps made here, which may be replaced, unlike the user's own.
 RECORD = "made_from_fixations.json"
 
-# Standard deviation of the blur, as a share of an image's longer side, where nothing is known of the experiment:
-# 16 pixels at 800×600, as OSIE's authors chose.
+# Standard deviation of the blur relative to an image's longer side, if nothing is known about the experiment:
+# 16 pixels at 800×600, the choice of OSIE's authors.
 DEFAULT_SHARE = 0.02
 
 
 def read_fixations(folder: Path) -> dict[str, np.ndarray]:
-    """Every fixation of a dataset, from `folder/fixations.csv` or else from the binary maps in `folder/fixations/`.
+    """Every fixation of a dataset, from `folder/fixations.csv` or the binary maps in `folder/fixations/`.
 
     Args:
-        folder: of the dataset; `stimuli/` in it says which images there are, and their sizes.
+        folder: of the dataset; its `stimuli/` determines the images and their sizes.
 
     Returns:
-        For each stimulus, by its name (as in `data.Sample`) and in their order: int64 (n, 3) with x, y and observer, a
-        row for each fixation in the order of the file. x and y are pixels from the top left one, which is 0, 0. n is
-        0 for an image that nobody looked at.
+        For each stimulus, by name (as in `data.Sample`) and in order: int64 (n, 3) with x, y and observer, one row per
+        fixation in the order of the file. The top left pixel is 0, 0. n is 0 for an image without fixations.
 
     Raises:
-        UserError: neither exists, or one that does cannot be read or does not fit to the stimuli.
+        UserError: neither exists, or the files cannot be read or do not match the stimuli.
     """
     stimuli = files_by_name(folder / "stimuli")
     if (folder / TABLE).is_file():
@@ -64,9 +64,9 @@ def read_table(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, np
     """Fixations from a CSV file with the columns image, x, y and, if known, observer.
 
     Args:
-        file: UTF-8; `image` is the stimulus' name, with or without its suffix; x and y may be fractions of a pixel;
-            observers are numbers, or any words.
-        sizes: height and width of each stimulus by its name.
+        file: UTF-8; `image` is the name of the stimulus, with or without suffix; x and y may be fractions of a pixel;
+            observers are numbers or words.
+        sizes: height and width of each stimulus by name.
 
     Returns, Raises: as `read_fixations`.
     """
@@ -78,7 +78,7 @@ def read_table(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, np
     except csv.Error as error:
         raise UserError(f"{file} is not a CSV file: {error}.") from error
     if not len(rows):
-        raise UserError(f"{file} holds no fixation: expected a row for each, below the line '{','.join(COLUMNS)}'.")
+        raise UserError(f"{file} has no fixations: expected one row for each, below the line '{','.join(COLUMNS)}'.")
     stimuli = {name: _stimulus_of(name, sizes) for name in names}
     if unknown := [name for name, stimulus in stimuli.items() if stimulus is None]:
         raise UserError(f"{file} names images that are not in {file.parent / 'stimuli'}: {name_some(unknown)}.")
@@ -92,10 +92,10 @@ def read_table(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, np
 
 
 def read_fixation_map(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """Fixations from a binary map: black, and of one other value where somebody looked.
+    """Fixations from a binary map: black, with one other value at fixations.
 
     Args:
-        file: PNG or JPEG; a JPEG's values are rounded to black or white, as its compression blurs them.
+        file: PNG or JPEG; the values of a JPEG are rounded to black or white, because compression blurs them.
         size: height and width of the stimulus.
 
     Returns:
@@ -115,7 +115,7 @@ def read_fixation_map(file: Path, size: tuple[int, int]) -> np.ndarray:
         raise UserError(f"{file} is damaged: {error}.") from error
     pixels = pixels.max(axis=2) if pixels.ndim == 3 else pixels  # (H, W)
     if not lossy and np.any((pixels != 0) & (pixels != pixels.max())):
-        raise UserError(f"{file} is not a binary map: expected black, and one other value where somebody looked.")
+        raise UserError(f"{file} is not a binary map: expected black, with one other value at fixations.")
     return lit_pixels(pixels).points
 
 
@@ -124,12 +124,12 @@ def read_fixation_map(file: Path, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Blur:
-    """How far a fixation spreads in the saliency map.
+    """The blur that turns fixations into a saliency map.
 
     Attributes:
-        sigma: standard deviation of the Gaussian, in pixels of the image, or in degrees of visual angle where
-            `pixels_per_degree` is given; without it, one degree or else `DEFAULT_SHARE` of the image's longer side.
-        pixels_per_degree: of the experiment's screen, if the images were shown pixel by pixel.
+        sigma: standard deviation of the Gaussian, in pixels of the image, or in degrees of visual angle if
+            `pixels_per_degree` is given. The default is one degree, or `DEFAULT_SHARE` of the image's longer side.
+        pixels_per_degree: of the experiment's screen, if one pixel of the image was one of the screen.
     """
 
     sigma: float | None = None
@@ -148,10 +148,10 @@ class Blur:
 
 
 def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
-    """The saliency map of fixations: each spread by a Gaussian, all added up, and the greatest value made 255.
+    """The saliency map of fixations: the sum of a Gaussian around each, scaled to a maximum of 255.
 
     Args:
-        points: (n, 2 or more) whole numbers, x and y first; n is at least 1. Repetitions count.
+        points: (n, 2 or more) integers, x and y first; n is at least 1. Repeated fixations are added.
         size: height and width of the image.
         sigma: standard deviation in pixels.
 
@@ -165,18 +165,18 @@ def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> n
 def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
     """Make the saliency maps of a dataset that has only fixations.
 
-    `folder/saliency/` is made when it is missing, and again when the fixations, the stimuli or the blur have changed
-    since it was made here. Maps that were not made here are never touched. It exists whole or not at all.
+    `folder/saliency/` is made if it is missing, and made again if the fixations, the stimuli or the blur have changed.
+    Maps from elsewhere are never changed. The folder is written completely or not at all.
 
     Args:
         folder: of the dataset; see `read_fixations`.
-        blur: how far a fixation spreads; None for what the maps were made with, or else `Blur()`.
+        blur: None for the blur of the existing maps, or else `Blur()`.
 
     Returns:
-        The blur that maps were made with now; None where there was nothing to make.
+        The blur of the new maps; None if no maps were made.
 
     Raises:
-        UserError: there are neither maps nor fixations, the fixations have a fault (see `read_fixations`), an image
+        UserError: there are neither maps nor fixations, the fixations are invalid (see `read_fixations`), an image
             has none, or maps that were made here have been changed by hand.
     """
     target = folder / "saliency"
@@ -184,8 +184,8 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
     if not record.exists() and list_images(target, MAP_SUFFIXES):
         if blur not in (None, Blur()):
             raise UserError(
-                f"--sigma and --pixels-per-degree make saliency maps from fixations, but {target} holds maps of your "
-                f"own: leave the flags out to train with those, or move that folder away to have maps made."
+                f"--sigma and --pixels-per-degree make saliency maps from fixations, but {target} has your own maps: "
+                f"omit the flags to train with your maps, or move that folder away to make new ones."
             )
         return None
     if not (folder / TABLE).is_file() and not (folder / "fixations").is_dir():
@@ -210,10 +210,10 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
             file = temporary / f"{name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             saliency = blur_fixations(fixations[name], sizes[name], blur.pixels(sizes[name]))
-            # The usual level takes five times as long, and gains little on so smooth an image.
+            # The default level takes five times as long, and gains little for smooth images.
             Image.fromarray(np.round(saliency).astype(np.uint8)).save(file, compress_level=1)
 
-        # Every core has an image of its own; that products of matrices take several cores too would only hinder.
+        # Each core blurs one image; multithreaded matrix products would only slow this down.
         with threadpool_limits(1, "blas"):
             thread_map(write, fixations, max_workers=cores(), desc="Saliency maps", leave=False, disable=None)
         write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
@@ -221,7 +221,7 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
 
 
 def blur_of_made_maps(folder: Path) -> dict | None:
-    """The settings of the blur that `make_saliency` made a dataset's maps with; None where it made none."""
+    """The blur settings of maps made by `make_saliency`; None for other maps."""
     record = folder / "saliency" / RECORD
     if not record.exists():
         return None
@@ -232,7 +232,7 @@ def blur_of_made_maps(folder: Path) -> dict | None:
 def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder: Path) -> None:
     if unseen := [name for name, points in fixations.items() if not len(points)]:
         raise UserError(
-            f"No fixation in {folder} on {name_some(unseen)}: a saliency map needs one at least. Remove these images, "
+            f"No fixation in {folder} on {name_some(unseen)}: a saliency map needs at least one. Remove these images, "
             f"or add their fixations."
         )
     for name, size in sizes.items():
@@ -244,10 +244,10 @@ def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder
 
 
 def _read_record(record: Path) -> dict:
-    """What the maps beside a record were made from, and how.
+    """The record of made maps.
 
     Raises:
-        UserError: they are not the ones that were made.
+        UserError: the maps have been changed since.
     """
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
@@ -256,13 +256,13 @@ def _read_record(record: Path) -> dict:
     except (ValueError, KeyError, TypeError):
         pass  # The record itself was changed.
     raise UserError(
-        f"{record.parent} was made from fixations and has been changed since: delete the folder to have it made "
-        f"again, or only {record.name} in it to keep the maps as your own."
+        f"{record.parent} was made from fixations and has been changed since: delete the folder to make it again, or "
+        f"only {record.name} in it to keep the maps as your own."
     )
 
 
 def _fingerprint_of_source(folder: Path, sizes: Mapping, blur: Blur) -> str:
-    """A hash of all that the maps depend on: the stimuli's names and sizes, the fixations, and the blur."""
+    """A hash of everything that the maps depend on: names and sizes of the stimuli, the fixations, and the blur."""
     digest = hashlib.sha256(f"{blur} {list(sizes.items())}".encode())
     table = folder / TABLE
     for file in [table] if table.is_file() else list_images(folder / "fixations", MAP_SUFFIXES):
@@ -271,17 +271,17 @@ def _fingerprint_of_source(folder: Path, sizes: Mapping, blur: Blur) -> str:
 
 
 def _fingerprint_of_maps(folder: Path) -> str:
-    """A hash of the maps' names and sizes in bytes, which is quick, and outlives copying the folder."""
+    """A hash of the maps' names and sizes in bytes, which is quick and survives copying the folder."""
     files = list_images(folder, MAP_SUFFIXES)
     lines = [f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-# --- Parts of reading -------------------------------------------------------------------------------------------------
+# --- Details of reading -----------------------------------------------------------------------------------------------
 
 
 def _parse(file: Path, reader) -> tuple[list[str], np.ndarray, list[str]]:
-    """The images' names; for each fixation float64 (n, 4) index of its image, x, y, line; and the observers."""
+    """The images' names; for each fixation the index of its image, x, y and line, float64 (n, 4); and the observers."""
     header = [title.strip().lower() for title in next(reader, [])]
     missing = [title for title in COLUMNS if title not in header]
     if missing:
@@ -326,13 +326,13 @@ def _check_inside(file: Path, rows: np.ndarray, image: np.ndarray, sizes: Mappin
     count = np.count_nonzero(~inside)
     raise UserError(
         f"{file}, line {line:.0f}: x {x:g}, y {y:g} is outside {list(sizes)[image[first]]}, which is "
-        f"{width[first]}×{height[first]} pixels and begins with 0, 0 at the top left"
+        f"{width[first]}×{height[first]} pixels with 0, 0 at the top left"
         + (f"; so are {count - 1} more fixations." if count > 1 else ".")
     )
 
 
 def _observer_numbers(observers: list[str], count: int) -> np.ndarray:
-    """Whole numbers stay; words are numbered in their alphabetical order."""
+    """Integers are kept; words are numbered in alphabetical order."""
     if not observers:
         return np.full(count, UNKNOWN_OBSERVER)
     try:

@@ -1,4 +1,4 @@
-"""What predictions are scored against: each image's fixations and map, and where people look in the others."""
+"""The ground truth of predictions: each image's fixations and map, and where people look in the other images."""
 
 import functools
 import os
@@ -10,28 +10,28 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from acquisition.gaze import UNKNOWN_OBSERVER, gaussian_blur
+from acquisition.convert import gaussian_blur
+from acquisition.gaze import UNKNOWN_OBSERVER
 from data import MAP_FORMATS, Sample, Unreadable, image_size, read_header
 from images import decode_image
 from scoring import density, metrics
 from scoring.fixations import TABLE, read_fixations
 from utils import UserError
 
-# An array's header is parsed as Python, which Python 3.11 cannot do in two threads at once: now and then it raises
-# SystemError.
+# NumPy parses an array's header as Python code, which sometimes raises SystemError in parallel threads (Python 3.11).
 ONE_HEADER = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Case:
-    """An image and what its predictions are scored against.
+    """An image and its ground truth.
 
     Attributes:
-        index: of the image among those that are evaluated.
+        index: of the image among the evaluated images.
         sample: its files.
         shape: height and width in pixels.
         fixations: every fixation's row and column, (N, 2) integers.
-        observers: whose they are, (N,) integers, or None where that is not known.
+        observers: the observer of each fixation, (N,) integers, or None if unknown.
     """
 
     index: int
@@ -46,17 +46,17 @@ class Case:
 
     @property
     def known_observers(self) -> np.ndarray:
-        """Whose the fixations are, (N,) integers; (0,) where that is not known."""
+        """The observer of each fixation, (N,) integers; (0,) if unknown."""
         return np.zeros(0, np.int64) if self.observers is None else self.observers
 
     @property
     def has_observers(self) -> bool:
-        """Whether the fixations are of two known observers or more, so that some can predict others."""
+        """Whether there are at least two known observers, so some can predict others."""
         return len(np.unique(self.known_observers)) > 1
 
 
 def load_cases(folder: Path, samples: Sequence[Sample]) -> list[Case]:
-    """Read the sizes and fixations of images; a dataset without fixations has none in every image."""
+    """Read the sizes and fixations of images; without fixations in the dataset, all images have none."""
     try:
         every = read_fixations(folder)
     except UserError:
@@ -73,12 +73,12 @@ def load_cases(folder: Path, samples: Sequence[Sample]) -> list[Case]:
 
 
 class GroundTruth:
-    """All cases together: each one's maps, and the fixations of the others.
+    """All cases: the maps of each, and the fixations of the others.
 
     Args:
-        cases: the images that are evaluated.
+        cases: the evaluated images.
         sigma: standard deviation in pixels of the blur that makes maps of fixations; None for the dataset's own maps.
-        seed: of what is drawn at random.
+        seed: of random draws.
 
     Raises:
         UserError: the blur is wider than an image.
@@ -94,34 +94,34 @@ class GroundTruth:
         self.cases, self.sigma, self.seed = cases, sigma, seed
         self.centre_bias = density.fit_centre_bias([case.positions for case in cases])
         self.every = np.concatenate([np.zeros((0, 2)), *(case.positions for case in cases)])
-        # One table for each size of image keeps the shuffled AUC linear in the number of images.
+        # One table per image size keeps the shuffled AUC linear in the number of images.
         self._counts = functools.lru_cache(maxsize=32)(lambda shape: _count_at(self.every, shape))
 
     def own_map(self, case: Case) -> np.ndarray:
-        """The saliency map that the dataset has of an image, float64 (H, W).
+        """The saliency map of an image in the dataset, float64 (H, W).
 
         Raises:
-            UserError: it cannot be read, or has another size than the image.
+            UserError: it cannot be read, or its size differs from the image's.
         """
         truth = read_saliency(case.sample.saliency)
         if truth.shape != case.shape:
-            raise UserError(f"{case.sample.saliency} has another size than {case.sample.stimulus}; make them equal.")
+            raise UserError(f"{case.sample.saliency} has another size than {case.sample.stimulus}: resize it.")
         return truth
 
     @functools.cached_property
     def kernel(self) -> float:
-        """The blur's standard deviation in pixels: given, or found by comparison with the dataset's own maps."""
+        """The blur's standard deviation in pixels: given, or estimated from the dataset's own maps."""
         return self.sigma if self.sigma is not None else estimate_kernel(self.cases)
 
     def other_fixations(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """All fixations of the other images at this one's size: distinct pixels (M, 2), and how often each occurs."""
+        """All fixations of the other images at this image's size: distinct pixels (M, 2) and their counts."""
         counts = self._counts(case.shape).copy()
         np.subtract.at(counts, tuple(pixels_at(case.positions, case.shape).T), 1)
         found = np.flatnonzero(counts)
         return np.column_stack(np.divmod(found, case.shape[1])), counts.ravel()[found]
 
     def other_map(self, case: Case, images: int) -> np.ndarray:
-        """Where so many other images, drawn at random, have fixations, (H, W) bool."""
+        """Pixels with fixations in a number of other images, drawn at random, (H, W) bool."""
         random = np.random.default_rng([self.seed, case.index])
         others = np.delete(np.arange(len(self.cases)), case.index)
         drawn = random.choice(others, min(images, len(others)), replace=False)
@@ -134,7 +134,7 @@ class GroundTruth:
 
 
 def pixels_at(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The pixels of an image, (N, 2), that relative positions are in."""
+    """Relative positions as pixels of an image, (N, 2)."""
     return np.minimum((positions * shape).astype(int), np.subtract(shape, 1))
 
 
@@ -143,10 +143,10 @@ def _count_at(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def estimate_kernel(cases: Sequence[Case], count: int = 8) -> float:
-    """The blur that makes a dataset's own maps of its fixations: the standard deviation of the highest correlation."""
+    """The blur of a dataset's own maps: the standard deviation with the highest correlation to them."""
     chosen = [case for case in cases if len(case.fixations)][:: max(1, len(cases) // count)][:count]
     if not chosen:
-        raise UserError("There are no fixations to compare the saliency maps with: give the blur with --sigma.")
+        raise UserError("There are no fixations to estimate the blur of the saliency maps from: set it with --sigma.")
     pairs = [(metrics.count_map(c.fixations, c.shape), read_saliency(c.sample.saliency)) for c in chosen]
 
     def loss(sigma):
@@ -163,10 +163,10 @@ def read_saliency(path: Path) -> np.ndarray:
             saliency = decode_image(tf.io.read_file(os.fsencode(path)), 1).numpy()
         elif path.is_file():
             with ONE_HEADER:
-                saliency = np.lib.format.open_memmap(path, mode="r")  # A file cannot claim more than it holds.
+                saliency = np.lib.format.open_memmap(path, mode="r")  # The header cannot claim more than the file has.
         else:
             raise Unreadable("not a regular file")
         saliency = np.array(saliency, np.float64)
     except (tf.errors.OpError, Unreadable, ValueError, TypeError, EOFError) as error:
-        raise UserError(f"{path} is not a map that can be read, or damaged. Make it again.") from error
+        raise UserError(f"{path} is not a readable map, or damaged. Make it again.") from error
     return saliency[..., 0] if saliency.ndim == 3 and saliency.shape[-1] == 1 else saliency

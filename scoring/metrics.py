@@ -7,14 +7,15 @@ MATLAB code): fixations are a binary map, in which duplicates collapse. `cc` and
 All are pinned to both sources' numbers by test_metrics.py::test_deterministic_metrics_equal_the_benchmarks.
 
 Everywhere:
-    saliency: (H, W), any number type; its scale matters only where the docstring says so.
+    saliency: (H, W), any number type; its scale matters only if the docstring says so.
     fixations: (N, 2) integers, row and column, zero-based.
-    fixation_map: (H, W) bool, true where at least one fixation is.
+    fixation_map: (H, W) bool, true at pixels with at least one fixation.
 
-What is defined for odd input:
-    no fixations: NaN, for every metric that needs them; for `cc`, `sim_*`, `kld` and `emd_mit`, a ground truth without
-        any mass is NaN alike.
-    constant map: 0.5 for every AUC, 0 for NSS and CC; elsewhere it is the uniform distribution, an all-zero map too.
+Special cases:
+    no fixations: NaN, for every metric that needs them; also for `cc`, `sim_*`, `kld` and `emd_mit` if the ground truth
+        is zero everywhere.
+    constant map: 0.5 for every AUC, 0 for NSS and CC; elsewhere a constant map, even of zeros, is the uniform
+        distribution.
     NaN or infinity in a map, fixations outside it, and maps of different sizes: a `UserError`.
 """
 
@@ -26,11 +27,11 @@ from utils import UserError
 # MATLAB's `eps`, which both benchmarks add to probabilities.
 EPSILON = 2.2204e-16
 
-# The MIT benchmark's ground truth is cut off at this frequency, and its sampled AUCs step over thresholds like this.
+# Cutoff frequency of the MIT benchmark's ground truth, and draws and threshold steps of its sampled AUCs.
 CUTOFF_CYCLES = 8
 AUC_SPLITS, AUC_STEP = 100, 0.1
 
-# On maps shrunk by this factor the MIT benchmark computes the earth mover's distance.
+# Factor by which the MIT benchmark shrinks maps for the earth mover's distance.
 EMD_SHRINK = 32
 
 
@@ -45,7 +46,7 @@ def cc(saliency: np.ndarray, truth: np.ndarray) -> float:
     if _is_constant(saliency) or _is_constant(truth):
         return 0.0
     saliency, truth = saliency - saliency.mean(), truth - truth.mean()
-    # Roots before the product: it would underflow for maps of tiny scale.
+    # Roots before the product, which would underflow for maps of tiny scale.
     return float(np.sum(saliency * truth) / (np.sqrt(np.sum(saliency**2)) * np.sqrt(np.sum(truth**2))))
 
 
@@ -65,7 +66,7 @@ def kld(saliency: np.ndarray, truth: np.ndarray) -> float:
 
 
 def auc_tuebingen(saliency: np.ndarray, fixations: np.ndarray) -> float:
-    """Chance that a fixated pixel has more saliency than any pixel of the image; ties count one half."""
+    """Probability that a fixated pixel has more saliency than a pixel of the image; ties count one half."""
     saliency = _checked(saliency)
     positives = _at(saliency, fixations)
     negatives = np.sort(saliency, axis=None)
@@ -77,12 +78,12 @@ def auc_tuebingen(saliency: np.ndarray, fixations: np.ndarray) -> float:
 def sauc_tuebingen(
     saliency: np.ndarray, fixations: np.ndarray, negatives: np.ndarray, counts: np.ndarray | None = None
 ) -> float:
-    """Shuffled AUC: chance that a fixated pixel has more saliency than one fixated in another image.
+    """Shuffled AUC: probability that a fixated pixel has more saliency than one fixated in another image.
 
     Args:
         saliency, fixations: see the module.
         negatives: (M, 2), all fixations of the other images, rescaled to this image's size.
-        counts: (M,), how often each of them occurs, should they be distinct pixels.
+        counts: (M,), how often each occurs, if they are distinct pixels.
     """
     saliency = _checked(saliency)
     positives = np.sort(_at(saliency, fixations))
@@ -95,7 +96,7 @@ def sauc_tuebingen(
 
 
 def nss_tuebingen(saliency: np.ndarray, fixations: np.ndarray) -> float:
-    """Normalised scanpath saliency: mean at the fixations, in standard deviations (of the population) of the map."""
+    """Normalised scanpath saliency: mean at the fixations, in (population) standard deviations of the map."""
     return _nss(_checked(saliency), fixations, degrees=0)
 
 
@@ -108,7 +109,7 @@ def sim_tuebingen(saliency: np.ndarray, truth: np.ndarray) -> float:
 
 
 def ig_tuebingen(log_density: np.ndarray, log_baseline: np.ndarray, fixations: np.ndarray) -> float:
-    """Information gain over a baseline, in bits a fixation; both are natural-log densities (see `density`)."""
+    """Information gain over a baseline, in bits per fixation; both are natural-log densities (see `density`)."""
     log_density, log_baseline = _pair(log_density, log_baseline)
     return _mean(_at(log_density, fixations) - _at(log_baseline, fixations)) / np.log(2)
 
@@ -117,11 +118,11 @@ def ig_tuebingen(log_density: np.ndarray, log_baseline: np.ndarray, fixations: n
 
 
 def auc_judd_mit(saliency: np.ndarray, fixation_map: np.ndarray, jitter: float = 1e-7, seed: int = 0) -> float:
-    """Area under the curve over the thresholds that the fixated pixels give, against all other pixels (AUC_Judd.m).
+    """Area under the curve with thresholds at the fixated pixels, against all other pixels (AUC_Judd.m).
 
     Args:
         saliency, fixation_map: see the module.
-        jitter: greatest random value added to break ties; it is absolute, so scale the map to 0 to 1.
+        jitter: largest random value added to break ties; it is absolute, so scale the map to 0 to 1.
         seed: of the jitter.
     """
     saliency, fixated = _pair(saliency, fixation_map)
@@ -140,7 +141,7 @@ def auc_judd_mit(saliency: np.ndarray, fixation_map: np.ndarray, jitter: float =
 
 
 def auc_borji_mit(saliency: np.ndarray, fixation_map: np.ndarray, seed: int = 0) -> float:
-    """Mean area under the curve against pixels drawn at random, as many as are fixated (AUC_Borji.m)."""
+    """Mean area under the curve against as many random pixels as there are fixated ones (AUC_Borji.m)."""
     saliency, fixated = _pair(saliency, fixation_map)
     count = int(np.count_nonzero(fixated))
     drawn = np.random.default_rng(seed).integers(0, saliency.size, (AUC_SPLITS, count))
@@ -152,8 +153,8 @@ def auc_shuffled_mit(saliency: np.ndarray, fixation_map: np.ndarray, other_map: 
 
     Args:
         saliency, fixation_map: see the module.
-        other_map: (H, W) bool, where at least one of the other images has a fixation.
-        seed: of the draws, each without replacement and of as many pixels as are fixated, if there are.
+        other_map: (H, W) bool, true at pixels with a fixation in another image.
+        seed: of the draws, each without replacement and of as many pixels as are fixated, if available.
     """
     saliency, fixated = _pair(saliency, fixation_map)
     _, other = _pair(saliency, other_map)
@@ -181,7 +182,7 @@ def sim_mit(saliency: np.ndarray, truth: np.ndarray) -> float:
 
 
 def ig_mit(saliency: np.ndarray, fixation_map: np.ndarray, baseline: np.ndarray) -> float:
-    """Information gain over a baseline map, in bits a fixation; both maps scaled as in `sim_mit` (InfoGain.m)."""
+    """Information gain over a baseline map, in bits per fixation; both maps scaled as in `sim_mit` (InfoGain.m)."""
     saliency, fixated = _pair(saliency, fixation_map)
     _, baseline = _pair(saliency, baseline)
     saliency, baseline = _stretched_distribution(saliency), _stretched_distribution(baseline)
@@ -200,7 +201,7 @@ def emd_mit(saliency: np.ndarray, truth: np.ndarray) -> float:
         return np.nan
     transport = optimal_transport()
     height, width = (int(np.ceil(side / EMD_SHRINK)) for side in truth.shape)
-    # Shrinking by a cubic kernel can undershoot zero, and mass cannot be negative.
+    # Shrinking with a cubic kernel can undershoot zero, and mass must not be negative.
     source, target = (as_distribution(np.maximum(resize_mit(image, (height, width)), 0)) for image in (saliency, truth))
     cells = np.moveaxis(np.indices((height, width)), 0, -1).reshape(-1, 2)
     distances = np.linalg.norm(cells[:, None] - cells[None], axis=-1)
@@ -208,10 +209,10 @@ def emd_mit(saliency: np.ndarray, truth: np.ndarray) -> float:
 
 
 def optimal_transport():
-    """The library POT, which is optional: only `emd_mit` needs it."""
+    """Import the library POT, which is optional: only `emd_mit` needs it."""
     import os
 
-    # It would load TensorFlow for a back end that is not used here.
+    # Otherwise POT loads TensorFlow for a backend that is not used here.
     os.environ.setdefault("POT_BACKEND_DISABLE_TENSORFLOW", "1")
     try:
         import ot
@@ -234,14 +235,13 @@ def resize_mit(saliency: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def blur_mit(fixation_map: np.ndarray, cycles: float = CUTOFF_CYCLES) -> np.ndarray:
-    """The MIT benchmark's ground truth: a Gaussian in the frequency domain, halved at `cycles` an image.
+    """The MIT benchmark's ground truth: a Gaussian in the frequency domain, with a gain of 0.5 at `cycles` per image.
 
     Args:
-        fixation_map: (H, W); an image has the length of the next power of two, beyond which it is zero
-            (antonioGaussian.m).
+        fixation_map: (H, W); padded with zeros to a square with a power of two as its side (antonioGaussian.m).
 
     Returns:
-        float64, (H, W), not negative.
+        float64, (H, W), non-negative.
     """
     height, width = fixation_map.shape
     side = 2 ** int(np.ceil(np.log2(max(height, width))))
@@ -252,7 +252,7 @@ def blur_mit(fixation_map: np.ndarray, cycles: float = CUTOFF_CYCLES) -> np.ndar
     return np.maximum(np.fft.ifft2(spectrum).real[:height, :width], 0)
 
 
-# --- What they share --------------------------------------------------------------------------------------------------
+# --- Shared -----------------------------------------------------------------------------------------------------------
 
 
 def as_distribution(saliency: np.ndarray) -> np.ndarray:
@@ -260,7 +260,7 @@ def as_distribution(saliency: np.ndarray) -> np.ndarray:
     saliency = np.asarray(saliency, np.float64)
     if (lowest := saliency.min()) < 0:
         saliency = saliency - lowest
-    # The maximum first: the sum of a map of tiny or huge values would lose them.
+    # By the maximum first, because the sum of tiny or huge values would underflow or overflow.
     peak = saliency.max()
     if peak == 0:
         return np.full(saliency.shape, 1 / saliency.size)
@@ -276,7 +276,7 @@ def fixation_map(fixations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def count_map(fixations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """How many fixations each pixel has, (H, W) float64."""
+    """Number of fixations of each pixel, (H, W) float64."""
     rows, columns = _inside(fixations, shape).T
     return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
 
@@ -292,7 +292,7 @@ def _nss(saliency: np.ndarray, fixations: np.ndarray, degrees: int) -> float:
 
 
 def _sampled_auc(saliency: np.ndarray, fixated: np.ndarray, drawn: np.ndarray) -> float:
-    """Mean area of the curves of many draws, (splits, n), over thresholds in steps from 0 to 1."""
+    """Mean area under the curves of many draws, (splits, n), with thresholds in steps from 0 to 1."""
     if not fixated.any():
         return np.nan
     if _is_constant(saliency):
@@ -317,7 +317,7 @@ def _checked(saliency: np.ndarray) -> np.ndarray:
     if saliency.ndim != 2 or not saliency.size:
         raise UserError(f"A map has shape {saliency.shape}, expected (height, width).")
     if not np.isfinite(saliency).all():
-        raise UserError("A map holds values that are not finite numbers; nothing can be scored against it.")
+        raise UserError("A map has values that are not finite numbers. Make it again.")
     return saliency
 
 
@@ -325,8 +325,7 @@ def _pair(saliency: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
     saliency, truth = _checked(saliency), _checked(truth)
     if saliency.shape != truth.shape:
         raise UserError(
-            f"A map is {_size(saliency.shape)}, what it is compared with {_size(truth.shape)} (width × height); "
-            f"bring them to one size."
+            f"A map is {_size(saliency.shape)} and its ground truth {_size(truth.shape)} (width × height): resize one."
         )
     return saliency, truth
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: predictions beside the truth, and how each metric is distributed over the images."""
+"""The pictures of a report: predictions next to the truth, and the distribution of each metric over the images."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ from scoring.protocols import Protocol
 from scoring.report import Scores
 from utils import whole_file
 
-# Images in the picture of the worst tenth.
+# Largest number of images in the picture of the worst tenth.
 MOST_WORST = 20
 
 
@@ -26,12 +26,12 @@ def draw_examples(
 
     Args:
         path: of the picture.
-        contender: who predicts.
-        truth, protocol: what was scored against, and how.
+        contender: the source of the predictions.
+        truth, protocol: the ground truth and the metrics.
         rows: the contender's scores of each image.
-        metric: which of them decides.
+        metric: the score that ranks the images.
     """
-    from matplotlib.figure import Figure  # Without pyplot no display is asked for.
+    from matplotlib.figure import Figure  # Without pyplot, no display is needed.
 
     values = np.array([row[metric] for row in rows])
     order = best_first(values, metric in protocol.less_is_better)
@@ -43,7 +43,7 @@ def draw_examples(
     chosen = sorted(words, key=order.index)
     cases = [truth.cases[i] for i in chosen]
     figure = Figure(figsize=(9, 2.5 * len(chosen)))
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.98, 0.02, 0.12)  # Quicker than to have the layout found.
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.98, 0.02, 0.12)  # Faster than an automatic layout.
     grid = figure.subplots(len(chosen), 3, squeeze=False)
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=True):
         _draw_fixations(axes[0], case, _photograph(case))
@@ -79,7 +79,7 @@ def draw_worst(
     grid = figure.subplots(-(-len(cases) // columns), columns, squeeze=False).ravel()
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=False):
         _draw_fixations(axes, case, _photograph(case))
-        height, width = case.shape  # A map may have another size.
+        height, width = case.shape  # A map may have another size than the image.
         axes.imshow(saliency, cmap="inferno", alpha=0.5, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         axes.set_title(f"{case.sample.name[-20:]}, {metric} {values[case.index]:.2f}", fontsize=7, pad=2)
     for axes in grid:
@@ -89,7 +89,7 @@ def draw_worst(
 
 
 def best_first(values: np.ndarray, less_is_better: bool) -> list[int]:
-    """Positions of values, (N,), from the best to the worst, without those that are not numbers."""
+    """Indices of values, (N,), from the best to the worst, without NaN."""
     order = np.argsort(values if less_is_better else -values)
     return [int(i) for i in order if np.isfinite(values[i])]
 
@@ -99,7 +99,7 @@ def _photograph(case: Case) -> np.ndarray:
 
 
 def _draw_fixations(axes, case: Case, pixels: np.ndarray) -> None:
-    """Draw a picture of an image's size with a dot at each of the image's fixations."""
+    """Draw a picture with a dot at each of the image's fixations."""
     axes.imshow(pixels)
     rows, columns = case.fixations.T
     axes.scatter(columns, rows, s=7, c="yellow", edgecolors="black", linewidths=0.4)
@@ -107,7 +107,7 @@ def _draw_fixations(axes, case: Case, pixels: np.ndarray) -> None:
 
 
 def draw_distributions(path: Path, scores: Scores, protocol: Protocol) -> None:
-    """Draw how each metric is distributed over the images, a box for each contender."""
+    """Draw the distribution of each metric over the images, with one box per contender."""
     from matplotlib.figure import Figure
 
     names = list(next(iter(scores.values()))[0])

@@ -1,6 +1,6 @@
-"""The two protocols: which metrics each of them has, and what they are computed on.
+"""The two protocols: their metrics, and the maps and fixations that these are computed on.
 
-"tuebingen" is that of the MIT/Tübingen Saliency Benchmark, "mit" that of the original MIT benchmark; see `metrics`.
+"tuebingen" is the MIT/Tübingen Saliency Benchmark, "mit" the original MIT benchmark; see `metrics`.
 """
 
 import functools
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acquisition.gaze import gaussian_blur
+from acquisition.convert import gaussian_blur
 from scoring import metrics
 from utils import UserError
 
-if TYPE_CHECKING:  # It needs TensorFlow, and the command line looks at protocols before that is loaded.
+if TYPE_CHECKING:  # It imports TensorFlow, which the command line must not load.
     from scoring.ground_truth import Case, GroundTruth
 
-# A saliency map, (H, W), or one for each metric by its name.
+# A saliency map, (H, W), or one per metric by name.
 Maps = np.ndarray | Mapping[str, np.ndarray]
 
 
@@ -26,13 +26,13 @@ class Protocol:
     """How a benchmark scores a prediction.
 
     Attributes:
-        name: what `--protocol` calls it.
+        name: value of `--protocol`.
         metrics: in the order of the table.
-        of_fixations: those that compare with fixations, so that a single observer can be left out; the others compare
-            with a true map.
-        less_is_better: those of which less is.
-        uses_density: whether log densities are scored. Only then can a density be fitted, and a map of its own be made
-            of it for each metric; and only then is the blur of true maps free to choose.
+        of_fixations: metrics that compare with fixations, so a single observer can be left out; the others compare with
+            a true map.
+        less_is_better: metrics for which less is better.
+        uses_density: whether log densities are scored. Only then can a density be fitted, a map for each metric be
+            made from it, and the blur of true maps be chosen.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Protocol:
         return replace(self, metrics=tuple(name for name in self.metrics if name != metric))
 
     def arrow(self, metric: str) -> str:
-        """Which way a metric gets better."""
+        """The direction in which a metric improves."""
         return "↓" if metric in self.less_is_better else "↑"
 
     def check_size(self, saliency: np.ndarray, shape: tuple[int, int]) -> None:
-        """Refuse a map, (h, w), that cannot be scored for an image of `shape`."""
+        """Raise if a map, (h, w), cannot be scored for an image of `shape`."""
 
     def true_map(self, truth: "GroundTruth", case: "Case", fixations: np.ndarray | None = None) -> np.ndarray:
-        """The map to predict, (H, W); of given fixations, (N, 2), or of all."""
+        """The true map, (H, W), of given fixations, (N, 2), or of all."""
         raise NotImplementedError
 
     def formulas(
@@ -64,7 +64,7 @@ class Protocol:
         fixations: np.ndarray,
         image: Callable[[], np.ndarray],
     ) -> dict[str, Callable[[], float]]:
-        """How each metric is computed; `image` makes the true map, and the rest is as `score` has it."""
+        """The computation of each metric; `image` makes the true map, the other arguments are those of `score`."""
         raise NotImplementedError
 
     def score(
@@ -79,14 +79,14 @@ class Protocol:
         """The metrics of one prediction.
 
         Args:
-            truth, case: what to score against.
-            maps: the saliency map, (H, W), or one for each metric by name.
-            log_density: (H, W), where the protocol uses it.
+            truth, case: the ground truth.
+            maps: the saliency map, (H, W), or one per metric by name.
+            log_density: (H, W), if the protocol uses it.
             fixations: score against these instead of all, (N, 2).
-            names: of the metrics to compute; all by default.
+            names: metrics to compute; all by default.
 
         Returns:
-            Values by the metrics' names.
+            Values by metric.
         """
         image = functools.cache(functools.partial(self.true_map, truth, case, fixations))
         fixated = case.fixations if fixations is None else fixations
@@ -95,12 +95,12 @@ class Protocol:
 
 
 class Tuebingen(Protocol):
-    """Every fixation counts; log densities give the information gain; true maps are the dataset's own."""
+    """Every fixation counts; the information gain is that of log densities; true maps are the dataset's own."""
 
     def check_size(self, saliency, shape):
         if saliency.shape != shape:
             raise UserError(
-                f"the map has {saliency.shape} pixels, the image {shape} (height, width). Save maps at the images' own "
+                f"the map has {saliency.shape} pixels, the image {shape} (height, width). Save maps at the images' "
                 f"sizes, or use --protocol mit, which resizes them."
             )
 
@@ -125,9 +125,9 @@ class Tuebingen(Protocol):
 
 
 class Mit(Protocol):
-    """Fixations are a binary map, and its blur in the frequency domain the true map; predictions are resized to it."""
+    """Fixations are a binary map; the true map is its blur in the frequency domain; predictions are resized to it."""
 
-    # The negatives of the shuffled AUC are from as many other images.
+    # Number of other images for the negatives of the shuffled AUC.
     OTHER_IMAGES = 10
 
     def true_map(self, truth, case, fixations=None):
@@ -169,7 +169,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (TUEBINGEN, MIT)}
 
 
 def usable(protocol: Protocol) -> tuple[Protocol, str]:
-    """The protocol with the metrics that can be computed here, and a sentence on what is left out, or none."""
+    """The protocol with the metrics that can be computed here, and a sentence about omitted ones, or an empty one."""
     if "EMD" in protocol.metrics:
         try:
             metrics.optimal_transport()

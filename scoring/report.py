@@ -1,4 +1,4 @@
-"""The numbers of a report: means over images, intervals around them, differences on the same images, and tables."""
+"""The numbers of a report: means over images, their intervals, differences on the same images, and tables."""
 
 import csv
 import functools
@@ -13,13 +13,13 @@ from utils import whole_file
 
 BOOTSTRAP_SAMPLES = 2000
 
-# By contender, a row for each image, and in it the values by metric.
+# By contender, one row per image with the values by metric.
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images, the 95 % bootstrap interval around it, and the number of images with a value."""
+    """A mean over images, its 95 % bootstrap interval, and the number of images with a value."""
 
     mean: float
     low: float
@@ -31,9 +31,9 @@ class Estimate:
 
 
 def estimate(values: np.ndarray, seed: int) -> Estimate:
-    """The mean of values, (N,), and the interval that resampling the images gives; NaN is left out.
+    """The mean of values, (N,), and its interval from resampling the images; NaN is skipped.
 
-    Equal seeds and numbers of images draw the same images.
+    With equal seeds and numbers of images, the same images are drawn.
     """
     known = np.isfinite(values)
     if not known.any():
@@ -45,19 +45,19 @@ def estimate(values: np.ndarray, seed: int) -> Estimate:
 
 def _resampled_means(values: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:
     drawn = _bootstrap_counts(len(values), seed)
-    with np.errstate(invalid="ignore"):  # A sample may have drawn no image with a value.
+    with np.errstate(invalid="ignore"):  # A sample may have no image with a value.
         return (drawn @ values) / (drawn @ known)
 
 
 @functools.lru_cache(maxsize=2)
 def _bootstrap_counts(images: int, seed: int) -> np.ndarray:
-    """How often each image is drawn in each sample, (BOOTSTRAP_SAMPLES, images) float32."""
+    """How often each sample draws each image, (BOOTSTRAP_SAMPLES, images) float32."""
     random = np.random.default_rng(seed)
     return random.multinomial(images, np.full(images, 1 / images), BOOTSTRAP_SAMPLES).astype(np.float32)
 
 
 def estimates(scores: Scores, seed: int) -> dict[str, dict[str, Estimate]]:
-    """By contender and metric, the mean with its interval."""
+    """The mean and its interval by contender and metric."""
     return {
         name: {metric: estimate(np.array([row[metric] for row in rows]), seed) for metric in rows[0]}
         for name, rows in scores.items()
@@ -65,7 +65,7 @@ def estimates(scores: Scores, seed: int) -> dict[str, dict[str, Estimate]]:
 
 
 def differences(scores: Scores, seed: int) -> dict[str, dict[str, Estimate]]:
-    """For each contender but the first, the mean difference from the first, with paired intervals."""
+    """The mean difference of each contender from the first, with paired intervals."""
     first, *others = scores.values()
     paired = [
         [{metric: row[metric] - base[metric] for metric in row} for row, base in zip(rows, first, strict=True)]
@@ -75,7 +75,7 @@ def differences(scores: Scores, seed: int) -> dict[str, dict[str, Estimate]]:
 
 
 def table(columns: Mapping[str, Mapping[str, Estimate]], protocol: Protocol) -> str:
-    """Metrics down, contenders across: mean, 95 % interval, and the number of images."""
+    """One row per metric, one column per contender: mean, 95 % interval, and the number of images."""
     metric_names = list(next(iter(columns.values())))
     head = ["metric", *columns, "images"]
     body = [
@@ -93,7 +93,7 @@ def table(columns: Mapping[str, Mapping[str, Estimate]], protocol: Protocol) -> 
 
 
 def as_json(columns: Mapping[str, Mapping[str, Estimate]]) -> dict:
-    """Estimates as JSON knows them, which has no NaN."""
+    """Estimates as JSON, which has no NaN."""
     return {
         name: {metric: asdict(found) if found.images else None for metric, found in column.items()}
         for name, column in columns.items()
@@ -101,7 +101,7 @@ def as_json(columns: Mapping[str, Mapping[str, Estimate]]) -> dict:
 
 
 def write_per_image(path: Path, images: Sequence[str], scores: Scores) -> None:
-    """Write a CSV file with one row for each contender and image, by the images' names."""
+    """Write a CSV file with one row per contender and image name."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["contender", "image", *next(iter(scores.values()))[0]])

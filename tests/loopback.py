@@ -1,4 +1,4 @@
-"""An HTTP server on this machine that misbehaves as told."""
+"""An HTTP server on this machine that fails as configured."""
 
 import contextlib
 import re
@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Loopback:
-    """Serves `files` by path. `faults[path]` are used up first, one a request: functions of the handler and the file.
+    """Serves `files` by path. The first requests use `faults[path]`, one each: functions of the handler and the file.
 
-    `requests` lists (path, the header Range or None) of all that was asked for.
+    `requests` lists (path, the header Range or None) of every request.
     """
 
     def __init__(self, context=None):
@@ -25,7 +25,7 @@ class Loopback:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def serve(self, path: str, contents: bytes, *faults) -> str:
-        """Add a file and how the first requests for it fail; returns its address."""
+        """Add a file, and the faults of the first requests for it; returns its address."""
         self.files[path] = contents
         self.faults[path] = list(faults)
         return self.url + path
@@ -42,7 +42,7 @@ def _handler(loopback: Loopback):
             loopback.requests.append((self.path, self.headers["Range"]))
             contents = loopback.files.get(self.path)
             fault = loopback.faults[self.path].pop(0) if loopback.faults[self.path] else None
-            # The other side may hang up, or be killed.
+            # The client may disconnect, or be killed.
             with contextlib.suppress(ConnectionError):
                 if fault:
                     fault(self, contents)
@@ -67,7 +67,7 @@ def answer(handler, body: bytes, code: int = 200, **headers) -> None:
 
 
 def whole_or_range(handler, contents: bytes, tag: str = '"first"') -> None:
-    """What a good server does."""
+    """The response of a correct server."""
     start = first_byte(handler)
     if start is None or handler.headers["If-Range"] not in (None, tag):
         answer(handler, contents, ETag=tag)
@@ -98,7 +98,7 @@ def page(text: str, code: int = 200):
 
 
 def cut(count: int, tag: str = '"first"'):
-    """Promise all, give `count` bytes, and hang up."""
+    """Announce the whole file, send `count` bytes, and disconnect."""
 
     def fault(handler, contents):
         answer(handler, contents[:count], Content_Length=str(len(contents)), ETag=tag)
@@ -106,8 +106,20 @@ def cut(count: int, tag: str = '"first"'):
     return fault
 
 
+def partly(count: int, end: int | None = None):
+    """Announce the rest from the requested byte on, send `count` bytes, at most up to byte `end`, and disconnect."""
+
+    def fault(handler, contents):
+        start = first_byte(handler) or 0
+        headers = {"Content_Length": str(len(contents) - start), "ETag": '"first"'}
+        headers |= {"Content_Range": content_range(start, contents)}
+        answer(handler, contents[start : start + count][: end and end - start], 206 if start else 200, **headers)
+
+    return fault
+
+
 def stall(count: int):
-    """Give `count` bytes, then nothing until the server is closed."""
+    """Send `count` bytes, then nothing until the server is closed."""
 
     def fault(handler, contents):
         answer(handler, contents[:count], Content_Length=str(len(contents)), ETag='"first"')
@@ -122,18 +134,18 @@ def without_range(handler, contents):
 
 
 def false_range(handler, contents):
-    """Claim to continue, but from the beginning."""
+    """Announce a range, but from the beginning."""
     answer(handler, contents, 206, Content_Range=content_range(0, contents))
 
 
 def false_bytes(handler, contents):
-    """Claim to continue where asked, but send the beginning."""
+    """Announce the requested range, but send the beginning."""
     start = first_byte(handler)
     answer(handler, contents[: len(contents) - start], 206, Content_Range=content_range(start, contents))
 
 
 def short_range(handler, contents):
-    """Continue where asked, but with less than all of the rest, as a server may."""
+    """Send only a part of the requested range, as servers may."""
     start = first_byte(handler)
     body = contents[start : start + 50_000]
     answer(handler, body, 206, Content_Range=f"bytes {start}-{start + len(body) - 1}/{len(contents)}")
@@ -144,26 +156,26 @@ def redirect(url: str):
 
 
 def drip(handler, contents):
-    """Give a byte at a time, none of them late enough for a time-out."""
+    """Send a byte at a time, too fast for a timeout."""
     answer(handler, contents[:2], Content_Length=str(len(contents)))
     _drip(handler)
 
 
 def drip_headers(handler, contents):
-    """Begin an answer, and never come to its end."""
+    """Start a response whose headers never end."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nServer: ")
     _drip(handler)
 
 
 def _drip(handler) -> None:
-    for _ in range(100):  # Whoever waits for all of it fails, and does not hang.
+    for _ in range(100):  # Limited, so a client that waits for all of it fails instead of hanging.
         handler.loopback.released.wait(0.02)
         handler.wfile.write(b"x")
         handler.wfile.flush()
 
 
 def without_end(handler, contents):
-    """The file, and then more and more, as a server may that has not said how much there will be."""
+    """The file and then endless zeros, without an announced size."""
     handler.send_response(200)
     handler.end_headers()
     handler.wfile.write(contents)
@@ -171,6 +183,6 @@ def without_end(handler, contents):
 
 
 def pour(handler) -> None:
-    """Zeros, more than anyone should take."""
+    """Zeros, more than a client should accept."""
     for _ in range(1000):
         handler.wfile.write(bytes(1 << 16))

@@ -1,4 +1,4 @@
-"""Datasets: pairing, splits, geometry and batches."""
+"""Datasets: pairing, splits, and checks of image files."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ from PIL import Image
 
 import data
 from acquisition.datasets import DATASETS
-from data import Group, Sample
+from data import Sample
 from utils import UserError
 
-# First positions that `numpy.random.RandomState(42).shuffle(arange(n))` gives, written down once.
+# First positions of `numpy.random.RandomState(42).shuffle(arange(n))`.
 FIRST_TRAINING_INDICES = {
     "mit1003": [626, 629, 847, 514, 365],
     "cat2000": [83, 53, 70, 45, 44],
@@ -53,20 +53,20 @@ def test_every_mismatch_is_named_in_one_error(tiny_dataset):
         assert complaint in str(error.value)
 
 
-def test_two_files_of_one_name_are_an_error(tiny_dataset):
+def test_two_files_with_the_same_name_are_an_error(tiny_dataset):
     folder = tiny_dataset(count=1)
     (folder / "stimuli" / "0000.jpg").write_bytes((folder / "stimuli" / "0000.png").read_bytes())
     with pytest.raises(UserError, match="Two files for one image"):
         data.pair_files(folder)
 
 
-def test_hidden_files_of_other_systems_are_passed_over(tiny_dataset):
+def test_hidden_files_of_other_systems_are_skipped(tiny_dataset):
     folder = tiny_dataset(count=2)
     write(folder / "stimuli" / "._0000.png", b"resource fork")
     assert len(data.pair_files(folder)) == 2
 
 
-def test_folders_that_are_called_like_images_are_passed_over(tiny_dataset):
+def test_folders_with_names_like_images_are_not_images(tiny_dataset):
     folder = tiny_dataset(count=2)
     (folder / "stimuli" / "album.jpg").mkdir()
     write(folder / "stimuli" / "album.jpg" / "x.png", b"")
@@ -107,7 +107,7 @@ def test_salicon_is_split_as_its_folders_say():
     assert (len(train), len(valid)) == (10_000, 5_000)
 
 
-def test_incomplete_dataset_is_refused_with_the_numbers():
+def test_incomplete_dataset_is_an_error_with_the_numbers():
     with pytest.raises(UserError, match="Found 699 images, expected 700"):
         data.split(samples_named(f"{i:04d}" for i in range(699)), DATASETS["osie"])
 
@@ -116,7 +116,7 @@ def test_custom_split_depends_on_each_name_alone():
     samples = samples_named(f"{i:03d}" for i in range(400))
     train, valid = data.split_custom(samples, 0.3)
     assert sorted(train + valid, key=lambda s: s.name) == samples
-    assert len(valid) == 111  # As every machine divides these names.
+    assert len(valid) == 111  # The same on every machine.
     half = data.split_custom(samples[::2], 0.3)
     assert set(half[0]) <= set(train) and set(half[1]) <= set(valid)
     more = data.split_custom(samples_named([*(f"{i:03d}" for i in range(400)), "new", "résumé"]), 0.3)
@@ -125,32 +125,32 @@ def test_custom_split_depends_on_each_name_alone():
     assert data.position_of_name("re\u0301sume\u0301") == data.position_of_name("résumé")
 
 
-def test_custom_split_by_folders_wins_over_the_fraction():
+@pytest.mark.parametrize(
+    ("names", "fraction", "counts"),
+    [
+        *(("abcd"[:count], 0.2, (count - 1, 1)) for count in (2, 3, 4)),
+        ("abcd", 0.99, (1, 3)),
+        ("abcd", 0.0, (4, 0)),
+        ("a", 0.2, (1, 0)),
+        (["train/a", "train/b", "train/c"], 0.3, (2, 1)),  # Without `val`, folders do not matter.
+    ],
+)
+def test_custom_split_of_few_images(names, fraction, counts):
+    train, valid = data.split_custom(samples_named(names), fraction)
+    assert (len(train), len(valid)) == counts
+
+
+def test_custom_split_by_folders_overrides_the_fraction():
     train, valid = data.split_custom(samples_named(["train/a", "train/b", "val/c"]), 0.9)
     assert ([s.name for s in train], [s.name for s in valid]) == (["train/a", "train/b"], ["val/c"])
 
 
-def test_custom_split_of_few_images_has_one_that_validates():
-    for count in (2, 3, 4):
-        train, valid = data.split_custom(samples_named("abcd"[:count]), 0.2)
-        assert (len(train), len(valid)) == (count - 1, 1)
-    train, valid = data.split_custom(samples_named("abcd"), 0.99)
-    assert (len(train), len(valid)) == (1, 3)
-    assert data.split_custom(samples_named("abcd"), 0.0)[1] == []
-    assert data.split_custom(samples_named("a"), 0.2)[1] == []
-
-
-def test_images_beside_the_folders_of_the_split_are_refused():
+def test_images_outside_the_folders_of_the_split_are_an_error():
     with pytest.raises(UserError, match="neither in its folder 'train' nor in 'val': test/d, x"):
         data.split_custom(samples_named(["train/a", "val/c", "test/d", "x"]), 0.2)
 
 
-def test_one_folder_of_the_split_alone_is_split_by_names():
-    train, valid = data.split_custom(samples_named(["train/a", "train/b", "train/c"]), 0.3)
-    assert (len(train), len(valid)) == (2, 1)
-
-
-def test_hashes_notice_other_names_and_changed_files_but_no_copy(tiny_dataset, tmp_path):
+def test_hashes_detect_other_names_and_changed_files_but_not_copies(tiny_dataset, tmp_path):
     assert data.names_hash("ab", "c") == data.names_hash("ba", "c") != data.names_hash("a", "bc")
     samples = data.pair_files(tiny_dataset(count=3))
     before = data.files_hash(samples)
@@ -164,14 +164,14 @@ def test_hashes_notice_other_names_and_changed_files_but_no_copy(tiny_dataset, t
     assert data.files_hash(samples) == before
 
 
-# --- One's own files, checked by their headers ------------------------------------------------------------------------
+# --- Files of the user, checked by their headers ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("file", "contents", "words"),
     [
         ("stimuli/0001.png", b"", ["stimuli", "0001.png", "the file is empty"]),
-        ("stimuli/0001.png", b"no image", ["stimuli", "0001.png", "not an image that can be read"]),
+        ("stimuli/0001.png", b"no image", ["stimuli", "0001.png", "not a readable image"]),
         ("saliency/0001.png", b"no image", ["saliency", "0001.png", "Expected JPEG or PNG"]),
         ("saliency/0001.png", (64, 49), ["saliency", "0001.png", "64×49", "64×48"]),
         ("saliency/0001.png", None, ["saliency/0001 is missing"]),
@@ -180,7 +180,7 @@ def test_hashes_notice_other_names_and_changed_files_but_no_copy(tiny_dataset, t
         ("stimuli/0001.bmp", (64, 48), ["Two files for one image", "0001.bmp", "0001.png"]),
     ],
 )
-def test_faults_of_ones_own_files_are_one_clear_line(tiny_dataset, file, contents, words):
+def test_faulty_files_of_the_user_are_one_clear_line(tiny_dataset, file, contents, words):
     folder = tiny_dataset(count=3)
     if contents is None:
         (folder / file).unlink()
@@ -194,7 +194,7 @@ def test_faults_of_ones_own_files_are_one_clear_line(tiny_dataset, file, content
     assert all(word in message for word in words) and "\n" not in message, message
 
 
-def test_many_faults_are_told_by_their_first_few(tiny_dataset):
+def test_first_few_of_many_faults_are_listed(tiny_dataset):
     folder = tiny_dataset(count=9)
     for i in range(8):
         Image.new("L", (9, 9)).save(folder / "saliency" / f"{i:04d}.png")
@@ -212,45 +212,11 @@ def test_huge_photographs_are_measured_without_decoding_them(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
-def test_pipe_in_place_of_an_image_is_not_waited_for(tmp_path):
+def test_pipe_instead_of_an_image_is_an_error(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
-    # Something is in it, so that who reads it all the same fails and does not hang.
+    # The pipe has contents, so a program that reads it fails instead of hanging.
     descriptor = os.open(tmp_path / "pipe.jpg", os.O_RDWR)
     os.write(descriptor, bytes(10_000))
     with pytest.raises(UserError, match="not a regular file"):
         data.image_size(tmp_path / "pipe.jpg")
     os.close(descriptor)
-
-
-# --- Batches ----------------------------------------------------------------------------------------------------------
-
-
-def test_plan_has_every_sample_once_in_an_order_that_changes_with_the_epoch():
-    groups = [Group(samples_named(f"{i:02d}" for i in range(7)), (48, 64))]
-
-    def order(seed, epoch):
-        return [s.name for batch in data.training_plan(groups, 2, seed, epoch) for s in batch.samples]
-
-    assert sorted(order(1, 0)) == [s.name for s in groups[0].samples]
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) != order(1, 1)
-    assert order(1, 0) != order(2, 0)
-
-
-def test_batches_of_several_datasets_have_one_size_each():
-    groups = [Group(samples_named("abcde"), (48, 64)), Group(samples_named("vwxyz"), (72, 72))]
-    plan = data.training_plan(groups, 2, seed=0, epoch=0, scales=(0.5, 1.0))
-    assert len(plan) == 6
-    for batch in plan:
-        names = {s.name for s in batch.samples}
-        assert names <= set("abcde") or names <= set("vwxyz")
-        assert batch.size in ({(24, 32), (48, 64)} if names <= set("abcde") else {(40, 40), (32, 32), (72, 72)})
-
-
-def test_groups_by_shape_hold_every_sample_at_the_size_that_suits_its_photograph(tiny_dataset):
-    lying = data.pair_files(tiny_dataset("lying", count=3, height=48, width=64))
-    upright = data.pair_files(tiny_dataset("upright", count=2, height=64, width=48))
-    whole = data.Group([*lying, upright[0]], (48, 64)), data.Group(upright[1:], (48, 64))
-    groups = data.group_by_shape(whole, 240 * 320)
-    assert [(len(train.samples), train.size) for train, _ in groups] == [(3, (240, 320)), (1, (320, 240))]
-    assert [(len(valid.samples), valid.size) for _, valid in groups] == [(0, (240, 320)), (1, (320, 240))]

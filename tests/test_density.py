@@ -1,4 +1,4 @@
-"""Densities: normalised, fitted as their likelihood demands, and the map that each metric deserves."""
+"""Densities: normalised, fitted by likelihood, and the optimal map of each metric."""
 
 import numpy as np
 import pytest
@@ -81,13 +81,13 @@ def test_centre_bias_has_the_best_leave_one_image_out_likelihood():
     assert 0.02 < bias.bandwidth < 0.12 and 0.01 < bias.uniform < 0.35
 
 
-def test_nothing_to_learn_from_gives_a_uniform_centre_bias():
+def test_centre_bias_without_fixations_is_uniform():
     for positions in ([], [np.zeros((0, 2))] * 3, [np.full((5, 2), 0.5)]):
         log_density = density.fit_centre_bias(positions).log_density((4, 6))
         np.testing.assert_allclose(log_density, -np.log(24))
 
 
-def test_gold_standard_finds_the_width_of_what_observers_share():
+def test_gold_standard_finds_the_width_of_common_targets():
     random, centre = np.random.default_rng(0), np.full((density.CELLS,) * 2, 1 / density.CELLS**2)
     images = []
     for _ in range(30):
@@ -108,7 +108,7 @@ def test_gold_standard_finds_the_width_of_what_observers_share():
 
 @pytest.fixture
 def small_grid(monkeypatch):
-    """Fit on as many cells as the maps here have pixels, so that no resizing hides a difference."""
+    """Fit on as many cells as these maps have pixels, so no resizing hides a difference."""
     monkeypatch.setattr(fitting, "FIT_CELLS", 24)
 
 
@@ -149,34 +149,28 @@ def test_fit_recovers_known_parameters_and_gains_information_on_other_images(sma
     np.testing.assert_allclose(*centres, atol=0.35)
 
     baseline = np.full((24, 24), -np.log(24**2))
-    gains = {}
-    for name, log_density in (
-        ("default", density.default_log_density),
-        ("fitted", fitted.log_density),
-        ("true", truth.log_density),
-    ):
+    gains = []
+    for log_density in (density.default_log_density, fitted.log_density, truth.log_density):
         held_out = zip(maps[30:], fixations[30:], strict=True)
-        gains[name] = np.mean([metrics.ig_tuebingen(log_density(m), baseline, f) for m, f in held_out])
-    assert gains["default"] + 0.1 < gains["fitted"] < gains["true"] + 0.02
-    assert gains["fitted"] > gains["true"] - 0.05
+        gains.append(np.mean([metrics.ig_tuebingen(log_density(m), baseline, f) for m, f in held_out]))
+    default, received, best = gains
+    assert default + 0.1 < received < best + 0.02 and received > best - 0.05
 
 
 @pytest.mark.parametrize("draw_from", ["default", "inverted", "uniform"])
 @pytest.mark.parametrize("shape", ["smooth", "sharp", "flat"])
 def test_fitted_likelihood_is_never_below_that_of_the_default_density(small_grid, shape, draw_from):
-    """Whatever the maps are like, and even if the default density is the true one."""
     forms = {"smooth": lambda m: 255 * m, "sharp": lambda m: m**8, "flat": lambda m: 0.6 + 0.4 * m}
     of = {"default": lambda m: m, "inverted": lambda m: m.max() - m, "uniform": np.ones_like}
     maps = [forms[shape](smooth_map(seed, (24, 24))) for seed in range(6)]
     fixations = [draw(density.default_log_density(of[draw_from](m)), 30, seed) for seed, m in enumerate(maps)]
     fitted, before, after = fitting.fit_density(maps, [density.relative(f, (24, 24)) for f in fixations])
-    likelihoods = {
-        name: np.mean([log_density(m)[tuple(f.T)] for m, f in zip(maps, fixations, strict=True)])
-        for name, log_density in (("default", density.default_log_density), ("fitted", fitted.log_density))
-    }
-    assert likelihoods["fitted"] > likelihoods["default"] and after >= before
-    over_uniform = (likelihoods["default"] + np.log(24**2)) / np.log(2)
-    assert before > over_uniform - 0.01  # Where maps are black it is more, as the bounds lift them.
+    default, best = (
+        np.mean([log_density(m)[tuple(f.T)] for m, f in zip(maps, fixations, strict=True)])
+        for log_density in (density.default_log_density, fitted.log_density)
+    )
+    assert best > default and after >= before
+    assert before > (default + np.log(24**2)) / np.log(2) - 0.01  # More for black pixels, which the bounds lift.
 
 
 def test_fitted_density_is_monotone_and_normalised_at_any_size(truth):
@@ -185,14 +179,14 @@ def test_fitted_density_is_monotone_and_normalised_at_any_size(truth):
     assert (np.diff(fitting.unpack(np.random.default_rng(0).normal(size=34)).curve) > 0).all()
 
 
-def test_fitted_density_survives_its_file(tmp_path, truth):
+def test_fitted_density_is_restored_from_its_file(tmp_path, truth):
     truth.save(tmp_path / "density.json")
     loaded = fitting.FittedDensity.load(tmp_path / "density.json")
     np.testing.assert_array_equal(loaded.log_density(smooth_map(2)), truth.log_density(smooth_map(2)))
 
 
 @pytest.mark.parametrize("contents", [None, "no JSON", "{}", '{"blur": 1, "curve": [1], "centre": [0], "ratio": 1}'])
-def test_other_files_are_clear_errors(tmp_path, contents):
+def test_invalid_files_are_clear_errors(tmp_path, contents):
     path = tmp_path / "density.json"
     if contents is not None:
         path.write_text(contents, encoding="utf-8")
@@ -200,7 +194,7 @@ def test_other_files_are_clear_errors(tmp_path, contents):
         fitting.FittedDensity.load(path)
 
 
-# --- Maps for metrics -------------------------------------------------------------------------------------------------
+# --- Optimal maps -----------------------------------------------------------------------------------------------------
 
 
 def test_similarity_map_beats_every_other_map_in_expected_similarity():
@@ -235,7 +229,7 @@ def test_similarity_map_beats_every_other_map_in_expected_similarity():
 
 
 def test_each_metric_scores_best_on_its_own_map():
-    """On average over fixations drawn from the density, as the paper shows."""
+    """On average over fixations drawn from the density."""
     random = np.random.default_rng(0)
     others = np.exp(density.normalize(3 * smooth_map(11, (40, 60), 5)))
     log_density = density.normalize(5 * smooth_map(12, (40, 60), 4))

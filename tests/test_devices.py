@@ -12,7 +12,6 @@ import tensorflow as tf
 
 import data
 from config import PARAMS
-from images import load_batches
 from phases import train
 from phases.training import batches, devices
 from utils import UserError
@@ -53,25 +52,25 @@ def main(folder: Path, results: Path) -> dict:
     losses("two", 6, ["CPU:0", "CPU:1"])
     two = losses("two", 7, [])
     strategy = devices.strategy_for(["CPU:0", "CPU:1"])
-    images, _ = next(iter(batches.feed(strategy, data.training_plan([groups[0][0]], 4, 0, 0))))
+    images, _ = next(iter(batches.feed(strategy, batches.training_plan([groups[0][0]], 4, 0, 0))))
     shares = [share.shape[0] for share in strategy.experimental_local_results(images)]
     return {"one": one, "two, then one": two, "devices": replicas, "shares": shares}
 
 
 def test_shares_of_a_batch_keep_its_order_and_augmentation(tiny_dataset):
     samples = data.pair_files(tiny_dataset(count=5))
-    whole = data.Batch(samples, (48, 64), seed=7)
-    shares = data.share_out([whole], 2)
+    whole = batches.Batch(samples, (48, 64), seed=7)
+    shares = batches.share_out([whole], 2)
     assert [len(share.samples) for share in shares] == [3, 2]
     options = {"mirror": True, "crop": 0.3, "color": 0.3}
-    together, _ = next(iter(load_batches([whole], options)))
-    apart = np.concatenate([images for images, _ in load_batches(shares, options)])
+    together, _ = next(iter(batches.load_batches([whole], options)))
+    apart = np.concatenate([images for images, _ in batches.load_batches(shares, options)])
     np.testing.assert_allclose(apart, together, atol=1e-3)
 
 
 def test_device_without_a_sample_repeats_one_of_the_others(tiny_dataset):
     samples = data.pair_files(tiny_dataset(count=2))
-    shares = data.share_out([data.Batch(samples, (48, 64))], 3)
+    shares = batches.share_out([batches.Batch(samples, (48, 64))], 3)
     assert [share.samples for share in shares] == [samples[:1], samples[1:], samples[:1]]
     assert [share.first for share in shares] == [0, 1, 0]
 

@@ -361,7 +361,7 @@ def test_results_that_cannot_be_written_are_noticed_before_anything_is_computed(
     monkeypatch.setattr(ground_truth, "load_cases", never)
     write(tmp_path / "file", b"")
     assert noisy(results=tmp_path / "file") == 2
-    assert "Nothing can be written into" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
 
     def full(**_):
         raise OSError(errno.ENOSPC, "No space left on device")

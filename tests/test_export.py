@@ -444,7 +444,7 @@ def test_unwritable_results_are_noticed_before_the_network_is_loaded(weights, tm
     monkeypatch.setattr(msinet, "load", lambda *arguments, **options: pytest.fail("it was loaded"))
     arguments = ["--weights", str(weights), "--results", str(tmp_path / "results")]
     assert main.main(["export", "--format", "weights", *arguments]) == 2
-    assert "Nothing can be written into" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
 
 
 def test_writable_folder_is_made_and_left_empty(tmp_path):

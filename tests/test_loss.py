@@ -29,7 +29,7 @@ def test_correlation_is_that_of_the_metric(maps):
     np.testing.assert_allclose(loss.cc(true, 3 * true + 1), 1, atol=1e-5)
 
 
-def test_scanpath_term_is_the_metric_with_the_true_map_as_weights(maps):
+def test_scanpath_term_is_the_metric_weighted_by_the_true_map(maps):
     _, predicted = maps
     fixated = np.zeros_like(predicted)
     fixated[:, 2, 3], fixated[:, 4, 1] = 255, 255
@@ -45,7 +45,7 @@ def test_combined_loss_adds_the_weighted_terms(maps):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_terms_of_a_map_that_is_the_same_everywhere_are_numbers_and_have_gradients(maps, value):
+def test_terms_of_a_constant_map_are_finite_and_have_gradients(maps, value):
     flat = tf.Variable(np.full_like(maps[1], value))
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(loss.combined(1.0, 1.0)(maps[0], flat))

@@ -133,7 +133,7 @@ def test_damaged_images_are_named_and_the_rest_go_on(photograph, tmp_path, run, 
     for name in ("2_cut.jpg", "3_empty.jpg", "4_text.png"):
         assert name in printed.err
     assert "{{" not in printed.err, "TensorFlow's name of a node"
-    assert "2_cut.jpg: not an image that can be read, or damaged (jpeg::Uncompress failed" in printed.err
+    assert "2_cut.jpg: not a readable image, or damaged (jpeg::Uncompress failed" in printed.err
     assert "2 maps written to" in printed.out and "3 images failed" in printed.out
     assert sorted(p.name for p in (tmp_path / "results" / "images").iterdir()) == ["1.jpeg", "5.jpeg"]
     record = json.loads((tmp_path / "results" / "test.json").read_text(encoding="utf-8"))
@@ -231,9 +231,9 @@ def test_image_of_too_many_pixels_is_refused_by_its_header(photograph, tmp_path,
     write(tmp_path / "in" / "good.png", tf.io.encode_png(photograph()))
     assert run(tmp_path / "in") == 1
     printed = capsys.readouterr()
-    assert "bomb.png: more pixels than Pillow reads" in printed.err and "1 map written" in printed.out
+    assert "bomb.png: more pixels than Pillow's limit" in printed.err and "1 map written" in printed.out
     assert run(tmp_path / "in" / "good.png", "--max-pixels", "3000") == 1
-    assert "64×48 pixels, at most 3000 are read: shrink it, or raise --max-pixels" in capsys.readouterr().err
+    assert "64×48 pixels, expected at most 3000: shrink it, or raise --max-pixels" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded with Linux's resource limits")

@@ -22,7 +22,6 @@ import loss
 import main
 import model
 from config import PARAMS, VERSION
-from images import load_batches
 from phases import train
 from phases.training import batches, callbacks
 from utils import UserError
@@ -237,7 +236,7 @@ def test_running_average_of_the_weights_validates_and_is_the_best_checkpoint(tin
     checkpoint.assign(network, best)
     row = {key: float(value) for key, value in history(results)[0].items()}
     valid = data.load_groups("custom", folder, (48, 64))[1]
-    images, truths = next(iter(load_batches(data.validation_plan([valid], 1))))
+    images, truths = next(iter(batches.load_batches(batches.validation_plan([valid], 1))))
     maps = network(images, training=False)
     for name in ("kld", "cc", "nss"):
         assert row[f"val_{name}"] == pytest.approx(float(getattr(loss, name)(truths, maps)[0]), abs=1e-4)
@@ -287,14 +286,14 @@ def find_datasets(group) -> list:
 def test_cached_images_are_the_same_and_are_gone_afterwards(tiny_dataset, tmp_path, capsys):
     folder = tiny_dataset(count=5, height=60, width=40)
     groups = [[group] for group in data.load_groups("custom", folder, (48, 64))]
-    plan = data.training_plan(groups[0], 2, seed=0, epoch=0)
+    plan = batches.training_plan(groups[0], 2, seed=0, epoch=0)
     with batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True}, *groups) as (training, validation):
-        for (images, truths), (cached, cached_truths) in zip(load_batches(plan), training(plan), strict=True):
+        for (images, truths), (cached, cached_truths) in zip(batches.load_batches(plan), training(plan), strict=True):
             np.testing.assert_array_equal(cached, images)
             np.testing.assert_array_equal(cached_truths, truths)
         for file in (folder / "stimuli").iterdir():
             file.unlink()  # Nothing of it is read again.
-        assert len(list(validation(data.validation_plan(groups[1], 1)))) == 1
+        assert len(list(validation(batches.validation_plan(groups[1], 1)))) == 1
         assert len(list(training(plan))) == len(plan)
     assert not (tmp_path / "cache").exists()
 
@@ -446,7 +445,7 @@ def test_checkpoint_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeyp
     network = model.build_model(width=0.25)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7_000_000))
-    with pytest.raises(UserError, match=r"The disk is full: 7 MB are to be written into .*, and 7 MB are free"):
+    with pytest.raises(UserError, match=r"The disk is full: .* needs 7 MB, and 7 MB are free"):
         checkpoint.save_checkpoint(network, tmp_path / "results" / "x.weights.h5", {})
     assert not list((tmp_path / "results").iterdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=8_000_000))

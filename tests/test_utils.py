@@ -1,7 +1,6 @@
-"""What all rooms share: files whole or not at all, whatever happens to the process that writes them."""
+"""Shared by all phases: complete files or none, whatever happens to the process that writes them."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,43 +15,39 @@ from utils import UserError, list_files, sweep_leftovers, whole_file, whole_fold
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="the system has no such signals")
 
-# Writes the file or folder "new" over an old one, says so in the middle of it, and stands still.
+# Replaces a file, or a folder with a new one, and stops halfway, or between the two steps of replacing a folder.
 WRITER = """
 import sys, time
 from pathlib import Path
 import utils
-kind, target = sys.argv[1], Path(sys.argv[2])
-def stand_still(*arguments):
-    print("standing still", flush=True)
+moment, target = sys.argv[1], Path(sys.argv[2])
+def stop(*arguments):
+    print("stopped", flush=True)
     time.sleep(60)
-if kind == "file":
-    with utils.whole_file(target) as temporary:
-        temporary.write_bytes(b"half of it")
-        stand_still()
-with utils.whole_folder(target) as temporary:
-    (temporary / "new").write_bytes(b"new")
-    if kind == "folder":
-        stand_still()
+with (utils.whole_file if moment == "file" else utils.whole_folder)(target) as temporary:
+    if moment != "between":
+        (temporary if moment == "file" else temporary / "new").write_bytes(b"half of it")
+        stop()
     replace = Path.replace
-    Path.replace = lambda path, other: stand_still() if other == target else replace(path, other)
+    Path.replace = lambda path, other: stop() if other == target else replace(path, other)
 """
 
 
-def start(kind, target) -> subprocess.Popen:
-    """A process in the middle of its work."""
+def start(moment, target) -> subprocess.Popen:
+    """A process that has stopped in the middle of its work."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, kind, str(target)],
+        [sys.executable, "-c", WRITER, moment, str(target)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "standing still\n"
+    assert process.stdout.readline() == "stopped\n"
     process.stdout.close()
     return process
 
 
 def kill(process) -> None:
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
 
 
@@ -60,11 +55,17 @@ def hidden(folder) -> list[Path]:
     return list(folder.glob(".*"))
 
 
-# --- The promise ------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the file `old`."""
+    return write(tmp_path / "folder" / "old", b"old").parent
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
 
 
 @posix
-def test_who_reads_a_file_while_it_is_replaced_reads_the_old_one_to_its_end(tmp_path):
+def test_reader_of_a_replaced_file_gets_the_old_contents(tmp_path):
     path = write(tmp_path / "file", b"old" * 100_000)
     with path.open("rb") as reader:
         beginning = reader.read(10)
@@ -75,14 +76,13 @@ def test_who_reads_a_file_while_it_is_replaced_reads_the_old_one_to_its_end(tmp_
 
 
 @posix
-def test_readers_in_a_loop_see_whole_files_only(tmp_path):
+def test_readers_in_a_loop_see_only_whole_files(tmp_path):
     contents = [bytes([i]) * 3_000_000 for i in range(4)]
     path, done, seen = write(tmp_path / "file", contents[0]), threading.Event(), []
 
     def read() -> None:
         while not done.is_set():
-            received = path.read_bytes()
-            seen.append(received in contents)
+            seen.append(path.read_bytes() in contents)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -95,19 +95,19 @@ def test_readers_in_a_loop_see_whole_files_only(tmp_path):
 
 
 @posix
-def test_killed_while_it_writes_it_leaves_the_old_file_and_the_next_run_sweeps(tmp_path):
+def test_killed_writer_leaves_the_old_file_and_the_next_process_removes_the_new_one(tmp_path):
     path = write(tmp_path / "custom.weights.h5", b"old")
     process = start("file", path)
-    (temporary,) = hidden(tmp_path)
-    assert temporary.name.endswith(".weights.h5"), "some formats are known by their suffix"
+    (temporary,) = tmp_path.glob(".*.weights.h5")  # Some formats are known by their suffix.
     sweep_leftovers(tmp_path)
-    assert temporary.exists(), "its owner lives"
+    assert temporary.exists(), "its process is running"
     kill(process)
     assert path.read_bytes() == b"old" and temporary.exists()
     utils._sweep_once.cache_clear()  # as in another process
     with whole_file(tmp_path / "another") as other:
-        assert hidden(tmp_path) == []
+        assert not temporary.exists()
         other.write_bytes(b"")
+    assert hidden(tmp_path) == []
 
 
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -120,84 +120,76 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".jpg", "x" + ".y" * 125 + ".jpg"])
 def test_file_may_have_the_longest_name_that_the_system_allows(tmp_path, name):
-    path = tmp_path / name
-    with whole_file(path) as temporary:
-        assert utils.OWNED.fullmatch(temporary.name) and temporary.name.endswith(".jpg")
+    with whole_file(tmp_path / name) as temporary:
+        assert temporary.name.endswith(".jpg")
         temporary.write_bytes(b"new")
-    assert path.read_bytes() == b"new"
+    assert (tmp_path / name).read_bytes() == b"new" and hidden(tmp_path) == []
+
+
+def test_threads_that_write_into_one_folder_do_not_disturb_each_other(tmp_path):
+    def write_one(i) -> bytes:
+        utils.sweep_leftovers(tmp_path)
+        with whole_file(tmp_path / str(i)) as temporary:
+            temporary.write_bytes(bytes([i]))
+            utils.sweep_leftovers(tmp_path)
+        return (tmp_path / str(i)).read_bytes()
+
+    assert list(utils.parallel_map(write_one, range(60), workers=8)) == [bytes([i]) for i in range(60)]
+    assert hidden(tmp_path) == []
 
 
 # --- Folders ----------------------------------------------------------------------------------------------------------
 
 
-def test_folder_is_replaced_with_all_that_is_in_it(tmp_path):
-    write(tmp_path / "folder" / "old", b"old")
-    with whole_folder(tmp_path / "folder") as temporary:
+def test_folder_is_replaced_with_its_contents(folder):
+    with whole_folder(folder) as temporary:
         write(temporary / "new", b"new")
-    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["new"] and hidden(tmp_path) == []
+    assert [file.name for file in folder.iterdir()] == ["new"] and hidden(folder.parent) == []
 
 
-def test_folder_comes_back_when_its_successor_cannot_take_its_place(tmp_path, monkeypatch):
-    folder, replace = tmp_path / "folder", Path.replace
-    write(folder / "old", b"old")
+@pytest.mark.parametrize("restored", [True, False])
+def test_folder_that_cannot_be_replaced_is_restored_or_at_least_kept(folder, monkeypatch, restored):
+    replace = Path.replace
 
-    def refuse(path, target):
-        if path.suffix == utils.PART:
+    def deny(path, target):
+        if target == folder and (path.name == "new" or not restored):
             raise PermissionError("held by another program")
         return replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(Path, "replace", deny)
     with pytest.raises(PermissionError), whole_folder(folder) as temporary:
         write(temporary / "new", b"new")
-    assert (folder / "old").read_bytes() == b"old" and hidden(tmp_path) == []
-
-
-def test_folder_that_cannot_come_back_is_not_deleted(tmp_path, monkeypatch):
-    folder, replace = tmp_path / "folder", Path.replace
-    write(folder / "old", b"old")
-
-    def refuse(path, target):
-        if target == folder:
-            raise PermissionError("held by another program")
-        return replace(path, target)
-
-    monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(PermissionError), whole_folder(folder):
-        pass
-    assert [file.read_bytes() for file in tmp_path.rglob("old")] == [b"old"]
+    assert [file.read_bytes() for file in folder.parent.rglob("old")] == [b"old"]
+    assert folder.exists() == restored
+    monkeypatch.undo()
+    sweep_leftovers(folder.parent)
+    assert (folder / "old").exists() and hidden(folder.parent) == []
 
 
 @posix
-@pytest.mark.parametrize("kind", ["folder", "between"])
-def test_folder_of_a_killed_process_comes_back_with_the_next_run(tmp_path, kind):
-    folder = tmp_path / "folder"
-    write(folder / "old", b"old")
-    process = start(kind, folder)
-    sweep_leftovers(tmp_path)
-    assert len(hidden(tmp_path)) == (2 if kind == "between" else 1), "their owner lives"
+@pytest.mark.parametrize("moment", ["folder", "between"])
+def test_next_run_restores_the_folder_of_a_killed_process(folder, moment):
+    process = start(moment, folder)
+    before = hidden(folder.parent)
+    sweep_leftovers(folder.parent)
+    assert hidden(folder.parent) == before != [], "its process is running"
     kill(process)
-    assert folder.exists() == (kind == "folder")
+    assert folder.exists() == (moment == "folder")
     with pytest.raises(RuntimeError), whole_folder(folder):
         raise RuntimeError
-    assert (folder / "old").read_bytes() == b"old" and hidden(tmp_path) == []
+    assert (folder / "old").read_bytes() == b"old" and hidden(folder.parent) == []
 
 
 @posix
-def test_former_folder_does_not_replace_what_has_taken_its_place(tmp_path):
-    folder = tmp_path / "folder"
-    write(folder / "old", b"old")
+def test_former_folder_does_not_replace_a_newer_one(folder):
     kill(start("between", folder))
     write(folder / "newer", b"newer")
-    sweep_leftovers(tmp_path)
-    assert [file.name for file in folder.iterdir()] == ["newer"] and hidden(tmp_path) == []
+    sweep_leftovers(folder.parent)
+    assert [file.name for file in folder.iterdir()] == ["newer"] and hidden(folder.parent) == []
 
 
-def test_leftovers_of_another_computer_stay_for_a_day_and_other_hidden_files_for_ever(tmp_path):
-    foreign = write(tmp_path / ".00000000-1-01234567.npz", b"")
+def test_other_hidden_files_are_kept(tmp_path):
     write(tmp_path / ".hidden.npz", b"")
-    sweep_leftovers(tmp_path)
-    assert foreign.exists()
-    os.utime(foreign, (0, 0))
     sweep_leftovers(tmp_path)
     assert [file.name for file in hidden(tmp_path)] == [".hidden.npz"]
 
@@ -205,7 +197,7 @@ def test_leftovers_of_another_computer_stay_for_a_day_and_other_hidden_files_for
 # --- Listing files ----------------------------------------------------------------------------------------------------
 
 
-def test_files_are_listed_by_their_paths_without_folders_and_hidden_ones(tmp_path):
+def test_files_are_listed_by_path_without_folders_and_hidden_files(tmp_path):
     for name in ("b/1.jpg", "b.JPG", "a.png", ".hidden/2.jpg", "b/._1.jpg"):
         write(tmp_path / name, b"")
     (tmp_path / "folder.jpg").mkdir()
@@ -214,15 +206,15 @@ def test_files_are_listed_by_their_paths_without_folders_and_hidden_ones(tmp_pat
     assert len(list_files(tmp_path)) == 3 and list_files(tmp_path / "nowhere") == []
 
 
-def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+def test_unreadable_folder_is_named(tmp_path, monkeypatch):
     write(tmp_path / "closed" / "1.jpg", b"")
     scan = os.scandir
 
-    def refuse(path):  # The administrator, whom tests may run as, may read everything.
+    def deny(path):  # Tests may run as the administrator, who may read everything.
         if Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", deny)
     with pytest.raises(UserError, match=r"closed cannot be read \(Permission denied\)"):
         list_files(tmp_path)

@@ -1,4 +1,4 @@
-"""Tiny archives in the exact formats of the seven datasets, and the fixations that are in them."""
+"""Tiny archives in the exact formats of the seven datasets, and their fixations."""
 
 import io
 import tempfile
@@ -21,7 +21,7 @@ def photograph(seed: int) -> np.ndarray:
 
 
 def fixations(seed: int) -> list[np.ndarray]:
-    """For each of three observers x, y; two observers share a pixel, and the third looked at nothing."""
+    """x, y for each of three observers; two observers share a pixel, and the third has no fixations."""
     random = np.random.default_rng(100 + seed)
     first, second = (np.column_stack([random.integers(1, WIDTH, n), random.integers(1, HEIGHT, n)]) for n in (4, 3))
     return [first, np.concatenate([second, first[:1]]), np.zeros((0, 2), int)]
@@ -82,7 +82,7 @@ def mit1003() -> list[dict[str, bytes]]:
 
 
 def cat2000() -> list[dict[str, bytes]]:
-    """Two categories with the same names; the first photograph claims to be rotated, as Pattern/134 does."""
+    """Two categories with the same names; the first photograph has a wrong EXIF rotation, like Pattern/134."""
     members = {}
     for i in range(COUNT):
         name = f"{('Action', 'Pattern')[i // 2]}/{i % 2 + 1:03d}"
@@ -134,7 +134,7 @@ def _write_cells(file: h5py.File) -> None:
 def _hdf5(write) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.mat"
-        with h5py.File(path, "w", userblock_size=512) as file:  # MATLAB begins with a text of 512 bytes
+        with h5py.File(path, "w", userblock_size=512) as file:  # MATLAB starts with 512 bytes of text
             write(file)
         return path.read_bytes()
 
@@ -166,10 +166,11 @@ def fiwi() -> list[dict[str, bytes]]:
 MAKERS = {maker.__name__: maker for maker in (salicon, mit1003, cat2000, dutomron, pascals, osie, fiwi)}
 
 
-def zip_of(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip archive with the same bytes every time."""
+def zip_of(members: dict, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A reproducible zip archive of members by name, or by `ZipInfo`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, contents in members.items():
-            archive.writestr(zipfile.ZipInfo(name), contents, method)
+        for member, contents in members.items():
+            info = member if isinstance(member, zipfile.ZipInfo) else zipfile.ZipInfo(member)
+            archive.writestr(info, contents, method)
     return buffer.getvalue()

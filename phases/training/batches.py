@@ -1,37 +1,209 @@
-"""How batches are made, and how they reach the devices."""
+"""The batches of a training run: which images are in each, how they are loaded, augmented and sent to the devices."""
 
 import contextlib
 import functools
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from data import Batch, Group, share_out
-from images import load_batches, load_cached, write_cache
+from data import Group, Sample, fitted_size, image_size
+from images import IMAGE_PADDING, MAP_PADDING, decode_image, pad, resize_to_fit
+from utils import check_space
+
+# --- Plans: which images are in each batch ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step, or a device's share of it.
+
+    Attributes:
+        samples: its images.
+        size: height and width of the network's input.
+        seed: of the augmentation, together with a sample's position in the whole step.
+        first: position of the first sample in the whole step.
+    """
+
+    samples: Sequence[Sample]
+    size: tuple[int, int]
+    seed: int = 0
+    first: int = 0
+
+
+def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group, Group]]:
+    """Split the training and validation images of a dataset by the input size that fits each image's shape.
+
+    Args:
+        groups: as `data.load_groups` returns them; their own sizes are ignored.
+        pixels: of the network's input; see `data.fitted_size`.
+    """
+    by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
+    for part, group in enumerate(groups):
+        for sample in group.samples:
+            size = fitted_size(image_size(sample.stimulus), pixels)
+            by_size.setdefault(size, ([], []))[part].append(sample)
+    return [(Group(train, size), Group(valid, size)) for size, (train, valid) in sorted(by_size.items())]
+
+
+def training_plan(
+    groups: Sequence[Group], batch_size: int, seed: int, epoch: int, scales: Sequence[float] = (1.0,)
+) -> list[Batch]:
+    """The batches of one epoch, in order; a pure function of its arguments, so any epoch can be repeated.
+
+    Args:
+        groups: every sample of each is used once; each batch has samples of one group only.
+        batch_size: the last batch of a group may be smaller.
+        seed, epoch: together they determine the order, the scales and the augmentation.
+        scales: factors on the network's input size; each batch draws one.
+    """
+    random = np.random.default_rng([seed, epoch])
+    batches = []
+    for group in groups:
+        order = random.permutation(len(group.samples))
+        for start in range(0, len(order), batch_size):
+            samples = [group.samples[i] for i in order[start : start + batch_size]]
+            size = scaled_size(group.size, random.choice(scales))
+            batches.append(Batch(samples, size, int(random.integers(2**31))))
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def validation_plan(groups: Sequence[Group], batch_size: int) -> list[Batch]:
+    """Every sample of every group once, in order, at its full size."""
+    return [
+        Batch(group.samples[start : start + batch_size], group.size)
+        for group in groups
+        for start in range(0, len(group.samples), batch_size)
+    ]
+
+
+def share_out(plan: Sequence[Batch], devices: int) -> list[Batch]:
+    """Split each batch of a plan into one share per device, in turn.
+
+    The shares of a batch differ by at most one sample. If a batch has fewer samples than there are devices, some
+    samples are in several shares, because no share may be empty.
+    """
+    shares = []
+    for batch in plan:
+        size, surplus = divmod(len(batch.samples), devices)
+        for device in range(devices):
+            first = device * size + min(device, surplus)
+            samples = batch.samples[first : first + size + (device < surplus)]
+            if not samples:
+                first = device % len(batch.samples)
+                samples = batch.samples[first : first + 1]
+            shares.append(replace(batch, samples=samples, first=first))
+    return shares
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """A network input size times a factor, each side rounded to a multiple of 8."""
+    height, width = (max(8, round(side * scale / 8) * 8) for side in size)
+    return height, width
+
+
+# --- Loading ----------------------------------------------------------------------------------------------------------
 
 Loader = Callable[[Sequence[Batch]], tf.data.Dataset]
 
 
-def feed(strategy: tf.distribute.Strategy, plan: Sequence[Batch], load: Loader = load_batches):
-    """The batches of a plan, each shared by the devices of a strategy; `load` makes a dataset of a plan."""
-    devices = strategy.num_replicas_in_sync
-    if devices == 1:
-        return load(plan)
-    shares = share_out(plan, devices)
-    # Without end, as Keras does not learn the length of a distributed dataset, and stops by its number of steps.
-    return strategy.distribute_datasets_from_function(lambda _: load(shares).repeat())
+def load_batches(plan: Sequence[Batch], augmentation: dict | None = None) -> tf.data.Dataset:
+    """Read, decode, augment, resize and pad the batches of a plan, in parallel and prefetched.
+
+    Args:
+        plan: batches in order, of one epoch or several.
+        augmentation: options of `augment`, or None for unchanged images.
+
+    Returns:
+        A `tf.data.Dataset` of pairs: images (B, H, W, 3) and saliency maps (B, H, W, 1), float32, 0 to 255.
+    """
+
+    def rows():
+        for batch in plan:
+            # As bytes, because a file name need not be valid text.
+            stimuli = [os.fsencode(sample.stimulus) for sample in batch.samples]
+            saliency = [os.fsencode(sample.saliency) for sample in batch.samples]
+            yield stimuli, saliency, batch.size, batch.seed, batch.first
+
+    def load(stimuli, saliency, size, seed, first):
+        def load_one(row):
+            stimulus, saliency, index = row
+            image = decode_image(tf.io.read_file(stimulus), 3)
+            truth = decode_image(tf.io.read_file(saliency), 1)
+            image, truth = augment(image, truth, tf.stack([seed, index]), size=size, **(augmentation or {}))
+            return pad(image, size, IMAGE_PADDING), pad(truth, size, MAP_PADDING)
+
+        images, truths = tf.map_fn(
+            load_one,
+            (stimuli, saliency, first + tf.range(tf.size(stimuli))),
+            fn_output_signature=(tf.float32, tf.float32),
+        )
+        return tf.ensure_shape(images, (None, None, None, 3)), tf.ensure_shape(truths, (None, None, None, 1))
+
+    files, size, number = tf.TensorSpec((None,), tf.string), tf.TensorSpec((2,), tf.int32), tf.TensorSpec((), tf.int32)
+    return _mapped(rows, (files, files, size, number, number), load, len(plan))
+
+
+def load_cached(plan: Sequence[Batch], files: Mapping[tuple[Sample, tuple[int, int]], Path]) -> tf.data.Dataset:
+    """Like `load_batches` without augmentation, from the files of `write_cache`."""
+
+    def rows():
+        for batch in plan:
+            yield [os.fsencode(files[sample, batch.size]) for sample in batch.samples], batch.size
+
+    def load(paths, size):
+        pairs = tf.map_fn(
+            lambda path: tf.reshape(tf.io.decode_raw(tf.io.read_file(path), tf.float32), (size[0], size[1], 4)),
+            paths,
+            fn_output_signature=tf.TensorSpec((None, None, 4), tf.float32),
+        )
+        return pairs[..., :3], pairs[..., 3:]
+
+    return _mapped(rows, (tf.TensorSpec((None,), tf.string), tf.TensorSpec((2,), tf.int32)), load, len(plan))
+
+
+def _mapped(rows: Callable, signature, load: Callable, count: int) -> tf.data.Dataset:
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
+    return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def write_cache(groups: Sequence[Group], folder: Path) -> dict[tuple[Sample, tuple[int, int]], Path]:
+    """Decode, resize and pad every sample once, and store the result, 16 bytes per pixel of the network's input.
+
+    Args:
+        groups: samples, and the size of the network's input for each.
+        folder: receives one file per sample; the operating system keeps as many in memory as fit.
+
+    Returns:
+        The file of each sample at its size, for `load_cached`.
+
+    Raises:
+        UserError: the disk is too small.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_space(folder, sum(16 * len(group.samples) * group.size[0] * group.size[1] for group in groups))
+    plan = [Batch([sample], group.size) for group in groups for sample in group.samples]
+    files = {}
+    for i, (batch, (image, truth)) in enumerate(zip(plan, load_batches(plan), strict=True)):
+        file = folder / f"{i}.raw"
+        np.concatenate([image[0], truth[0]], axis=-1).tofile(file)
+        files[batch.samples[0], batch.size] = file
+    return files
 
 
 @contextlib.contextmanager
 def loaders(
     folder: Path, params: Mapping, train_groups: Sequence[Group], valid_groups: Sequence[Group]
 ) -> Iterator[tuple[Loader, Loader]]:
-    """What makes datasets of plans, that of training and that of validation.
+    """The functions that turn plans into datasets, for training and for validation.
 
     Args:
-        folder: for the cache, if there is to be one; it is removed afterwards.
+        folder: for the cache, if `params` asks for one; it is removed afterwards.
         params: see `config.PARAMS`.
         train_groups, valid_groups: what the plans are made of.
     """
@@ -42,11 +214,68 @@ def loaders(
         return
     varied = bool(augmentation) or any(scale != 1 for scale in params["scales"])
     if varied:
-        print("Training varies its images, so that only those of the validation are cached.")
-    shutil.rmtree(folder, ignore_errors=True)  # Of a process that was killed.
+        print("Training augments its images, so only the validation images are cached.")
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     try:
         files = write_cache([*valid_groups, *([] if varied else train_groups)], folder)
         cached = functools.partial(load_cached, files=files)
         yield training if varied else cached, cached
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def feed(strategy: tf.distribute.Strategy, plan: Sequence[Batch], load: Loader = load_batches):
+    """The batches of a plan, each split across the devices of a strategy; `load` turns a plan into a dataset."""
+    devices = strategy.num_replicas_in_sync
+    if devices == 1:
+        return load(plan)
+    shares = share_out(plan, devices)
+    # Endless, because Keras does not learn the length of a distributed dataset and stops by its number of steps.
+    return strategy.distribute_datasets_from_function(lambda _: load(shares).repeat())
+
+
+# --- Augmentation -----------------------------------------------------------------------------------------------------
+
+
+def augment(image, truth, seed, *, size=None, mirror: bool = False, color: float = 0.0, crop: float = 0.0):
+    """Vary an image at random; its saliency map is moved with it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        truth: its saliency map, (H, W, 1) uint8.
+        seed: (2,) integers that determine everything.
+        size: height and width that image and map are then resized to fit into; integers, a tensor, or None to keep
+            their size.
+        mirror: swap left and right in half of the cases.
+        color: largest relative change of brightness, contrast and saturation.
+        crop: largest share of each side that is cropped.
+
+    Returns:
+        The image as float32, 0 to 255, and the map, both of the same new size.
+    """
+    # One independent stream for each decision.
+    seeds = tf.unstack(tf.random.split(tf.cast(seed, tf.int32), 6), num=6)
+    if crop:
+        image, truth = _crop(image, truth, seeds[:2], crop)
+    if mirror and tf.random.stateless_uniform((), seeds[2]) < 0.5:
+        image, truth = image[:, ::-1], truth[:, ::-1]
+    if size is not None:  # Before the colors, which take less time for fewer pixels.
+        image, truth = resize_to_fit(image, size), resize_to_fit(truth, size)
+    image = tf.cast(image, tf.float32)
+    return _recolor(image, seeds[3:], color) if color else image, truth
+
+
+def _crop(image, truth, seeds, most: float):
+    shape = tf.shape(image)[:2]
+    side = tf.random.stateless_uniform((), seeds[0], 1.0 - most, 1.0)
+    size = tf.maximum(tf.cast(tf.cast(shape, tf.float32) * side, tf.int32), 1)
+    position = tf.random.stateless_uniform((2,), seeds[1])
+    top, left = tf.unstack(tf.cast(position * tf.cast(shape - size + 1, tf.float32), tf.int32))
+    return tuple(x[top : top + size[0], left : left + size[1]] for x in (image, truth))
+
+
+def _recolor(image, seeds, most: float):
+    brightness, contrast, saturation = (tf.random.stateless_uniform((), s, 1.0 - most, 1.0 + most) for s in seeds)
+    image = tf.image.adjust_contrast(image * brightness, contrast)
+    gray = tf.image.rgb_to_grayscale(image)
+    return tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)

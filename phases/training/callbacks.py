@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from data import Batch
-from images import load_batches
+from phases.training.batches import Batch, load_batches
 from utils import UserError
 
 BOARD_IMAGES = 4  # of the validation, shown after each epoch
