@@ -1,7 +1,7 @@
 """The networks that ship with the program: each is a `.npz` of weights and a `.json` of facts in `weights/`.
 
-The facts are stored only there. `python bundled.py [SUMMARY ...]` updates the JSON files (file size, SHA-256, and scores
-from the `summary.json` of `evaluate --baselines`), and then the generated parts of the model card, `weights/README.md`.
+The facts are stored only there. `python bundled.py [SUMMARY ...]` updates the JSON files (file size, SHA-256, and the
+scores in the `summary.json` of `evaluate --baselines`) and the generated parts of the model card, `weights/README.md`.
 To add a network, add its two files and its name in `BUNDLED`, evaluate it, and run that command.
 """
 

@@ -23,7 +23,6 @@ from config import VERSION
 from download import WEIGHTS_FOLDER
 from model import NORM_EPSILON, published_name
 from utils import DownloadError, UserError, check_space, whole_file
-from weight_files import Architecture as Architecture  # Used by others through this module.
 from weight_files import (
     NORM_VARIABLES,
     check_stored,
@@ -35,6 +34,7 @@ from weight_files import (
     reading,
     write_note,
 )
+from weight_files import Architecture as Architecture  # Used by others through this module.
 
 # The bundled network that is used when no other weights are available.
 LITE_PATH = BUNDLED["lite"]

@@ -235,7 +235,7 @@ def _opened(path: Path) -> Iterator[Iterable[tuple[str, Announced]]]:
 def _split_name(full_name: str) -> str | None:
     """The published name that a longer name ends with, if any."""
     match = PUBLISHED_NAME.search(full_name)
-    return match and f"{match[1]}/{PUBLISHED_VARIABLES.get(match[2], match[2])}"
+    return match and f"{match[1]}/{match[2].replace('weights', 'kernel').replace('biases', 'bias')}"
 
 
 def _is_checkpoint(path: Path) -> bool:

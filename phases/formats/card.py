@@ -68,10 +68,10 @@ def provenance(network: Network) -> Provenance:
     path = network.weights.path
     if name := bundled.name_of(path):
         facts = bundled.facts(name)
-        data = [
-            f"{d['images']} images of {d['name']} ({d['citation']}; license: {d['license']})" for d in facts["data"]
+        sets = [
+            f"{row['images']} images of {row['name']} ({row['citation']}; {row['license']})" for row in facts["data"]
         ]
-        training = f"{', '.join(data)}."
+        training = f"{', '.join(sets)}."
         if "SALICON" not in training:
             training += " It has never seen SALICON."
         return Provenance(facts["description"], training, f"{facts['license']['text']}.", facts["license"]["id"], facts)

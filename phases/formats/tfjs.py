@@ -143,7 +143,7 @@ await writeFile("saliency.pgm", `P5 ${photograph.width} ${photograph.height} 255
 await writeFile("saliency.pgm", Uint8Array.from(gray, Math.round), { flag: "a" });
 """
 
-BROWSER_EXAMPLE = """// For a browser: in a page next to model.json. A bundler or an import map finds "@tensorflow/tfjs".
+BROWSER_EXAMPLE = """// For a page next to model.json. A bundler or an import map finds "@tensorflow/tfjs".
 import * as tf from "@tensorflow/tfjs";
 import { cropAndRestore, resizeAndPad } from "./geometry.js";
 
