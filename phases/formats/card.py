@@ -68,9 +68,7 @@ def provenance(network: Network) -> Provenance:
     path = network.weights.path
     if name := bundled.name_of(path):
         facts = bundled.facts(name)
-        sets = [
-            f"{row['images']} images of {row['name']} ({row['citation']}; {row['license']})" for row in facts["data"]
-        ]
+        sets = ["{images} images of {name} ({citation}; license: {license})".format(**row) for row in facts["data"]]
         training = f"{', '.join(sets)}."
         if "SALICON" not in training:
             training += " It has never seen SALICON."
