@@ -129,7 +129,12 @@ def update(summaries: Sequence[Path]) -> None:
         content, contents = facts(name), path.read_bytes()
         with np.load(path) as arrays:
             content["parameters"] = sum(arrays[key].size for key in arrays.files if "/" in key)
-        content |= {"bytes": len(contents), "sha256": hashlib.sha256(contents).hexdigest()}
+        sha256 = hashlib.sha256(contents).hexdigest()
+        if sha256 != content.get("sha256"):
+            if not summaries:
+                sys.exit(f"{path.name} has changed: name the summary.json files of its new evaluations.")
+            content["scores"] = {}
+        content |= {"bytes": len(contents), "sha256": sha256}
         for summary in summaries:
             _add_scores(content, path.stem, json.loads(summary.read_text(encoding="utf-8")))
         text = json.dumps(content, indent=2, ensure_ascii=False)

@@ -173,9 +173,7 @@ def vgg16_weights() -> Choice:
     except DownloadError as error:
         message = f"{error.message} Or start from random weights with --init scratch."
         raise DownloadError(message, error.details, error.brief) from error
-    if path.name == "vgg16_hybrid.ckpt":
-        return Choice(path, "the published VGG16 weights")
-    return Choice(path, "Keras' ImageNet VGG16")
+    return Choice(path, "the published VGG16 weights" if path.suffix == ".ckpt" else "Keras' ImageNet VGG16")
 
 
 # --- Between arrays and networks --------------------------------------------------------------------------------------

@@ -48,7 +48,6 @@ NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
 PUBLISHED_NAME = re.compile(
     r"(?:^|/)((?:conv[1-5]|aspp|decoder)/conv\w+)/(kernel|bias|weights|biases|gamma|beta|moving_mean|moving_variance)$"
 )
-PUBLISHED_VARIABLES = {"weights": "kernel", "biases": "bias"}
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,7 @@ def read_arrays(path: Path, advice: str = "Fetch or export it again.") -> dict[s
 
 @contextlib.contextmanager
 def reading(path: Path, fault: str, advice: str) -> Iterator[None]:
-    """Turn any exception while a file is read into one `UserError`: path, fault, the exception's message, advice.
-
-    No library documents what it raises for a damaged file, and a value of the wrong type may raise anything.
-    """
+    """Turn any exception into a `UserError`: libraries do not document what they raise for a damaged file."""
     try:
         yield
     except UserError:
@@ -317,9 +313,7 @@ def check_stored(content: h5py.File) -> None:
             properties = item.id.get_create_plist()
             in_one_piece = properties.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
             if not in_one_piece or properties.get_external_count() or item.id.get_storage_size() < item.nbytes:
-                raise ValueError(
-                    f"{_printable(name)}, {item.dtype} {item.shape}, is not stored in full and in one piece"
-                )
+                raise ValueError(f"{_printable(name)}, {item.dtype} {item.shape}, is not stored in full")
 
 
 def _in_hdf5(content: h5py.File) -> Iterator[tuple[str, Announced]]:
