@@ -87,19 +87,6 @@ def run(weights, tmp_path):
     return lambda *arguments: main.main(["export", *fixed, *arguments])
 
 
-@pytest.fixture
-def error_of(run, capsys):
-    """Run an export that must fail; returns its one-line error."""
-
-    def fail(*arguments):
-        assert run(*arguments) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        return error
-
-    return fail
-
-
 def test_formats_and_bits_match_the_command_line():
     assert FORMATS.keys() == EXPORTS.keys()
     assert {bits for offered in EXPORTS.values() for bits in offered} == export.BOUNDS.keys()
@@ -139,13 +126,6 @@ def test_example_runs_without_this_program_on_its_path(exported, monkeypatch):
     part = dataclasses.replace(keras.FORMAT, example="import msinet")
     with pytest.raises(UserError, match="No module named 'msinet'"):
         run_example(part, exported("keras", 32), np.zeros((8, 8, 3), np.uint8), (72, 96))
-
-
-def test_wrong_example_is_an_error(error_of, tmp_path, monkeypatch):
-    part = FORMATS["weights"][0]
-    replace_part(monkeypatch, "weights", example=part.example.replace(" = network.predict", " = 0.9 * network.predict"))
-    assert "differ from the program's by 1.0e-01" in error_of("--format", "weights")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("name", "bits"), EVERY)
@@ -307,6 +287,59 @@ def test_paper_ablation_can_be_exported_too(tmp_path):
 # --- Failures ---------------------------------------------------------------------------------------------------------
 
 
+def break_example(monkeypatch):
+    example = FORMATS["weights"][0].example.replace(" = network.predict", " = 0.9 * network.predict")
+    replace_part(monkeypatch, "weights", example=example)
+
+
+def hide_package(monkeypatch):
+    find_spec = export.importlib.util.find_spec
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find_spec(name))
+
+
+def hide_node(monkeypatch):
+    monkeypatch.setattr(node, "DEMO_FOLDER", Path("nowhere"))
+    monkeypatch.setattr(node.shutil, "which", lambda name: None)
+
+
+def fill_disk(monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=500_000))
+    replace_part(monkeypatch, "weights", write=lambda *arguments: pytest.fail("HDF5 would abort the process here"))
+
+
+def fill_disk_later(error):
+    def write(*arguments):
+        raise error
+
+    return lambda monkeypatch: replace_part(monkeypatch, "savedmodel", write=write)
+
+
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("arrange", "arguments", "words"),
+    [
+        (break_example, ("weights",), ["differ from the program's by 1.0e-01"]),
+        (hide_package, ("onnx",), ["tf2onnx", "requirements-export.txt"]),
+        (hide_node, ("tfjs",), ["needs node"]),
+        (lambda monkeypatch: None, ("onnx", "--bits", "8"), ["onnx", "32", "8"]),
+        (lambda monkeypatch: None, ("tflite", "--bits", "8", "--calibration", "x"), ["folder: x", "--calibration"]),
+        (fill_disk, ("weights",), ["disk is full"]),
+        (fill_disk_later(OSError(errno.ENOSPC, FULL)), ("savedmodel",), [FULL, "nothing was kept"]),
+        (fill_disk_later(tf.errors.ResourceExhaustedError(None, None, FULL)), ("savedmodel",), [FULL]),
+    ],
+)
+def test_failure_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, capsys, arrange, arguments, words):
+    skip_without_runtime(arguments[0])
+    arrange(monkeypatch)
+    assert run("--format", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(word in error for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failure_keeps_the_earlier_export(run, tmp_path, monkeypatch):
     def contents():
         return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -318,39 +351,10 @@ def test_failure_keeps_the_earlier_export(run, tmp_path, monkeypatch):
     assert contents() == before
 
 
-def test_missing_package_is_named(error_of, tmp_path, monkeypatch):
-    find_spec = export.importlib.util.find_spec
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find_spec(name))
-    pytest.importorskip("onnx")
-    error = error_of("--format", "onnx")
-    assert "tf2onnx" in error and "requirements-export.txt" in error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_node_is_named(error_of, monkeypatch, tmp_path):
-    write(tmp_path / "demo" / "package-lock.json", b"{}")
-    monkeypatch.setattr(node, "DEMO_FOLDER", tmp_path / "demo")
-    monkeypatch.setattr(node.shutil, "which", lambda name: None)
-    assert "needs node" in error_of("--format", "tfjs")
-
-
-def test_folder_of_other_files_is_never_replaced(error_of, tmp_path):
+def test_folder_of_other_files_is_never_replaced(run, tmp_path, capsys):
     kept = write(tmp_path / "out" / "thesis.txt", b"years of work")
-    assert "did not write" in error_of("--format", "weights")
-    assert kept.read_bytes() == b"years of work"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--format", "onnx", "--bits", "8"), ["onnx", "32", "8"]),
-        (("--format", "tflite", "--bits", "8", "--calibration", "nowhere"), ["nowhere", "--calibration"]),
-    ],
-)
-def test_mistakes_are_one_line(error_of, arguments, words):
-    skip_without_runtime(arguments[1])
-    error = error_of(*arguments)
-    assert all(word in error for word in words)
+    assert run("--format", "weights") == 2
+    assert "did not write" in capsys.readouterr().err and kept.read_bytes() == b"years of work"
 
 
 def test_eight_bits_are_calibrated_on_the_given_folder(run, tmp_path, photograph, monkeypatch):
@@ -368,26 +372,6 @@ def test_eight_bits_are_calibrated_on_the_given_folder(run, tmp_path, photograph
     replace_part(monkeypatch, "tflite", write=noting)
     assert run("--format", "tflite", "--bits", "8", "--calibration", str(tmp_path / "photographs")) == 0
     assert [images.shape for images in seen] == [(1, 48, 64, 3)] * 3
-
-
-def test_full_disk_is_detected_before_anything_is_written(error_of, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=500_000))
-    replace_part(monkeypatch, "weights", write=lambda *arguments: pytest.fail("HDF5 would abort the process here"))
-    assert "disk is full" in error_of("--format", "weights")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", [OSError, tf.errors.ResourceExhaustedError])
-def test_disk_that_fills_up_later_is_one_line(error_of, tmp_path, monkeypatch, kind):
-    def fail(*arguments):
-        message = "No space left on device"
-        raise OSError(errno.ENOSPC, message) if kind is OSError else kind(None, None, message)
-
-    replace_part(monkeypatch, "savedmodel", write=fail)
-    error = error_of("--format", "savedmodel")
-    assert "No space left on device" in error and "nothing was kept" in error
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_unwritable_results_are_detected_before_the_network_is_loaded(weights, tmp_path, monkeypatch, capsys):
