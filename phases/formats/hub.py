@@ -30,7 +30,8 @@ def write_repository(network: Network, folder: Path, text: str) -> None:
     """
     origin = provenance(network)
     # The card of the bundled networks follows as a chapter.
-    card = "\n" + re.sub("^#", "##", bundled.CARD.read_text("utf-8"), flags=re.MULTILINE) if origin.facts else ""
+    card = "\n" + bundled.CARD.read_text(encoding="utf-8") if origin.facts else ""
+    card = re.sub("^(#+ [A-Z])", r"#\1", card, flags=re.MULTILINE)
     (folder / "README.md").write_text(front_matter(network, origin) + text + card, encoding="utf-8")
     config = {
         "model_type": "msinet",
