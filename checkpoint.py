@@ -1,8 +1,8 @@
-"""Which weights a run uses, and why; our own files of weights, and what they know about themselves.
+"""Which weights a run uses and why; our own weight files and their metadata.
 
 Everywhere in the program, weights are a dictionary of float32 arrays by published name: "conv1/conv1_1/kernel" (height,
-width, in, out), "conv1/conv1_1/bias" (out,), and so on to "decoder/conv4/bias". A network that normalises over the
-batch has "conv1/conv1_1/gamma", "beta", "moving_mean" and "moving_variance" (out,) as well. `weight_files` reads them.
+width, in, out), "conv1/conv1_1/bias" (out,), and so on to "decoder/conv4/bias". A network with batch normalization also
+has "conv1/conv1_1/gamma", "beta", "moving_mean" and "moving_variance" (out,). `weight_files` reads them.
 """
 
 import hashlib
@@ -17,27 +17,35 @@ import h5py
 import keras
 import numpy as np
 
-from config import VARIANTS, VERSION
+import download
+from bundled import BUNDLED
+from config import VERSION
+from download import WEIGHTS_FOLDER
 from model import NORM_EPSILON, published_name
 from utils import DownloadError, UserError, check_space, whole_file
+from weight_files import (
+    NORM_VARIABLES,
+    check_stored,
+    describe,
+    existing,
+    files_of,
+    read_arrays,
+    read_note,
+    reading,
+    write_note,
+)
+from weight_files import Architecture as Architecture  # Used by others through this module.
 
-# What belongs to files is used through here too, so that weights are one thing to the rest of the program.
-from weight_files import NORM_VARIABLES, check_stored, existing, files_of, read_note, reading, write_note
-from weight_files import Architecture as Architecture
-from weight_files import describe as describe
-from weight_files import expected_shapes as expected_shapes
-from weight_files import read_arrays as read_arrays
+# The bundled network that is used when no other weights are available.
+LITE_PATH = BUNDLED["lite"]
 
-WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-LITE_PATH = WEIGHTS_FOLDER / "msinet_lite.npz"
-
-# More than what the file of a checkpoint has beside the variables' values and what it says about itself, in bytes.
+# Upper bound in bytes of what a checkpoint file holds in addition to the variables' values and the metadata.
 HDF5_OVERHEAD = 1_000_000
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The file of weights that a run uses, and why it is this one."""
+    """The weights that a run uses, and the reason for the choice."""
 
     path: Path
     reason: str
@@ -47,21 +55,21 @@ class Choice:
 
 
 def choose_weights(data: str, weights: str | None = None, results: Path = Path("results")) -> Choice:
-    """The weights that predict for a dataset.
+    """Choose the weights that predict for a dataset.
 
-    In order: the file the user names; the best checkpoint of a training run; the published weights in `weights/`, which
-    are downloaded when missing; the lite network that comes with the program.
+    In this order: what the user names; the best checkpoint of a training run; the published weights, downloaded if they
+    are not in `weights/`; the bundled lite network.
 
     Args:
         data: one of `datasets.names()`.
-        weights: a path, "published" or "lite" to force either, or None.
+        weights: a key of `BUNDLED`, "published", a path, or None.
         results: the folder with the checkpoints of training runs.
 
     Raises:
-        UserError: what was asked for is not there.
+        UserError: the weights that the user named do not exist.
     """
-    if weights == "lite":
-        return Choice(LITE_PATH, "the lite network, as asked for")
+    if weights in BUNDLED:
+        return _bundled(weights)
     if weights == "published":
         return published_weights(data)
     if weights is not None:
@@ -72,54 +80,47 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
     try:
         return published_weights(data)
     except DownloadError as error:
-        if not LITE_PATH.exists():
-            raise
-        return Choice(
-            LITE_PATH,
-            f"the lite network that comes with the program, as the published one cannot be had: {error.brief}",
-        )
+        reason = f"the bundled lite network, because the published one is not available: {error.brief}"
+        return Choice(LITE_PATH, reason)
 
 
 def initial_weights(
     name: str, init: str | None, *, results: Path, context: str = "aspp", variant: str = "full"
 ) -> tuple[dict[str, np.ndarray], str]:
-    """What training starts from.
+    """Choose and read the weights that training starts from.
 
     Args:
         name: of the dataset, or of several joined by "+".
-        init: "scratch", "vgg16", "lite", a path, or None for the paper's choice: VGG16 for SALICON, and for every other
-            dataset the best SALICON checkpoint or the published SALICON weights. The lite variant, which was never
-            published, takes the lite network that comes with the program in their place.
+        init: "scratch", "vgg16", a key of `BUNDLED`, a path, or None for the paper's choice: VGG16 for SALICON; for
+            every other dataset the best SALICON checkpoint or the published SALICON weights. Narrower variants were
+            never published, so they start from the bundled network of the same variant.
         results: the folder with the checkpoints of training runs.
         context, variant: of the network to train.
 
     Returns:
-        Arrays by published name, empty for random weights, and a phrase that says what they are.
+        Arrays by published name, empty for random weights, and a phrase that describes them.
 
     Raises:
-        UserError: they cannot be had, or belong to another network than the one to train.
+        UserError: the weights are not available, or belong to a different network.
     """
     if init == "scratch":
-        return {}, "random weights (He initialisation)"
+        return {}, "random weights (He initialization)"
     choice = _initial_choice(name, init, results, variant)
     arrays = read_arrays(choice.path)
     found = describe(arrays)
-    if found.width != VARIANTS[variant]["width"]:
-        raise UserError(
-            f"{choice.path} holds the {found.variant} network, but the {variant} one is to be trained: add "
-            f"--variant {found.variant}, or choose another --init."
-        )
-    if found.context not in (None, context):
-        raise UserError(
-            f"{choice.path} holds a network with --context {found.context}, but {context} is to be trained: add "
-            f"--context {found.context}, or choose another --init."
-        )
+    flags = (("--variant", found.variant, variant), ("--context", found.context or context, context))
+    for flag, received, expected in flags:
+        if received != expected:
+            raise UserError(
+                f"{choice.path} holds a network with {flag} {received}, expected {expected}: add {flag} {received}, "
+                f"or choose another --init."
+            )
     return arrays, f"{choice.path} ({choice.reason})"
 
 
 def _initial_choice(name: str, init: str | None, results: Path, variant: str) -> Choice:
-    if init == "lite":
-        return Choice(LITE_PATH, "the lite network that comes with the program")
+    if init in BUNDLED:
+        return _bundled(init)
     if init == "vgg16" or (init is None and name == "salicon"):
         return vgg16_weights()
     if init is not None:
@@ -127,54 +128,52 @@ def _initial_choice(name: str, init: str | None, results: Path, variant: str) ->
     best = best_checkpoint(results, "salicon")
     if best.exists():
         return Choice(best, "the best SALICON checkpoint")
-    if variant == "lite":
-        return Choice(LITE_PATH, "the lite network that comes with the program")
+    if variant in BUNDLED:
+        return _bundled(variant)
     try:
         return published_weights("salicon")
     except DownloadError as error:
         raise DownloadError(
-            f"Fine-tuning starts from a network trained on SALICON, and there is none: {best} does not exist, and the "
-            f"published one cannot be had. Train one with 'python main.py train -d salicon', or choose another start "
-            f"with --init {{vgg16,scratch,lite,PATH}}.",
+            f"Fine-tuning starts from a network trained on SALICON, but {best} does not exist and the published one is "
+            f"not available. Train one with 'python main.py train -d salicon', or choose another start with --init "
+            f"{{vgg16,scratch,{','.join(BUNDLED)},PATH}}.",
             error.details,
             error.brief,
         ) from error
 
 
+def _bundled(name: str) -> Choice:
+    return Choice(BUNDLED[name], f"the bundled {name} network")
+
+
 def best_checkpoint(results: Path, name: str) -> Path:
-    """Where a training run keeps the checkpoint with the lowest validation loss."""
+    """Path of a training run's checkpoint with the lowest validation loss."""
     return results / "ckpts" / "best" / f"{name}.weights.h5"
 
 
 def published_weights(data: str) -> Choice:
-    """The published network of a dataset, or SALICON's for one's own photographs, fetched into `weights/` when missing.
+    """The published network of a dataset, or SALICON's for your own photographs; downloaded if it is not in `weights/`.
 
     Raises:
-        DownloadError: it is not there, and cannot be had.
+        DownloadError: it is not available.
     """
-    import download
-
     dataset = "salicon" if data == "custom" else data
     path = download.weights(f"model_{dataset}_cpu", WEIGHTS_FOLDER)
     return Choice(path, f"the published network for {dataset}")
 
 
 def vgg16_weights() -> Choice:
-    """The encoder that the paper starts from, or else Keras' ImageNet VGG16; downloaded to `weights/` when missing.
+    """The encoder that the paper starts from, or else Keras' ImageNet VGG16; downloaded if it is not in `weights/`.
 
     Raises:
-        UserError: neither is there, and neither can be had.
+        DownloadError: neither is available.
     """
-    import download
-
     try:
         path = download.weights("vgg16_hybrid", WEIGHTS_FOLDER)
     except DownloadError as error:
         message = f"{error.message} Or start from random weights with --init scratch."
         raise DownloadError(message, error.details, error.brief) from error
-    if path.name == "vgg16_hybrid.ckpt":
-        return Choice(path, "the published VGG16 weights")
-    return Choice(path, "Keras' ImageNet VGG16")
+    return Choice(path, "the published VGG16 weights" if path.suffix == ".ckpt" else "Keras' ImageNet VGG16")
 
 
 # --- Between arrays and networks --------------------------------------------------------------------------------------
@@ -186,10 +185,10 @@ def arrays_of(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def assign(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
-    """Put arrays into a network. Those of an encoder alone leave the rest of the network as it is.
+    """Assign arrays to a network; arrays of an encoder alone leave the rest of the network unchanged.
 
     Raises:
-        UserError: the arrays are those of another network.
+        UserError: the arrays belong to a different network.
     """
     variables = _variables(model)
     parts = ("conv",) if describe(arrays).context is None else ("conv", "aspp", "decoder")
@@ -198,7 +197,7 @@ def assign(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     complaints += [name for name in wanted & arrays.keys() if variables[name].shape != arrays[name].shape]
     if complaints:
         raise UserError(
-            f"The weights are those of another network; {len(complaints)} arrays differ, the first is {complaints[0]}. "
+            f"The weights belong to a different network; {len(complaints)} arrays differ, such as {complaints[0]}. "
             f"Choose weights of the same --variant and --context."
         )
     for name, values in arrays.items():
@@ -206,11 +205,7 @@ def assign(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def fold_batch_norm(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Fold each batch normalisation into the kernel and bias before it; without any, the arrays come back unchanged.
-
-    Returns:
-        Arrays of the plain network, which gives the same maps.
-    """
+    """Fold each batch normalization into the kernel and bias before it; the network predicts the same maps."""
     folded = {name: values for name, values in arrays.items() if name.rpartition("/")[2] not in NORM_VARIABLES}
     for layer in {name.rpartition("/")[0] for name in arrays if name.endswith("/gamma")}:
         gamma, beta, mean, variance = (arrays[f"{layer}/{variable}"].astype(np.float64) for variable in NORM_VARIABLES)
@@ -228,15 +223,15 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
     return found
 
 
-# --- What weights know about themselves -------------------------------------------------------------------------------
+# --- Metadata ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What a run saw of one dataset.
+    """What a run trained on from one dataset.
 
     Attributes:
-        input_size: height and width that its images were fitted into.
+        input_size: height and width of the network's input.
         train, valid: names of the images that trained, and of those that chose the best epoch; see `data.Sample`.
         sha256: of both lists; see `data.names_hash`.
     """
@@ -249,14 +244,14 @@ class TrainedOn:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What our own files of weights say about themselves.
+    """The metadata in our own weight files.
 
     Attributes:
-        input_size: height and width that photographs are fitted into; of several datasets, those of the largest.
+        input_size: height and width of the network's input; with several datasets, that of the largest dataset.
         context, variant: of the network.
-        datasets: by name, what trained it; empty where that is not known.
-        valid_fraction: share of one's own photographs that was to validate; None for other datasets.
-        fit_shape: whether the input's shape was each photograph's own, with as many pixels; see `data.fitted_size`.
+        datasets: what trained the network, by dataset; empty if not known.
+        valid_fraction: share of your own photographs that validated; None for other datasets.
+        fit_shape: whether the input takes each photograph's shape, with as many pixels; see `data.fitted_size`.
         version: of the program that wrote the file.
         settings: of the run; see `phases.train`.
     """
@@ -271,26 +266,22 @@ class Knowledge:
     settings: Mapping = field(default_factory=dict)
 
     def size_for(self, dataset: str) -> tuple[int, int]:
-        """Height and width of the input that the weights were trained with: for this dataset, or else for another."""
+        """Height and width of the input for a dataset: the trained size if it was trained on, else `input_size`."""
         return self.datasets[dataset].input_size if dataset in self.datasets else self.input_size
 
     def trained_on(self, dataset: str, names: Sequence[str]) -> list[str]:
-        """Those of some images of a dataset that trained the weights, known by their names."""
+        """Which of these images of a dataset, by name, trained the weights."""
         trained = set(self.datasets[dataset].train) if dataset in self.datasets else set()
         return [name for name in names if name in trained]
-
-    def valid_names(self, dataset: str) -> tuple[str, ...]:
-        """The images of a dataset that validated while the weights were trained; none where that is not known."""
-        return self.datasets[dataset].valid if dataset in self.datasets else ()
 
     def __str__(self) -> str:
         height, width = self.input_size
         sets = [f"{name} ({len(d.train)} images, {len(d.valid)} validating)" for name, d in self.datasets.items()]
         shape = " or as many pixels of the photograph's shape" if self.fit_shape else ""
-        return f"input {height}×{width}{shape}, trained on {' and '.join(sets) or 'images that are not known'}"
+        return f"input {height}×{width}{shape}, trained on {' and '.join(sets) or 'unknown images'}"
 
     def record(self) -> dict:
-        """What a run's record says of it, without the names of all images."""
+        """The metadata for a run's record, with counts instead of the names of all images."""
         datasets = {
             name: {"train": len(d.train), "valid": len(d.valid), "sha256": d.sha256}
             for name, d in self.datasets.items()
@@ -302,10 +293,10 @@ class Knowledge:
 
     @classmethod
     def from_json(cls, content: Mapping) -> "Knowledge":
-        """From what JSON makes of `to_json`, with any other keys beside it.
+        """Parse the output of `to_json` after a round trip through JSON; other keys are ignored.
 
         Raises:
-            ValueError, KeyError, TypeError: it was not made so.
+            ValueError, KeyError, TypeError: the content is invalid.
         """
         datasets = {
             str(name): TrainedOn(_size(d["input_size"]), _names(d["train"]), _names(d["valid"]), str(d["sha256"]))
@@ -333,12 +324,12 @@ def _size(sides: Sequence[int]) -> tuple[int, int]:
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
-        raise TypeError("the names of the images are no texts")
+        raise TypeError("the names of the images are not text")
     return tuple(names)
 
 
 def read_knowledge(path: Path) -> Knowledge | None:
-    """What a file of weights knows about itself; None for files of an earlier version, or of others.
+    """Read the metadata of a weights file; None for files of earlier versions and of other programs.
 
     Raises:
         UserError: the file is damaged.
@@ -346,21 +337,17 @@ def read_knowledge(path: Path) -> Knowledge | None:
     content = read_note(path)
     if content is None or "datasets" not in content:
         return None
-    with reading(path, "says of itself what cannot be", "Fetch or export it again."):
+    with reading(path, "has invalid metadata", "Fetch or export it again."):
         return Knowledge.from_json(content)
 
 
 def write_knowledge(path: Path, knowledge: Knowledge) -> None:
-    """Add knowledge to an `.h5`, `.keras` or `.npz` file of weights, or to the folder of an export."""
+    """Add metadata to an `.h5`, `.keras` or `.npz` weights file, or to the folder of an export."""
     write_note(path, knowledge.to_json())
 
 
 def knowledge_of(network) -> Knowledge:
-    """What an export of a network knows: the network's own knowledge, with the input size that it predicts at.
-
-    Args:
-        network: see `msinet.Network`.
-    """
+    """The metadata for an export of an `msinet.Network`: its own, with the input size that it predicts at."""
     if network.knowledge:
         return replace(network.knowledge, input_size=network.input_size, fit_shape=network.fit_shape)
     return Knowledge(network.input_size, network.architecture.context, network.architecture.variant)
@@ -370,19 +357,18 @@ def knowledge_of(network) -> Knowledge:
 
 
 def save_checkpoint(model: keras.Model, path: Path, attributes: dict) -> None:
-    """Write a network's weights, its optimizer's state, and attributes that JSON can hold, as one `.weights.h5`.
+    """Write a network's weights, its optimizer's state and JSON attributes as one `.weights.h5`.
 
     Args:
-        attributes: what `read_attributes` gives back; with what `Knowledge.to_json` gives among it, `read_knowledge`
-            finds that.
+        attributes: for `read_attributes`; if they include `Knowledge.to_json`, `read_knowledge` finds it.
 
     Raises:
         UserError: the disk has too little space.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    optimizer = getattr(model, "optimizer", None)  # A model that was not compiled has not even the attribute.
+    optimizer = getattr(model, "optimizer", None)  # A model that was not compiled lacks the attribute.
     variables = [*model.variables, *(optimizer.variables if optimizer else [])]
-    # The HDF5 library does not survive a disk that fills up while it writes: it ends the program.
+    # If the disk fills up while it writes, the HDF5 library aborts the process.
     size = sum(math.prod(variable.shape) * 4 for variable in variables) + len(json.dumps(attributes))
     check_space(path.parent, size + HDF5_OVERHEAD)
     model.save_weights(path)
@@ -390,27 +376,27 @@ def save_checkpoint(model: keras.Model, path: Path, attributes: dict) -> None:
 
 
 def load_checkpoint(model: keras.Model, path: Path) -> None:
-    """Put weights and optimizer state from `save_checkpoint` into a compiled model of the same architecture.
+    """Load weights and optimizer state from `save_checkpoint` into a compiled model of the same architecture.
 
     Raises:
-        UserError: the file is damaged, or of another architecture.
+        UserError: the file is damaged or of a different architecture.
     """
-    with reading(path, "cannot continue this run", "Begin anew with --restart."):
+    with reading(path, "cannot continue this run", "Start over with --restart."):
         with h5py.File(path, "r") as content:
-            check_stored(content)  # The optimizer's state, too, which Keras reads without looking.
+            check_stored(content)  # Keras does not check the optimizer's state.
         model.load_weights(path)
 
 
 def read_attributes(path: Path) -> dict:
-    """The attributes that `save_checkpoint` was given.
+    """Read the attributes that `save_checkpoint` wrote.
 
     Raises:
-        UserError: the file is damaged, or was written by another program.
+        UserError: the file is damaged or was written by another program.
     """
-    advice = "Remove it, or begin anew with --restart."
+    advice = "Remove it, or start over with --restart."
     content = read_note(path, advice)
     if content is None:
-        raise UserError(f"{path} is no checkpoint of a training run. {advice}")
+        raise UserError(f"{path} is not a checkpoint of a training run. {advice}")
     return content
 
 
@@ -424,7 +410,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], knowledge: Knowled
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 in hexadecimal of a file of weights; of a folder or a checkpoint, of all its files in their order."""
+    """SHA-256 in hexadecimal of a weights file; of a folder or TensorFlow checkpoint, of all its files in order."""
     digest = hashlib.sha256()
     for file in files_of(path):
         with file.open("rb") as contents:

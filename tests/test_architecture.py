@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # What each room may import of ours. A folder's row holds for all of its files, but for those with a row of their own.
 MAY_IMPORT = {
     "config": "",
+    "bundled": "",
     "utils": "config",
     "acquisition": "acquisition utils config",
     "acquisition.datasets": "acquisition.readers config",
@@ -22,7 +23,7 @@ MAY_IMPORT = {
     "data": "download acquisition utils config",
     "images": "geometry data utils config",
     "weight_files": "model utils config",
-    "checkpoint": "weight_files download model utils config",
+    "checkpoint": "weight_files bundled download model utils config",
     "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data precision model acquisition.datasets utils config",
     "photographs": "data utils config",
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "acquisition.datasets utils config",
     "phases.distributed": "phases.distributed photographs data utils config",
     "phases.training": "phases.training checkpoint images data model utils config",
-    "phases.formats": "phases.formats msinet checkpoint images geometry data model utils config",
+    "phases.formats": "phases.formats bundled msinet checkpoint images geometry data model utils config",
     "main": "phases scoring data download acquisition.datasets utils config",
 }
 

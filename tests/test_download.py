@@ -954,6 +954,6 @@ def test_prediction_without_a_network_connection_says_why_it_uses_the_lite_netwo
     monkeypatch.setattr(checkpoint, "LITE_PATH", write(tmp_path / "lite.npz", b""))
     choice = checkpoint.choose_weights("osie", results=tmp_path)
     assert choice.path.name == "lite.npz"
-    assert choice.reason.endswith(": drive.google.com cannot be reached")
+    assert choice.reason.endswith("because the published one is not available: drive.google.com cannot be reached")
     with pytest.raises(DownloadError, match="model_osie_cpu are not available"):
         checkpoint.choose_weights("osie", "published", results=tmp_path)

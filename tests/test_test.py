@@ -191,9 +191,7 @@ def test_prediction_without_a_network_uses_the_lite_network_and_finds_the_face(t
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path / "weights")
     assert main.main(["test", "--format", "npy", "--results", str(tmp_path / "results")]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "msinet_lite.npz (the lite network that comes with the program, as the published one cannot be had" in printed
-    )
+    assert "msinet_lite.npz (the bundled lite network, because the published one is not available" in printed
     saliency = np.load(tmp_path / "results" / "images" / "grace_hopper.npy")
     assert saliency.shape == (600, 512)
     face, all_of_it = saliency[100:320, 170:350], saliency

@@ -1,9 +1,9 @@
-"""The formats of `export`, one file each: how the network is written, read back, and used by who has the export."""
+"""The formats of `export`, one file each: how the network is written, read back and used."""
 
 from phases.formats import hub, keras, litert, onnx, savedmodel, tfjs, weights
 from phases.formats.base import Format
 
-# The choices of `--format`, and the bits that each offers, are `config.EXPORTS`. Most hold the network once.
+# The choices of `--format` and their bits are in `config.EXPORTS`. Most formats hold the network once.
 FORMATS: dict[str, tuple[Format, ...]] = {
     "keras": (keras.FORMAT,),
     "weights": (weights.FORMAT,),

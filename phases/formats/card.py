@@ -1,27 +1,26 @@
 """MODEL.md: what an exported network is, what it was trained on, and how to use it."""
 
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-import checkpoint
+import bundled
 from msinet import Network
 from phases.formats.base import Format, fill
-from utils import UserError, count
+from utils import count
 
-# The published files are called after their dataset.
+# Published files are named after their dataset.
 PUBLISHED_FILE = re.compile(r"model_(\w+)_[cg]pu$")
 
 TEXT = """# MSI-Net: {title}
 
-Predicts where people look in a photograph. The network in {files} is {name}, with {bits} bits a weight.
+Predicts where people look in a photograph. The network in {files} is {name}, with {bits} bits per weight.
 
 - **Trained on**: {training}
-- **Licence**: {licence}
+- **License**: {license}
 - **Weights**: `{weights}`, SHA-256 `{sha256}`
 - **Input** `input`: RGB, float32, 0 to 255, shape (batch, height, width, 3). {height}×{width} is the size for
-  `-d {data}`. Nothing is subtracted: the network does that. Height and width should be divisible by 8; other sizes are
-  not refused, but their maps have the next greater size that is (100×100 gives 104×104).
+  `-d {data}`. Do not subtract a mean; the network does that. Height and width should be divisible by 8. Other sizes
+  work, but their maps are rounded up to the next such size (100×100 gives 104×104).
 - **Output** `output`: float32, 0 to 1, shape (batch, height, width, 1). Every map reaches 0 and 1.
 
 {use}
@@ -37,10 +36,10 @@ This needs {needs}:
 ```{language}
 {example}```
 
-The export was tested with just this program: from a photograph without loss, its map differs from MSI-Net's own by at
-most {example_difference:.1e} (maps go from 0 to 1). Libraries decode JPEG files a little differently: read by Pillow
-from the JPEG, the same photograph has a map that differs by up to {jpeg_difference:.1e}. The network alone, at two
-sizes, differs by at most {difference:.1e}.
+The export was tested with this exact program: for a losslessly stored photograph, its map differs from MSI-Net's own by
+at most {example_difference} (maps go from 0 to 1). JPEG decoders differ slightly: if Pillow decodes the JPEG file, the
+map of the same photograph differs by up to {jpeg_difference}. The network alone, at two sizes, differs by at most
+{difference}.
 
 {notes}"""
 
@@ -52,70 +51,43 @@ class Provenance:
     Attributes:
         name: of the network, for a sentence.
         training: the data it was trained on, as a sentence.
-        licence: as a sentence.
-        spdx: the licence as model repositories spell it.
-        scores: metric to value, where they were measured, and `scored_on` names the images.
-        card: the network's own model card, where it has one.
+        license: as a sentence.
+        spdx: the license as model repositories spell it.
+        facts: of a bundled network; see `bundled.facts`.
     """
 
     name: str
     training: str
-    licence: str
+    license: str
     spdx: str = "other"
-    scores: dict[str, float] = field(default_factory=dict)
-    scored_on: str = ""
-    card: str = ""
+    facts: dict | None = None
 
 
 def provenance(network: Network) -> Provenance:
-    """What is known of a network by the file that its weights came from."""
+    """What the file of the weights tells about a network."""
     path = network.weights.path
-    if path.resolve() == checkpoint.LITE_PATH.resolve():
-        return read_lite_card(checkpoint.WEIGHTS_FOLDER / "README.md")
+    if name := bundled.name_of(path):
+        facts = bundled.facts(name)
+        sets = ["{images} images of {name} ({citation}; license: {license})".format(**row) for row in facts["data"]]
+        training = f"{', '.join(sets)}."
+        if "SALICON" not in training:
+            training += " It has never seen SALICON."
+        return Provenance(facts["description"], training, f"{facts['license']['text']}.", facts["license"]["id"], facts)
     if published := PUBLISHED_FILE.match(path.stem):
         dataset = published[1]
         return Provenance(
             f"the published network for {dataset}",
             f"ImageNet (the encoder)"
             f"{', SALICON' if dataset != 'salicon' else ''} and {dataset.upper()}, by the authors of the paper.",
-            "the published program is under the MIT licence; the terms of the datasets are those of their authors.",
+            "MIT for the published program; the datasets have their authors' terms.",
             "mit",
         )
     trained_on = network.knowledge.datasets if network.knowledge else {}
     sets = [f"{name} ({count(len(images.train), 'image')})" for name, images in trained_on.items()]
     return Provenance(
         f"the {network.architecture.variant} network of `{path.name}`",
-        f"{' and '.join(sets) or 'data that the file does not name: whoever trained it can say'}.",
-        "that of whoever trained the file, and of the photographs it was trained on.",
-    )
-
-
-def read_lite_card(path: Path) -> Provenance:
-    """The facts of the lite network, from its model card, so that they are written down once.
-
-    Raises:
-        UserError: the card does not say one of them.
-    """
-    card = path.read_text(encoding="utf-8")
-
-    def find(pattern: str) -> str:
-        found = re.search(pattern, card, re.DOTALL | re.MULTILINE)
-        if found is None:
-            raise UserError(f"{path} has no passage {pattern!r}, which the texts of exports are made of.")
-        return found[1]
-
-    training = " ".join(find(r"^- \*\*Data\*\*: (.+?)^- \*\*").split())
-    if "SALICON" not in training:
-        training += " It has never seen SALICON."
-    scores = re.findall(r"^\| (\w+) [↑↓].*?\| ([\d.]+)", find(r"^(\| metric \| lite.*?)\n\n"), re.MULTILINE)
-    return Provenance(
-        "the lite network that comes with the MSI-Net program, a quarter as wide as the published one",
-        training,
-        f"{find('[|] Licence [|] (.+?) [|]')}.",
-        "mit",
-        {metric: float(value) for metric, value in scores},
-        find(r"On (\S[^\n]+?), every metric"),
-        card,
+        f"{' and '.join(sets) or 'unknown data: the file does not name it, ask its author'}.",
+        "ask the author of the weights file, and mind the terms of its training data.",
     )
 
 
@@ -127,20 +99,21 @@ def describe_use(form: Format, size: tuple[int, int], **measured: float) -> str:
         size: height and width of the network's input.
         measured: `difference` of the network alone, `example_difference` and `jpeg_difference`.
     """
-    numbers = {"height": size[0], "width": size[1]}
-    text = USE.format(
+    return fill(
+        USE,
         runtime=form.runtime,
         needs=form.needs,
         language=form.language,
-        example="{example}",
-        notes="{notes}",
-        **measured,
+        example=form.example,
+        notes=form.notes,
+        height=size[0],
+        width=size[1],
+        **{name: f"{value:.1e}" for name, value in measured.items()},
     )
-    return fill(text, example=fill(form.example, **numbers), notes=fill(form.notes, **numbers))
 
 
 def describe_export(title: str, files: list[str], network: Network, data: str, bits: int, use: str) -> str:
-    """What an export is: its network, the data and licence of that, its input and output, and how to use it.
+    """The text of MODEL.md: the network, its training data and license, its input and output, and how to use it.
 
     Args:
         title: of the text.
@@ -151,7 +124,6 @@ def describe_export(title: str, files: list[str], network: Network, data: str, b
         use: from `describe_use`.
     """
     origin = provenance(network)
-    height, width = network.input_size
     return fill(
         TEXT,
         title=title,
@@ -159,11 +131,11 @@ def describe_export(title: str, files: list[str], network: Network, data: str, b
         name=origin.name,
         bits=bits,
         training=origin.training,
-        licence=origin.licence,
+        license=origin.license,
         weights=network.weights.path.name,
         sha256=network.sha256,
-        height=height,
-        width=width,
+        height=network.input_size[0],
+        width=network.input_size[1],
         data=data,
         use=use,
     )

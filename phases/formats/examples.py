@@ -1,4 +1,4 @@
-"""The programs of MODEL.md, run to the letter in processes that know nothing of this program."""
+"""Run the example programs of MODEL.md unchanged, in processes that cannot import this program."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_example(form: Format, folder: Path, photograph: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Run a format's program on a copy of an export; returns the map that it wrote, float32 (H, W), 0 to 1.
+    """Run a format's example on a copy of an export; returns the map that it wrote, float32 (H, W), 0 to 1.
 
     Args:
         form: the format.
@@ -27,10 +27,10 @@ def run_example(form: Format, folder: Path, photograph: np.ndarray, size: tuple[
         size: height and width of the network's input.
 
     Raises:
-        UserError: the program failed.
+        UserError: the example failed.
     """
     example = fill(form.example, height=size[0], width=size[1])
-    # Node looks for packages in the folders above a program, so that its copy has to be below the installed ones.
+    # Node searches for packages in the program's parent folders.
     above = DEMO_FOLDER / "node_modules" if form.language == "js" else None
     with tempfile.TemporaryDirectory(dir=above) as temporary:
         copy = shutil.copytree(folder, Path(temporary) / "export")
@@ -47,10 +47,10 @@ def run_example(form: Format, folder: Path, photograph: np.ndarray, size: tuple[
 
 def _run(command: list[str], folder: Path, needs_program: bool = False) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # GPUs round products to fewer bits.
+    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # GPUs may round products to TF32.
     if needs_program:
         environment["PYTHONPATH"] = str(ROOT)
     finished = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
     if finished.returncode:
         error = last_error(finished.stderr.decode("utf-8", "replace"))
-        raise UserError(f"The example in the export's text failed: {error}. Nothing was kept.")
+        raise UserError(f"The example in the export's MODEL.md failed: {error}. The export was discarded.")

@@ -1,26 +1,27 @@
-"""A folder as a repository of models on Hugging Face holds it, ready to be pushed; nothing is pushed from here."""
+"""A folder in the layout of a Hugging Face model repository, ready to push; this program pushes nothing."""
 
 import json
 import re
 import shutil
 from pathlib import Path
 
+import bundled
 from images import IMAGE_PADDING
 from msinet import Network
 from phases.formats import keras, onnx
 from phases.formats.card import Provenance, provenance
 
-# What the repository holds the network as.
+# The formats in the repository.
 PARTS = (keras.FORMAT, onnx.FORMAT)
 
-LICENCE_FILE = Path(__file__).parents[2] / "LICENSE"
+LICENSE_FILE = Path(__file__).parents[2] / "LICENSE"
 
-# Without this, files beyond 10 MB are refused.
+# Hugging Face rejects files larger than 10 MB without this.
 ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in ("keras", "onnx"))
 
 
 def write_repository(network: Network, folder: Path, text: str) -> None:
-    """Write what goes beside the network: the model card, sizes as `config.json`, the licence, and Git's attributes.
+    """Write the model card, `config.json`, the license and Git's attributes.
 
     Args:
         network: what was exported.
@@ -28,9 +29,10 @@ def write_repository(network: Network, folder: Path, text: str) -> None:
         text: from `card.describe_export`.
     """
     origin = provenance(network)
-    # The network's own card, if there is one, follows as a chapter.
-    own = "\n" + re.sub("^#", "##", origin.card, flags=re.MULTILINE) if origin.card else ""
-    (folder / "README.md").write_text(front_matter(network, origin) + text + own, encoding="utf-8")
+    # The card of the bundled networks follows as a chapter.
+    card = "\n" + bundled.CARD.read_text(encoding="utf-8") if origin.facts else ""
+    card = re.sub("^(#+ [A-Z])", r"#\1", card, flags=re.MULTILINE)
+    (folder / "README.md").write_text(front_matter(network, origin) + text + card, encoding="utf-8")
     config = {
         "model_type": "msinet",
         "variant": network.architecture.variant,
@@ -45,17 +47,19 @@ def write_repository(network: Network, folder: Path, text: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
     if origin.spdx == "mit":
-        shutil.copyfile(LICENCE_FILE, folder / "LICENSE")
+        shutil.copyfile(LICENSE_FILE, folder / "LICENSE")
 
 
 def front_matter(network: Network, origin: Provenance) -> str:
-    """What the hub shows and searches: licence, tags, and metrics with the images that they were measured on."""
+    """What Hugging Face shows and indexes: license, tags, and scores with the images that they were measured on."""
     lines = ["---", f"license: {origin.spdx}", "library_name: keras", "pipeline_tag: image-to-image", "tags:"]
     lines += [f"- {tag}" for tag in ("saliency-prediction", "eye-tracking", "msi-net", "keras", "onnx")]
-    if origin.scores:
+    if origin.facts:
         lines += ["model-index:", f"- name: MSI-Net {network.architecture.variant}", "  results:"]
-        lines += ["  - task:", "      type: image-to-image", "      name: Saliency prediction", "    dataset:"]
-        lines += [f"      name: {json.dumps(origin.scored_on)}", "      type: osie", "    metrics:"]
-        for metric, value in origin.scores.items():
-            lines += [f"    - type: {metric.lower()}", f"      name: {metric}", f"      value: {value}"]
+        for dataset, inputs in origin.facts["scores"].items():
+            name = json.dumps(bundled.scored_on(origin.facts, dataset))
+            lines += ["  - task:", "      type: image-to-image", "      name: Saliency prediction", "    dataset:"]
+            lines += [f"      name: {name}", f"      type: {dataset}", "    metrics:"]
+            for metric, score in inputs[bundled.BY_SHAPE]["network"].items():
+                lines += [f"    - type: {metric.lower()}", f"      name: {metric}", f"      value: {score['mean']:.3f}"]
     return "\n".join([*lines, "---", "", ""])

@@ -1,4 +1,4 @@
-"""The network as one `.keras` file, which opens without this program's code and in older versions of Keras."""
+"""The network as one `.keras` file, which loads without this program's code and in older versions of Keras."""
 
 import json
 import zipfile
@@ -14,7 +14,7 @@ from phases.formats.base import Format, keras_model, python_example
 
 FILE = "msinet.keras"
 
-# By class, settings that Keras 3.4 does not know. All have their defaults, so that the network is the same without.
+# By class, settings that Keras 3.4 does not know. All have their default values, so they can be dropped.
 NEWER_SETTINGS = {"InputLayer": ("ragged", "optional"), "ZerosLike": ("dtype",)}
 
 
@@ -25,11 +25,11 @@ def write_keras(network: Network, folder: Path, bits: int, calibration=()) -> No
 
 
 def portable_model(model: keras.Model) -> keras.Model:
-    """The same network out of Keras' own layers, which load where this program's classes are unknown."""
+    """The same network built from Keras' own layers, so that it loads without this program's classes."""
 
     def portable(layer):
         if isinstance(layer, DilatedConv2D):
-            # What is trained needs no initialiser, and older versions of Keras do not know today's settings of theirs.
+            # Trained weights need no initializer, and older versions of Keras do not know today's settings of it.
             return keras.layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "zeros"})
         if isinstance(layer, LegacyUpsampling):
             return _portable_upsampling(layer.name)
@@ -41,7 +41,7 @@ def portable_model(model: keras.Model) -> keras.Model:
 
 
 def _drop_newer_settings(path: Path) -> None:
-    """Take out of a `.keras` file what older versions of Keras refuse as an unexpected argument."""
+    """Remove the settings from a `.keras` file that older versions of Keras reject as unexpected arguments."""
 
     def visit(item):
         if isinstance(item, list):
@@ -52,7 +52,7 @@ def _drop_newer_settings(path: Path) -> None:
         if isinstance(kept.get("config"), dict):
             dropped = NEWER_SETTINGS.get(kept.get("class_name"), ())
             if kept.get("module", "").startswith("keras.src.ops"):
-                dropped = ("name", *dropped)  # Operations are found by the name outside of their settings.
+                dropped = ("name", *dropped)  # Keras finds operations by the name outside of their settings.
             kept["config"] = {key: value for key, value in kept["config"].items() if key not in dropped}
         return kept
 
@@ -65,9 +65,9 @@ def _drop_newer_settings(path: Path) -> None:
 
 
 def _portable_upsampling(name: str) -> keras.Layer:
-    """Repeat each pixel, then average it with the next: that is `LegacyUpsampling`, borders included.
+    """`LegacyUpsampling`, borders included: repeat each pixel, then average it with the next.
 
-    The mean over what lies inside the image leaves the last row and column as they are.
+    The average ignores pixels outside the image, so the last row and column stay unchanged.
     """
     return keras.Sequential(
         [keras.layers.UpSampling2D(2, interpolation="nearest"), keras.layers.AveragePooling2D(2, 1, "same")], name=name

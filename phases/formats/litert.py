@@ -1,4 +1,4 @@
-"""The network for LiteRT, formerly TensorFlow Lite: phones, and small computers."""
+"""The network for LiteRT (formerly TensorFlow Lite), for phones and small computers."""
 
 import tempfile
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ FORMAT = Format(
         'network = Interpreter("msinet.tflite").get_signature_runner()\nmaps = network(input=images)["output"]',
     ),
     needs="numpy, pillow and ai-edge-litert",
-    notes="32 and 16 bits run in LiteRT 1.0.1 or later, and in its forerunner tflite-runtime 2.14; 8 bits need LiteRT "
-    "1.4. Elsewhere than in Python, resize the input to one image of {height}×{width} before tensors are allocated.",
+    notes="32 and 16 bits run in LiteRT 1.0.1 or later and in its predecessor tflite-runtime 2.14; 8 bits need LiteRT "
+    "1.4. In other languages than Python, resize the input to one image of {height}×{width} before allocating tensors.",
     packages=("ai_edge_litert",),
 )

@@ -1,4 +1,4 @@
-"""Node and npm: TensorFlow.js as `demo/package-lock.json` pins it, to run exports and to serve to the demo's page."""
+"""Node and npm: install the TensorFlow.js that `demo/package-lock.json` pins, and run exports with it."""
 
 import json
 import shutil
@@ -15,10 +15,10 @@ DEMO_FOLDER = Path(__file__).parents[2] / "demo"
 
 
 def install_node_packages() -> None:
-    """Install what `demo/package-lock.json` pins into `demo/node_modules`, unless it is there.
+    """Install the packages that `demo/package-lock.json` pins into `demo/node_modules`, unless they are there.
 
     Raises:
-        UserError: Node or npm is missing, or npm failed.
+        UserError: Node or npm is missing, or `npm ci` failed.
     """
     installed = DEMO_FOLDER / "node_modules" / ".package-lock.json"
     if installed.exists() and installed.stat().st_mtime >= (DEMO_FOLDER / "package-lock.json").stat().st_mtime:
@@ -59,6 +59,6 @@ def run_in_node(
 
 
 def last_error(text: str) -> str:
-    """The line of Node's output that names the error, among those that show the source."""
+    """The line of Node's output that names the error; the other lines show the source code."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next((line for line in lines if "Error" in line.split(" ")[0]), lines[-1] if lines else "no output")[:200]

@@ -1,4 +1,4 @@
-"""The network as ONNX, which ONNX Runtime, OpenVINO, TensorRT, DirectML and others read."""
+"""The network as ONNX, for ONNX Runtime, OpenVINO, TensorRT, DirectML and others."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from phases.formats.base import Format, named_graph, python_example
 
 FILE = "msinet.onnx"
 
-# Of the standard set of operations; what the network needs has not changed since.
+# Version of the standard operations; those that the network needs have not changed since.
 OPSET = 17
 
 
@@ -32,7 +32,7 @@ def write_onnx(network: Network, folder: Path, bits: int, calibration=()) -> Non
 
 
 def _pad_explicitly(conv) -> None:
-    """Name the padding of a stride-1 convolution: ONNX Runtime cannot derive it where the convolution is dilated."""
+    """Set the padding of a stride-1 convolution: ONNX Runtime cannot derive it for dilated convolutions."""
     from onnx import helper
 
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in conv.attribute}
@@ -51,7 +51,7 @@ def _rename_output(graph, name: str) -> None:
 
 
 def _name_axes(value, axes) -> None:
-    """Write names, or fixed sizes, onto the axes of the graph's input or output."""
+    """Set names or fixed sizes of the axes of the graph's input or output."""
     shape = value.type.tensor_type.shape
     del shape.dim[:]
     for axis in axes:
@@ -59,7 +59,7 @@ def _name_axes(value, axes) -> None:
 
 
 def _halve(graph) -> None:
-    """Store kernels as float16, each with a node that casts it back: runtimes do that once, while they load."""
+    """Store kernels as float16, each with a node that casts it back; runtimes do that once, at load time."""
     from onnx import TensorProto, helper, numpy_helper
 
     kernels = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
@@ -77,10 +77,10 @@ def predict_onnx(folder: Path, images: np.ndarray) -> np.ndarray:
     return session.run(["output"], {"input": images})[0]
 
 
-NOTES = f"""The axes of input and output are called batch, height and width. The operations are those of opset {OPSET},
-which ONNX Runtime knows since 1.12 (tried: 1.15 and 1.32). With 16 bits, kernels are stored as float16, and computed
-with as float32. OpenVINO computes in bfloat16 by default on processors that can, and maps then differ by 0.005 to
-0.02: set its `INFERENCE_PRECISION_HINT` to `f32`."""
+NOTES = f"""The axes of input and output are named batch, height and width. The opset is {OPSET}, which ONNX Runtime
+supports since 1.12 (tested: 1.15 and 1.32). With 16 bits, kernels are stored as float16 and cast to float32 for
+computing. On processors with bfloat16, OpenVINO uses it by default, and maps then differ by 0.005 to 0.02: set its
+`INFERENCE_PRECISION_HINT` to `f32`."""
 
 FORMAT = Format(
     runtime="ONNX Runtime",

@@ -1,4 +1,4 @@
-"""The network as a TensorFlow SavedModel, with a signature that takes photographs as they are."""
+"""The network as a TensorFlow SavedModel, with a signature that takes photographs of any size."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ import tensorflow as tf
 import checkpoint
 from images import IMAGE_PADDING, crop_and_restore, resize_and_pad
 from msinet import Network
-from phases.formats.base import Format, named_graph
+from phases.formats.base import SAVE_MAP, Format, named_graph
 
 FOLDER = "saved_model"
 
 
 def write_savedmodel(network: Network, folder: Path, bits: int, calibration=()) -> None:
-    """Write both signatures. They call one function, in which the weights lie once."""
+    """Write both signatures. They call one function, so the file holds the weights once."""
     graph = named_graph(network).get_concrete_function()
     signatures = {
         "serving_default": tf.function(lambda input: graph(input), graph.structured_input_signature[0]),
@@ -41,11 +41,11 @@ def predict_savedmodel(folder: Path, images: np.ndarray) -> np.ndarray:
     return signature(input=tf.constant(images))["output"].numpy()
 
 
-NOTES = """There are two signatures. `photograph` does everything inside, for TensorFlow Serving and C++ too: its
-input `photograph`, uint8 (H, W, 3), RGB, of any size, becomes its output `saliency`, float32 (H, W), 0 to 1, by way of
-{height}×{width}.
-`serving_default` is the network alone, with the input and output above: `geometry.py` fits photographs into it and
-restores maps from it. From the command line, with a photograph as NumPy saves it,
+NOTES = """There are two signatures. `photograph` includes resizing, so TensorFlow Serving and C++ can use it directly:
+its input `photograph` is uint8 (H, W, 3), RGB, of any size, its output `saliency` float32 (H, W), 0 to 1. Inside, the
+network's input is {height}×{width}.
+`serving_default` is the network alone, with the input and output above: `geometry.py` resizes photographs for it and
+restores its maps. From the command line, with a photograph saved by NumPy,
 
 ```bash
 saved_model_cli run --dir saved_model --tag_set serve --signature_def photograph \\
@@ -66,9 +66,8 @@ from PIL import Image
 predict = tf.saved_model.load("saved_model").signatures["photograph"]
 photograph = np.asarray(Image.open("photograph.png").convert("RGB"))
 saliency = predict(photograph=tf.constant(photograph))["saliency"].numpy()  # float32, 0 to 1, of the photograph's size
-np.save("saliency.npy", saliency)
-Image.fromarray(np.uint8(np.round(255 * saliency))).save("saliency.png")
-""",
+"""
+    + SAVE_MAP,
     needs="numpy, pillow and tensorflow",
     notes=NOTES,
 )

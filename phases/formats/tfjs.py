@@ -8,21 +8,22 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.json_format import MessageToDict
 
+from images import IMAGE_PADDING
 from msinet import Network
 from phases.formats.base import Format, fill, named_graph
 from phases.formats.node import DEMO_FOLDER, package_versions, run_in_node
 
 FILE = "model.json"
 
-# TensorFlow.js reads its weights in files of this size, so that browsers may fetch them side by side and keep them.
+# Size of the files that the weights are split into, so that browsers can fetch them in parallel and cache them.
 SHARD_BYTES = 4 * 2**20
 
-# Of TensorFlow.js' packages, those that the example imports.
+# The packages of TensorFlow.js that the example imports.
 EXAMPLE_PACKAGES = ("@tensorflow/tfjs-backend-wasm", "@tensorflow/tfjs-converter", "@tensorflow/tfjs-core")
 
 
 def write_tfjs(network: Network, folder: Path, bits: int, calibration=()) -> None:
-    """Write the graph model that `tf.loadGraphModel` takes: `model.json`, and the weights in shards.
+    """Write the graph model for `tf.loadGraphModel`: `model.json`, and the weights in shards.
 
     Source of the format: the declarations in `@tensorflow/tfjs-core/dist/io/types.d.ts`.
     """
@@ -55,13 +56,13 @@ def write_tfjs(network: Network, folder: Path, bits: int, calibration=()) -> Non
 
 
 def fuse(graph):
-    """Join each convolution with its bias and ReLU into one node, which TensorFlow.js computes in one step.
+    """Fuse each convolution with its bias and ReLU into one node, which TensorFlow.js computes in one step.
 
     Args:
-        graph: a `GraphDef` in which a bias is all that follows a convolution, and a ReLU, if any, all that follows it.
+        graph: a `GraphDef` in which only a bias follows each convolution, and at most a ReLU follows the bias.
 
     Returns:
-        Another `GraphDef`, which computes the same.
+        An equivalent `GraphDef`.
     """
     followers = {name: node for node in graph.node for name in node.input}
     fused, replaced = tf.compat.v1.GraphDef(versions=graph.versions), set()
@@ -81,9 +82,9 @@ def fuse(graph):
 
 
 def _encode_weight(node, bits: int) -> tuple[dict, np.ndarray]:
-    """A constant's row in the manifest, and its values as they are stored: kernels as uint16 where `bits` is 16.
+    """A constant's row in the manifest, and its stored values: kernels are uint16 if `bits` is 16.
 
-    Between the least and the greatest weight of a kernel, 65536 even steps err a fifth as much as float16 does.
+    With 65,536 even steps between a kernel's least and greatest weight, the error is a fifth of float16's.
     """
     values = tf.make_ndarray(node.attr["value"].tensor)
     row = {"name": node.name, "shape": list(values.shape), "dtype": values.dtype.name}
@@ -111,7 +112,7 @@ import { loadGraphModel } from "@tensorflow/tfjs-converter";
 import * as tf from "@tensorflow/tfjs-core";
 import { cropAndRestore, resizeAndPad } from "./geometry.js";
 
-// In Node, `fetch` knows no files, so that the network is handed over in memory.
+// In Node, `fetch` does not read files, so the network is passed in memory.
 async function readNetwork() {
   const { modelTopology, weightsManifest } = JSON.parse(await readFile("model.json", "utf8"));
   const shards = await Promise.all(weightsManifest.flatMap((group) => group.paths).map((path) => readFile(path)));
@@ -119,7 +120,7 @@ async function readNetwork() {
   return { modelTopology, weightSpecs, weightData: new Uint8Array(Buffer.concat(shards)).buffer };
 }
 
-// A binary PPM file as RGBA pixels. `sharp` reads other files, and a canvas has such pixels in a browser.
+// A binary PPM file as RGBA pixels. Use `sharp` for other files; in a browser, a canvas has these pixels.
 async function readPhotograph(path) {
   const file = await readFile(path);
   const [header, width, height] = /^P6\\s+(\\d+)\\s+(\\d+)\\s+255\\s/.exec(file.toString("latin1", 0, 64));
@@ -134,7 +135,7 @@ await tf.setBackend("wasm");
 const network = await loadGraphModel({ load: readNetwork });
 const photograph = await readPhotograph("photograph.ppm");
 const size = [{height}, {width}];
-const images = tf.tensor4d(resizeAndPad(photograph, size, 126), [1, ...size, 3]);
+const images = tf.tensor4d(resizeAndPad(photograph, size, {padding}), [1, ...size, 3]);
 const map = await network.execute(images).data(); // {height}×{width}, 0 to 1
 const gray = cropAndRestore(map, size, photograph.height, photograph.width); // of the photograph's size, 0 to 255
 await writeFile("saliency.f32", gray.map((value) => value / 255)); // raw float32, 0 to 1, row by row
@@ -142,7 +143,7 @@ await writeFile("saliency.pgm", `P5 ${photograph.width} ${photograph.height} 255
 await writeFile("saliency.pgm", Uint8Array.from(gray, Math.round), { flag: "a" });
 """
 
-BROWSER_EXAMPLE = """// For a browser: in a page beside model.json. A bundler or an import map finds "@tensorflow/tfjs".
+BROWSER_EXAMPLE = """// For a page next to model.json. A bundler or an import map finds "@tensorflow/tfjs".
 import * as tf from "@tensorflow/tfjs";
 import { cropAndRestore, resizeAndPad } from "./geometry.js";
 
@@ -151,7 +152,7 @@ const size = [{height}, {width}];
 
 /** From a canvas' `context.getImageData(...)` to its map: Float32Array, row by row, 0 to 1. */
 export async function predict(photograph) {
-  const images = tf.tensor4d(resizeAndPad(photograph, size, 126), [1, ...size, 3]);
+  const images = tf.tensor4d(resizeAndPad(photograph, size, {padding}), [1, ...size, 3]);
   const maps = network.execute(images);
   const gray = cropAndRestore(await maps.data(), size, photograph.height, photograph.width); // 0 to 255
   tf.dispose([images, maps]);
@@ -164,15 +165,15 @@ NOTES = """In a browser, with the same `geometry.js`:
 ```js
 {browser}```
 
-TensorFlow.js 1.2.11 or later is needed (tried: 1.2.11, 1.3.1, 1.5.1, 1.7.4, 2.0, 3.0 and 4.22). The published demo's
-page runs on this export after two changes: name such a version in `index.html` in place of 1.1.2, which does not know
-the operation `_FusedConv2D`, and let every `modelURL` in `index.js` be this `model.json`, which takes all sizes. That
-page gives the network RGB, mirrored like its picture of the camera (`tf.reverse` along axis 2, the width of a batch,
-not its channels), and stretched bilinearly. For the maps of MSI-Net itself, call `predict` from above instead."""
+TensorFlow.js 1.2.11 or later is needed (tested: 1.2.11, 1.3.1, 1.5.1, 1.7.4, 2.0, 3.0 and 4.22). The published demo
+page runs with this export after two changes: in `index.html`, use such a version instead of 1.1.2, which does not know
+the operation `_FusedConv2D`; in `index.js`, set every `modelURL` to this `model.json`, which accepts all sizes. That
+page passes RGB images that are mirrored (`tf.reverse` along axis 2, the width of a batch, not its channels) and
+stretched bilinearly. For MSI-Net's own maps, call `predict` from above instead."""
 
 
 def accompany(folder: Path) -> None:
-    """Put beside the network the geometry in JavaScript, and a package that names what the example imports."""
+    """Write the geometry in JavaScript, and a `package.json` with the example's dependencies."""
     shutil.copyfile(DEMO_FOLDER / "geometry.js", folder / "geometry.js")
     versions = {package: version for package, version in package_versions().items() if package in EXAMPLE_PACKAGES}
     package = {"name": "msinet-export", "private": True, "type": "module", "dependencies": versions}
@@ -184,9 +185,9 @@ FORMAT = Format(
     file=FILE,
     write=write_tfjs,
     predict=predict_tfjs,
-    example=EXAMPLE,
-    needs="Node.js 18 or later, and `npm install` in this folder, which fetches what `package.json` names",
-    notes=fill(NOTES, browser=BROWSER_EXAMPLE),
+    example=fill(EXAMPLE, padding=IMAGE_PADDING),
+    needs="Node.js 18 or later, and `npm install` in this folder",
+    notes=fill(NOTES, browser=BROWSER_EXAMPLE, padding=IMAGE_PADDING),
     accompany=accompany,
     language="js",
 )

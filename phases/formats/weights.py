@@ -7,7 +7,7 @@ import numpy as np
 import checkpoint
 from model import build_model
 from msinet import Network
-from phases.formats.base import Format, keras_model
+from phases.formats.base import SAVE_MAP, Format, keras_model
 
 FILE = "msinet.weights.h5"
 
@@ -19,7 +19,7 @@ def write_weights(network: Network, folder: Path, bits: int, calibration=()) -> 
 
 def predict_weights(folder: Path, images: np.ndarray) -> np.ndarray:
     architecture = checkpoint.describe(checkpoint.read_arrays(folder / FILE))
-    assert architecture.context  # What was just written is no encoder alone.
+    assert architecture.context  # The export holds a whole network.
     model = build_model(context=architecture.context, width=architecture.width)
     model.load_weights(folder / FILE)
     return model.predict_on_batch(images)
@@ -36,12 +36,11 @@ from PIL import Image
 
 network = msinet.load("msinet.weights.h5", input_size=({height}, {width}))
 saliency = network.predict("photograph.png")  # float32, 0 to 1, of the photograph's size
-np.save("saliency.npy", saliency)
-Image.fromarray(np.uint8(np.round(255 * saliency))).save("saliency.png")
-""",
+"""
+    + SAVE_MAP,
     needs="the packages in the MSI-Net repository's requirements.txt, and the repository on PYTHONPATH",
-    notes="The file holds weights without the network: the MSI-Net repository's `model.build_model` makes that, and "
-    "every command of it takes the file with `--weights`.",
-    accompany=lambda folder: None,  # The program has the geometry itself.
+    notes="The file holds weights without the network: `model.build_model` in the MSI-Net repository creates it, and "
+    "all its commands accept the file with `--weights`.",
+    accompany=lambda folder: None,  # The example imports the program, which includes the geometry.
     needs_program=True,
 )
