@@ -23,6 +23,7 @@ import model
 import msinet
 import utils
 from phases import test
+from photographs import output_paths
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_every_image_has_a_map_of_its_own_whatever_the_names(tmp_path):
     names = ["photo.jpg", "photo.png", "photo.jpg.png", "photo.png.jpg", "PHOTO.JPG", "sub/photo.jpg", "a.png"]
     names += ["photo.jpg-2.png", "a.b.png", "x\u0301.png", "\u1e8b.png", "cafe\u0301.jpg", "caf\u00e9.jpg"]
     images = [tmp_path / name for name in names]
-    targets = test.output_paths(images, tmp_path, tmp_path / "out", ".jpeg")
+    targets = output_paths(images, tmp_path, tmp_path / "out", ".jpeg")
     spelled = {unicodedata.normalize("NFC", str(target)).casefold() for target in targets.values()}
     assert len(spelled) == len(names) == len(targets)
     assert targets[tmp_path / "a.png"].name == "a.jpeg" and targets[tmp_path / "photo.png"].name == "photo.png.jpeg"
