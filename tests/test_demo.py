@@ -274,9 +274,7 @@ class Page:
         """Drop or paste images on the page, named by the letters of `name`, one after the other."""
         encoded = [base64.b64encode(tf.io.encode_png(image).numpy()).decode() for image in images]
         files = [[f"{letter}.png", contents] for letter, contents in zip(name, encoded, strict=False)]
-        event = (
-            "ClipboardEvent('paste', {clipboardData" if paste else "DragEvent('drop', {dataTransfer"
-        ) + ": transfer,"
+        event = "ClipboardEvent('paste', {clipboardData" if paste else "DragEvent('drop', {dataTransfer"
         self.driver.execute_async_script(
             f"""
             const [files, milliseconds, done] = arguments;
