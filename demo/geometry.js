@@ -1,6 +1,6 @@
 // From an image to the network's input, and from its output to a map: `images.resize_and_pad` and
 // `images.crop_and_restore` in JavaScript. Both resize like TensorFlow 1 (area, bicubic; corners aligned).
-// Pinned by test_demo.py::test_geometry_equals_that_of_test.
+// Pinned by test_demo_files.py::test_geometry_equals_that_of_test.
 
 /** Round to the nearest integer, halves to the even one, like NumPy and TensorFlow. */
 export function roundHalfEven(x) {
