@@ -1,6 +1,8 @@
 """MSI-Net: predicts where people look in photographs. Run `python main.py --help`."""
 
 import argparse
+import dataclasses
+import importlib
 import io
 import math
 import sys
@@ -547,66 +549,23 @@ def run_download(options: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
+def run_phase(name: str, options: argparse.Namespace) -> int:
+    with quiet_stderr():
+        phase = importlib.import_module(f"phases.{name}")
+    flags = [field.name for field in dataclasses.fields(phase.Options) if field.name != "params"]
+    return phase.run(phase.Options(params=params_of(options), **{flag: getattr(options, flag) for flag in flags}))
+
+
 def run_test(options: argparse.Namespace) -> int:
-    params = params_of(options)
-    path = options.path or sample_photograph()
-    settings = {
-        "data": options.data,
-        "size": options.input_size,
-        "weights": options.weights,
-        "params": params,
-        "suffix": f".{options.format}",
-        "overlay": options.overlay,
-        "mirrored": options.mirrored,
-        "max_pixels": options.max_pixels,
-    }
-    on_cluster = {"workers": options.workers, "shards": options.shards, "restart": options.restart}
-    if options.cluster:
-        if options.gpus:
-            raise UserError("--gpus: only without --cluster, each of whose workers has one GPU where there are any.")
-        with quiet_stderr():
-            from phases import cluster
-        return cluster.run(path, address=options.cluster, **on_cluster, **settings)
-    if flags := [f"--{name}" for name, value in on_cluster.items() if value]:
-        raise UserError(f"{' and '.join(flags)}: only with --cluster.")
-    if "://" in f"{path} {params['results']}":
-        raise UserError("Addresses of object stores are read and written with --cluster only; see docs/cluster.md.")
-    with quiet_stderr():
-        from phases import test
-    return test.run(path, **settings)
+    return run_phase("test", options)
 
 
-def run_export(options: argparse.Namespace) -> None:
-    if options.bits not in EXPORTS[options.format]:
-        offered = " or ".join(str(bits) for bits in EXPORTS[options.format])
-        raise UserError(f"--format {options.format} has {offered} bits a weight, not {options.bits}.")
-    with quiet_stderr():
-        from phases import export
-    export.run(
-        options.format,
-        data=options.data,
-        size=options.input_size,
-        weights=options.weights,
-        results=Path(params_of(options)["results"]),
-        bits=options.bits,
-        output=options.output,
-        photograph=sample_photograph(),
-        calibration=options.calibration,
-    )
+def run_export(options: argparse.Namespace) -> int:
+    return run_phase("export", options)
 
 
-def run_demo(options: argparse.Namespace) -> None:
-    with quiet_stderr():
-        from phases import demo
-    demo.run(
-        data=options.data,
-        weights=options.weights,
-        results=Path(params_of(options)["results"]),
-        photograph=sample_photograph(),
-        port=options.port,
-        static=options.static,
-        open_browser=not options.no_browser,
-    )
+def run_demo(options: argparse.Namespace) -> int:
+    return run_phase("demo", options)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import heapq
 
 import numpy as np
 
-PORTION = 256  # photographs, as in phases/cluster.py
+PORTION = 256  # photographs, `CHUNK` in phases/distributed/cluster.py
 REQUESTS = 3  # per photograph: its size, its contents, its map
 ASSIGNED = 2  # portions per worker: one running and one waiting
 HOUR = 3600.0

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "checkpoint": "weight_files bundled download model utils config",
     "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data precision model acquisition.datasets utils config",
-    "photographs": "data utils config",
+    "photographs": "images data utils config",
     "phases": "phases.formats phases.training phases.distributed photographs msinet scoring checkpoint images data "
     "precision model loss utils config",
     "phases.download": "download utils config",
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "phases.reproduce": "phases.reproduction phases.evaluate phases.train phases.submit checkpoint download data utils",
     "phases.reproduction": "phases.reproduction phases.submit msinet scoring checkpoint download data model loss "
     "acquisition.datasets utils config",
-    "phases.distributed": "phases.distributed photographs data utils config",
+    "phases.distributed": "phases.distributed photographs msinet model data utils config",
     "phases.training": "phases.training checkpoint images data model utils config",
     "phases.formats": "phases.formats bundled msinet checkpoint images geometry data model utils config",
     "main": "phases scoring data download acquisition.datasets utils config",
