@@ -324,6 +324,9 @@ KERAS_VGG16 = Archive(
     result="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
 )
 
+# Sizes of float32 weights: of a published network, and of the encoder alone.
+NETWORK_BYTES, ENCODER_BYTES = 99_700_000, 58_900_000
+
 # The encoder that training starts from, best source first; one is enough.
 VGG16 = (
     Archive(
