@@ -1,4 +1,4 @@
-"""The flags of `test --cluster`, as far as they need no Ray."""
+"""The flags of `test --cluster` that work without Ray."""
 
 import sys
 

@@ -65,7 +65,7 @@ def train(
             f"Training needs training images and validation images, received {_count(train_groups)} and "
             f"{_count(valid_groups)}: add images, or choose another --valid-fraction."
         )
-    settings = _settings(groups, params, variant=variant, context=context, init=init, fit_pixels=fit_pixels)
+    settings = settings_of(groups, params, variant=variant, context=context, init=init, fit_pixels=fit_pixels)
     knowledge = _knowledge(groups, settings)
     run = Run(Path(params["results"]), settings["dataset"], settings, knowledge, epochs=params["epochs"])
     with run.lock():
@@ -180,7 +180,7 @@ def needs_batch_norm(arrays: Mapping, variant: str) -> bool:
     return found.batch_norm if found.context else bool(VARIANTS[variant]["batch_norm"])
 
 
-def _settings(groups: Mapping[str, tuple[Group, Group]], params: Mapping, **others) -> dict:
+def settings_of(groups: Mapping[str, tuple[Group, Group]], params: Mapping, **others) -> dict:
     """All settings that must not change while a run is resumed.
 
     They are all of `config.PARAMS` that affect more than speed, unless their row says that they may change.
