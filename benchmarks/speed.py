@@ -35,10 +35,11 @@ import checkpoint  # noqa: E402
 import images  # noqa: E402
 import main  # noqa: E402
 import msinet  # noqa: E402
-from config import PARAMS, VARIANTS  # noqa: E402
+from config import VARIANTS, defaults  # noqa: E402
 from data import list_images, read_header  # noqa: E402
 from model import LAST, Convolution, build_model, msi_net, tensor_convolutions  # noqa: E402
-from phases import test, train  # noqa: E402
+from phases import test  # noqa: E402
+from phases.training import optimizer  # noqa: E402
 from photographs import find_images  # noqa: E402
 from precision import (  # noqa: E402
     BFLOAT16,
@@ -187,7 +188,7 @@ def print_training_speed(variant: str, precisions: Sequence[str], repetitions: i
     steps = {}
     for precision in precisions:
         model = build_model(**VARIANTS[variant], seed=1, precision=precision)
-        train.compile_model(model, {**PARAMS, "precision": precision}, steps=1)
+        optimizer.compile_model(model, {**defaults(), "precision": precision}, steps=1)
         steps[precision] = lambda model=model: model.train_on_batch(batch, batch[..., :1])
     found = shortest(steps, repetitions)
     print(f"\nTraining step, one image at {SIZE[0]}×{SIZE[1]}:")
