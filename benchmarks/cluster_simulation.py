@@ -12,7 +12,7 @@ import heapq
 
 import numpy as np
 
-PORTION = 256  # photographs, as in phases/cluster.py
+PORTION = 256  # photographs, `CHUNK` in phases/distributed/cluster.py
 REQUESTS = 3  # of a photograph: its size, itself, its map
 IN_HAND = 2  # portions of a worker, one at work and one waiting
 HOUR = 3600.0

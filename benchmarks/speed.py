@@ -173,7 +173,7 @@ def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None
 
         def phase(network):
             found = find_images(root)
-            test.test(network, found, root, Path(results), batch_size=1, suffix=".jpeg", overlay=False)
+            test.test(network, found, root, test.Options({"results": results, "batch_size": 1}))
 
         phases = shortest({name: lambda n=n: phase(n) for name, n in networks.items()}, 3)
         alone = shortest({name: lambda n=n: [n(batch) for _ in range(count)] for name, n in networks.items()}, 3)

@@ -1,11 +1,11 @@
-// TensorFlow.js: which of its backends suits this machine, and its files, each checked against its hash.
+// TensorFlow.js: its backends, and its files, each checked against its hash.
 
-/** Backends in the order in which they are tried when none is asked for: the first map comes soonest from the first. */
+/** Backends in the order in which they are tried by default: the first one starts fastest. */
 export const AUTOMATIC = ["wasm", "webgl", "cpu"];
 
 export const BACKEND_NAMES = { webgl: "WebGL", webgpu: "WebGPU", wasm: "WebAssembly", cpu: "JavaScript" };
 
-/** Whether this browser has what a backend needs, emulated in software or not. */
+/** Whether this browser supports a backend, possibly emulated in software. */
 export async function runsHere(backend) {
   const checks = {
     webgl: () => webglRenderer(),
@@ -20,9 +20,9 @@ export async function runsHere(backend) {
  * Load TensorFlow.js and start a backend.
  *
  * @param {object} libraries by name: {url, integrity}; `config.json` has them.
- * @param {string[]} candidates backends' names; the first that runs is taken.
- * @returns {Promise<{backend: string, detail: string, missing: string}>} what runs, what is worth saying of it, and a
- *     sentence if it is not the first candidate.
+ * @param {string[]} candidates names of backends; the first one that runs is used.
+ * @returns {Promise<{backend: string, detail: string, missing: string}>} the backend, its description, and a sentence
+ *     if it is not the first candidate.
  */
 export async function startBackend(libraries, candidates) {
   await loadLibraries(libraries, ["tf-core", "tf-converter"]);
@@ -32,7 +32,7 @@ export async function startBackend(libraries, candidates) {
     try {
       if (await runsHere(backend)) {
         const detail = await start[backend](libraries);
-        // `setBackend` answers false, or falls back to another, rather than fail.
+        // `setBackend` does not throw: it returns false, or falls back to another backend.
         if ((await tf.setBackend(backend)) && tf.getBackend() === backend) {
           await tf.ready();
           return { backend, detail: detail(), missing: failures[0] ?? "" };
@@ -89,22 +89,22 @@ async function loadLibraries(libraries, names) {
   }
 }
 
-// `import` and TensorFlow.js check no hash, `fetch` does: a file that was changed on its way is refused.
+// Unlike `import` and TensorFlow.js, `fetch` checks the hash: a changed file is rejected.
 async function fetchLibrary({ url, integrity }) {
   try {
     return await (await fetch(url, { integrity })).blob();
   } catch {
-    throw new Error(`${url} ${await reasonAgainst(url)}`);
+    throw new Error(`${url} ${await reasonOfFailure(url)}`);
   }
 }
 
-// Browsers do not say why they refuse a file.
-async function reasonAgainst(url) {
+// Browsers do not report why they reject a file.
+async function reasonOfFailure(url) {
   const response = await fetch(url, { method: "HEAD" }).catch(() => null);
   if (!response) {
     return "cannot be fetched (offline?)";
   }
-  return response.ok ? "is not the file it should be" : `is missing (${response.status})`;
+  return response.ok ? "is not the expected file" : `is missing (${response.status})`;
 }
 
 function webglRenderer() {

@@ -1,15 +1,15 @@
-// An image into the network's input, and a map back out: `data.resize_and_pad` and `data.crop_and_restore` in
-// JavaScript. Both ways resize with the kernels of TensorFlow 1 (area, bicubic; corners aligned), as `test` does.
-// Pinned by test_demo.py::test_geometry_equals_that_of_test.
+// From an image to the network's input, and from its output to a map: `images.resize_and_pad` and
+// `images.crop_and_restore` in JavaScript. Both resize like TensorFlow 1 (area, bicubic; corners aligned).
+// Pinned by test_demo_files.py::test_geometry_equals_that_of_test.
 
-/** Round to the nearest integer, halves to the even one, as NumPy and TensorFlow do. */
+/** Round to the nearest integer, halves to the even one, like NumPy and TensorFlow. */
 export function roundHalfEven(x) {
   const below = Math.floor(x);
   const rest = x - below;
   return rest < 0.5 || (rest === 0.5 && below % 2 === 0) ? below : below + 1;
 }
 
-/** Where an image lies in the network's input of [height, width]: its scaled size, and its top left corner. */
+/** The place of an image in the network's input of [height, width]: its scaled size, and its top left corner. */
 export function placement(height, width, size) {
   const ratio = Math.min(size[0] / height, size[1] / width);
   const [scaledHeight, scaledWidth] = [roundHalfEven(height * ratio), roundHalfEven(width * ratio)];
@@ -22,7 +22,7 @@ export function placement(height, width, size) {
 }
 
 /**
- * Fit an image into the network's input: resize it at its own aspect ratio, then pad it around.
+ * Fit an image into the network's input: resize it at its own aspect ratio, then pad it.
  *
  * @param {{data: Uint8ClampedArray, width: number, height: number}} image RGBA, 0 to 255; alpha is ignored.
  * @param {number[]} size height and width of the network's input.
@@ -43,7 +43,7 @@ export function resizeAndPad(image, size, padding) {
 }
 
 /**
- * The inverse of `resizeAndPad`: the network's output at the size of the image that went in.
+ * The inverse of `resizeAndPad`: the network's output at the size of the original image.
  *
  * @param {Float32Array} map (size[0], size[1]), 0 to 1, the border included.
  * @param {number[]} size height and width of the map.
@@ -118,7 +118,7 @@ function resizeRows(values, { taps, indices, weights }, newHeight, length) {
   return result;
 }
 
-// Each output pixel is the mean of the input that it covers. TensorFlow counts in float32.
+// Each output pixel is the mean of the input that it covers. TensorFlow computes in float32.
 function areaTaps(from, to, start, count) {
   const scale = alignedScale(from, to);
   const taps = Math.ceil(scale) + 2;
@@ -135,7 +135,7 @@ function areaTaps(from, to, start, count) {
   return { taps, indices, weights };
 }
 
-// Keys' cubic with a = -0.75, which TensorFlow 1 looks up in a table of 1024 steps.
+// Keys' cubic with a = -0.75, for which TensorFlow 1 uses a table of 1024 steps.
 function bicubicTaps(from, to, start, count) {
   const scale = alignedScale(from, to);
   const { indices, weights } = emptyTaps(4, count);

@@ -1,36 +1,36 @@
-// The maps of what is looked at: which network computes them, in which order, and what is shown and saved.
+// The maps of the source: the network that computes them, their order, and what is shown and saved.
 //
-// `state.source` is what is looked at. Each result carries the source it belongs to, and is shown, saved and named with
-// that one only, whatever was chosen meanwhile.
+// `state.source` is the source on the page. Each result carries its source, and is shown, saved and named with that one
+// only, even if another source was chosen in the meantime.
 
 import { Network, candidatesFor, findFastest } from "./network.js";
 import * as view from "./view.js";
 
 const { element, say, complain, explain, notify } = view;
 
-// Quality at first: a still picture may take its time, a camera may not, and plain JavaScript takes a hundred times it.
+// The first quality: a picture may take longer than a camera's frame, and plain JavaScript is a hundred times slower.
 const FIRST_QUALITY = { picture: 4, live: 2 };
 const FIRST_QUALITY_IN_JAVASCRIPT = { picture: 0, live: 0 };
 
 export const state = {
   config: null,
   network: null,
-  ready: Promise.resolve(), // that the first network is loaded
+  ready: Promise.resolve(), // resolves when the first network is loaded
   source: null, // {kind: "picture", blob, name, width, height}, {kind: "camera", stream, mirrored} or {kind: "film", url}
   picture: null, // the last source that was a picture
-  result: null, // the map on the page: {source, values, height, width}; null until the source's own is there
-  opening: Promise.resolve(), // that the file which was chosen last is on the page, or refused
+  result: null, // the map on the page: {source, values, height, width}; null until the source's own map exists
+  opening: Promise.resolve(), // resolves when the file that was chosen last is on the page or rejected
   coming: Promise.resolve(null), // the result of the picture on the page
   quality: FIRST_QUALITY,
   paused: false,
-  stale: false, // whether the map of a paused film is no longer what the controls say
+  stale: false, // whether the map of a paused film no longer matches the controls
   finished: [], // times of the last frames
 };
 
-/** Which of the two qualities counts for what is looked at. */
+/** Which of the two qualities applies to the source. */
 export const pace = () => (["camera", "film"].includes(state.source?.kind) ? "live" : "picture");
 
-/** Which of `config.sizes` a picture gets, and which a film or the camera. */
+/** Set the indices in `config.sizes` for pictures, and for films and the camera. */
 export function setQuality(quality) {
   state.quality = quality;
   document.querySelector(`#sizes input[value="${quality[pace()]}"]`).checked = true;
@@ -40,7 +40,7 @@ export function setQuality(quality) {
 
 let loading = new AbortController();
 
-// Load the network and the backend that are chosen; until they are there, and if they never are, the old one works on.
+// Load the chosen network and backend. Until they are loaded, and if they fail, the previous network keeps working.
 export async function loadNetwork() {
   loading.abort();
   loading = new AbortController();
@@ -75,13 +75,13 @@ export async function loadNetwork() {
   if (network.backend === "cpu") {
     setQuality(FIRST_QUALITY_IN_JAVASCRIPT);
   }
-  say(busy && state.source?.kind === "picture" ? "Looking" : "");
+  say(busy && state.source?.kind === "picture" ? "Predicting" : "");
   if (requested === "auto") {
     compare(network, signal).catch((error) => console.info(`The backends were not compared: ${error.message}`));
   }
 }
 
-// The menus name again what works on.
+// Reset the menus to the network that keeps working.
 function keepNetwork() {
   if (state.network) {
     element.networks.selectedIndex = state.config.networks.indexOf(state.network.row);
@@ -89,7 +89,7 @@ function keepNetwork() {
   }
 }
 
-// After the first map, so that nobody waits for it.
+// After the first map, which should not be delayed.
 async function compare(network, signal) {
   await state.coming.catch(() => {});
   const size = state.config.sizes[FIRST_QUALITY.live];
@@ -111,7 +111,7 @@ function use(network) {
 
 // --- One map after another -------------------------------------------------------------------------------------------
 
-let next = null; // the request that waits: of those that come meanwhile, the newest; the others get null
+let next = null; // the waiting request; a newer one replaces it, and resolves it to null
 export let busy = false;
 
 export function request(source) {
@@ -158,7 +158,7 @@ async function predict(source) {
 export function predictPicture() {
   const coming = request(state.picture);
   state.coming = coming;
-  say("Looking");
+  say("Predicting");
   const last = (then) => (outcome) => state.coming === coming && then(outcome);
   coming.then(last(() => say("")), last(explain));
 }
@@ -175,7 +175,7 @@ export async function restyle() {
   }
 }
 
-// What was set counts for what is looked at now, too.
+// Apply changed settings to the current source.
 export function refresh() {
   if (state.source?.kind === "picture") {
     predictPicture();
@@ -184,7 +184,7 @@ export function refresh() {
   }
 }
 
-// Save what is on the page; if that was chosen just now, as soon as its map is there.
+// Save the map or overlay on the page, as soon as the map exists.
 export async function save(what) {
   complain("");
   await state.opening;

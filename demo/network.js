@@ -1,12 +1,12 @@
-// A network in a worker of its own, and which backend computes it fastest on this machine.
+// A network in its own worker, and the search for the fastest backend on this machine.
 
 import { AUTOMATIC, runsHere } from "./backends.js";
 
-// Of these, the one that is measured to be the fastest; plain JavaScript never is.
+// The backends to measure; plain JavaScript is never the fastest.
 const MEASURED = ["wasm", "webgl", "webgpu"];
 
-// How long another backend may take to load, to compile and to prove itself. One emulated in software needs minutes.
-const PATIENCE = 15_000;
+// How long another backend may take to load, compile and be measured. One that is emulated in software needs minutes.
+const MEASURING_LIMIT_MS = 15_000;
 
 export class Network {
   #worker = new Worker("worker.js", { type: "module" });
@@ -14,7 +14,7 @@ export class Network {
   #requests = 0;
   #retired = false;
 
-  /** Start a worker; `onProgress` is told how much of the network is loaded, 0 to 1. */
+  /** Start a worker; `onProgress` is called with the loaded fraction of the network, 0 to 1. */
   constructor(onProgress = () => {}) {
     this.#worker.onmessage = ({ data }) => {
       if (data.progress !== undefined) {
@@ -43,14 +43,14 @@ export class Network {
     return answer;
   }
 
-  /** Load a row of `config.networks`, on the first of some backends that runs. */
+  /** Load a row of `config.networks` on the first backend that runs. */
   async load(config, row, backends) {
     const { backend, detail, missing } = await this.ask("load", { config, network: row, backends });
     Object.assign(this, { row, backend, detail });
     return missing;
   }
 
-  /** Free the worker once nobody waits for an answer. */
+  /** End the worker after its last answer. */
   retire() {
     this.#retired = true;
     if (!this.#waiting.size) {
@@ -58,7 +58,7 @@ export class Network {
     }
   }
 
-  /** Free the worker; whoever still waits for an answer gets the error. */
+  /** End the worker now; pending requests fail with the error. */
   end(error = new Error("The network was replaced.")) {
     this.#worker.terminate();
     this.#waiting.forEach(({ reject }) => reject(error));
@@ -66,29 +66,29 @@ export class Network {
   }
 }
 
-/** The backends to try for what the menu says: the one asked for, or what starts soonest. */
+/** The backends to try for a choice of the menu, in order. */
 export const candidatesFor = (requested) => (requested === "auto" ? AUTOMATIC : [requested, ...AUTOMATIC]);
 
 /**
- * Measure the backends that a network does not run on, each in a worker of its own, while the network goes on working.
+ * Measure the backends that a network does not run on, each in its own worker, while the network keeps working.
  *
- * @param {Network} current the network that is loaded.
+ * @param {Network} current the loaded network.
  * @param {object} config of the page.
  * @param {number[]} size of the input to measure with.
  * @param {AbortSignal} signal to give up.
  * @returns {Promise<{fastest: Network, times: object}>} the fastest, which may be `current`, and the milliseconds by
- *     backend; Infinity for one that failed or took longer than the patience for it.
+ *     backend; Infinity for one that failed or exceeded the limit.
  */
 export async function findFastest(current, config, size, signal) {
   const candidates = [];
-  const end = (spared) => candidates.filter((network) => network !== spared).forEach((network) => network.end());
+  const end = (kept) => candidates.filter((network) => network !== kept).forEach((network) => network.end());
   signal.addEventListener("abort", end, { once: true });
   const times = {};
   for (const backend of MEASURED.filter((name) => name !== current.backend)) {
     if (!signal.aborted && (await runsHere(backend))) {
       const candidate = new Network();
       candidates.push(candidate);
-      times[backend] = await timeWithPatience(candidate, config, current.row, backend, size);
+      times[backend] = await timeWithLimit(candidate, config, current.row, backend, size);
     }
   }
   if (candidates.length && !signal.aborted) {
@@ -101,8 +101,8 @@ export async function findFastest(current, config, size, signal) {
   return { fastest, times };
 }
 
-async function timeWithPatience(candidate, config, row, backend, size) {
-  const timer = setTimeout(() => candidate.end(), PATIENCE);
+async function timeWithLimit(candidate, config, row, backend, size) {
+  const timer = setTimeout(() => candidate.end(), MEASURING_LIMIT_MS);
   try {
     await candidate.load(config, row, [backend]);
     return await timeOf(candidate, size);

@@ -1,10 +1,10 @@
-// A service worker: keeps the static page, so that it opens offline from the second visit on.
+// A service worker that caches the static page, so that it opens offline from the second visit on.
 //
-// What the server answers comes first, and replaces what was kept; what was kept is for when it does not answer.
+// The server's answers have priority, and update the cache; the cache is used if the server does not answer.
 
 const CACHE = "msinet";
 
-async function keepAll() {
+async function cacheAll() {
   const config = await (await fetch("config.json")).json();
   const cache = await caches.open(CACHE);
   await cache.addAll(["./", ...config.offline]);
@@ -19,15 +19,15 @@ async function answer(request) {
     }
     return response;
   } catch (error) {
-    const kept = await cache.match(request, { ignoreSearch: true });
-    if (kept) {
-      return kept;
+    const cached = await cache.match(request, { ignoreSearch: true });
+    if (cached) {
+      return cached;
     }
     throw error;
   }
 }
 
-self.oninstall = (event) => event.waitUntil(keepAll());
+self.oninstall = (event) => event.waitUntil(cacheAll());
 self.onactivate = (event) => event.waitUntil(self.clients.claim());
 self.onfetch = (event) => {
   if (event.request.method === "GET" && event.request.url.startsWith("http")) {

@@ -1,4 +1,4 @@
-// The page's controls, and how it begins.
+// The page's controls and its start.
 
 import { loadNetwork, pace, refresh, restyle, save, setQuality, state } from "./maps.js";
 import { leaveLive, offerExample, pause, startCamera, takeFiles } from "./sources.js";
@@ -26,7 +26,7 @@ function connectControls() {
   connectDropAndPaste();
 }
 
-// Another network or backend: look again with it.
+// Predict again with another network or backend.
 function change() {
   const loaded = loadNetwork();
   if (!state.network) {
@@ -76,16 +76,16 @@ function listNetworks() {
   );
 }
 
-// A static page opens offline from the second visit on. Where browsers forbid that, it works as it did without.
-async function keepOffline() {
+// A static page opens offline from the second visit on. Browsers that forbid caching still show it online.
+async function cacheOffline() {
   try {
     await navigator.serviceWorker?.register("offline.js");
   } catch (error) {
-    console.info(`The page is not kept for offline use: ${error.message}`);
+    console.info(`The page is not cached for offline use: ${error.message}`);
   }
 }
 
-async function begin() {
+async function start() {
   connectControls();
   view.arrange();
   try {
@@ -106,8 +106,8 @@ async function begin() {
     state.opening = offerExample(await example.blob());
   }
   if (state.config.offline) {
-    await state.ready.then(keepOffline, () => {});
+    await state.ready.then(cacheOffline, () => {});
   }
 }
 
-begin();
+start();

@@ -1,4 +1,4 @@
-// Runs an exported network in Node, to prove the export and to measure it:
+// Runs an exported network in Node, to test and to measure the export:
 //
 //     node predict.mjs MODEL.json BACKEND REPETITIONS < tasks.json
 //
@@ -15,7 +15,7 @@ import * as tf from "@tensorflow/tfjs-core";
 
 const [modelPath, backend, repetitions] = process.argv.slice(2);
 
-// `fetch` knows no files, so that the model must be handed over in memory.
+// `fetch` cannot read local files, so the model is loaded from memory.
 async function readModel() {
   const model = JSON.parse(await readFile(modelPath, "utf8"));
   const shards = model.weightsManifest.flatMap((group) => group.paths);

@@ -1,21 +1,21 @@
-// What is looked at: a picture, a film, or the camera.
+// The source on the page: a picture, a film, or the camera.
 
 import { busy, predictPicture, request, setQuality, state } from "./maps.js";
 import * as view from "./view.js";
 
 const { element, complain, explain } = view;
 
-const CAMERA_WISHES = { width: { ideal: 640 }, height: { ideal: 480 } };
+const CAMERA_PREFERENCES = { width: { ideal: 640 }, height: { ideal: 480 } };
 
-// Where a camera's settings do not say which way it looks, its name may.
+// If a camera's settings do not tell its direction, its name may.
 const REAR_CAMERA = /back|rear|environment/i;
 
-// Frames that the rate is averaged over.
+// The frame rate is an average over so many frames.
 const RATE_FRAMES = 12;
 
-export let turn = 0; // Of what is chosen the last counts, however long each takes to open.
+let turn = 0; // The number of the last choice: earlier ones that are still opening are dropped.
 
-let failed = 0; // The turn at which nothing is shown: the beginning, or after a choice that failed.
+let failed = 0; // The turn without anything to show: the first, or that of a choice that failed.
 
 export function takeFiles(files) {
   if (files.length) {
@@ -48,7 +48,7 @@ async function showPicture(blob, name, keepComplaint = false) {
   predictPicture();
 }
 
-// The example is for whoever has chosen nothing yet, or nothing that could be shown.
+// The example is shown until the user has chosen something that can be shown.
 let example = null;
 
 export async function offerExample(blob) {
@@ -74,16 +74,16 @@ export async function startCamera(device) {
     failLive(mine, "insecure");
     return;
   }
-  stopLive(); // Many phones lend only one camera at a time.
+  stopLive(); // Many phones allow only one camera at a time.
   try {
-    const wishes = { ...CAMERA_WISHES, ...(device && { deviceId: { exact: device } }) };
-    const stream = await navigator.mediaDevices.getUserMedia({ video: wishes });
+    const preferences = { ...CAMERA_PREFERENCES, ...(device && { deviceId: { exact: device } }) };
+    const stream = await navigator.mediaDevices.getUserMedia({ video: preferences });
     if (mine !== turn) {
       stopTracks(stream);
       return;
     }
     element.video.srcObject = stream;
-    const source = { kind: "camera", stream, mirrored: !looksAway(stream.getVideoTracks()[0]) };
+    const source = { kind: "camera", stream, mirrored: !isRear(stream.getVideoTracks()[0]) };
     await startLive(source, mine);
     stream.getVideoTracks()[0].onended = () => failLive(mine, "NotFoundError");
     await listCameras(stream);
@@ -93,14 +93,14 @@ export async function startCamera(device) {
   }
 }
 
-// A picture of oneself is mirrored, as by a mirror; what a rear camera sees is not.
-function looksAway(track) {
+// A front camera is mirrored like a mirror, a rear camera is not.
+function isRear(track) {
   const { facingMode } = track.getSettings();
   return facingMode ? facingMode === "environment" : REAR_CAMERA.test(track.label);
 }
 
 async function startLive(source, mine) {
-  state.source = source; // So that whatever comes next stops it.
+  state.source = source; // The next source stops it.
   await element.video.play();
   if (mine === turn) {
     element.camera.querySelector("span").textContent = source.kind === "camera" ? "Stop the webcam" : "Use the webcam";
@@ -140,7 +140,7 @@ function stopLive() {
 
 const stopTracks = (stream) => stream?.getTracks().forEach((track) => track.stop());
 
-// Back to the last picture, if there was one.
+// Return to the last picture, if there was one.
 export function leaveLive() {
   turn++;
   if (state.source && state.source === state.picture) {
@@ -165,7 +165,7 @@ async function listCameras(stream) {
   );
 }
 
-// A new frame goes out only when the last map is back: however slow the network is, nothing piles up.
+// Send a new frame only when the last map has arrived, so that frames do not queue up if the network is slow.
 function follow(source) {
   if (source !== state.source) {
     return;
@@ -173,7 +173,7 @@ function follow(source) {
   const { readyState, videoWidth, videoHeight } = element.video;
   if (!busy && (!state.paused || state.stale) && readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) {
     state.stale = false;
-    view.fitPanes(videoWidth, videoHeight); // A phone may have been turned.
+    view.fitPanes(videoWidth, videoHeight); // The phone may have been rotated.
     request(source).then((result) => result && measureRate(), (error) => {
       if (source === state.source) {
         leaveLive();
@@ -189,23 +189,23 @@ function measureRate() {
   const [first, last] = [state.finished[0], state.finished.at(-1)];
   if (last > first) {
     const rate = (1000 * (state.finished.length - 1)) / (last - first);
-    element.rate.textContent = `${rate.toFixed(rate < 10 ? 1 : 0)} a second`;
+    element.rate.textContent = `${rate.toFixed(rate < 10 ? 1 : 0)} per second`;
   }
 }
 
 export function pause(paused) {
   Object.assign(state, { paused, stale: false, finished: [] });
   element.pause.classList.toggle("on", paused);
-  element.pause.textContent = paused ? "Go on" : "Pause";
+  element.pause.textContent = paused ? "Resume" : "Pause";
   if (paused) {
     element.video.pause();
   } else if (state.source) {
-    element.video.play().catch(() => {}); // It was taken away meanwhile.
+    element.video.play().catch(() => {}); // The source has been removed in the meantime.
   }
 }
 
 function enter(source, width, height) {
   Object.assign(state, { source, result: null });
-  view.makeRoom(source, width, height);
+  view.prepare(source, width, height);
   setQuality(state.quality);
 }

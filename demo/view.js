@@ -1,4 +1,4 @@
-// What is on the page: its elements, its words, and the picture with its map.
+// The page's elements and texts, and the picture with its map.
 
 import { BACKEND_NAMES } from "./backends.js";
 
@@ -7,22 +7,22 @@ export const element = Object.fromEntries([...document.querySelectorAll("[id]")]
 
 const mapContext = element.map.getContext("bitmaprenderer");
 
-// How much of the map each style shows at first: `test` blends by half; a glow leaves most of the picture as it is.
+// The initial opacity of the map for each style: `test` blends by half; a glow leaves most of the picture unchanged.
 const blends = { glow: 90, heat: 50, gray: 50 };
 
 const SENTENCES = {
-  NotAllowedError: "The camera was not allowed. Allow it beside the address of this page, or choose a picture.",
+  NotAllowedError: "The camera was not allowed. Allow it next to the address of this page, or choose a picture.",
   framed: "The camera was not allowed, by you or by the page around this one: its frame needs allow=\"camera\".",
   NotFoundError: "No camera was found. Connect one, or choose a picture.",
-  NotReadableError: "The camera is in use by another program. Close that, or choose a picture.",
-  insecure: "Browsers show the camera only to pages that come by https or from this computer. Choose a picture.",
-  picture: "This file is no picture that this browser can read. Choose a JPEG, PNG or WebP.",
-  film: "This file is no video that this browser can play. Choose an MP4 or WebM.",
-  weights: "The network's weights are missing or damaged on the server. Write the page anew with “python main.py demo”.",
-  worker: "The page's worker cannot be fetched (offline?), or is not for this browser: try a newer one.",
-  config: "The page's settings are missing. It is served by “python main.py demo”, not opened as a file.",
-  replaced: "Another picture was chosen before this one's map was there: nothing was saved.",
-  noWebAssembly: "This browser has no WebAssembly, so that the network runs in plain JavaScript, and slowly.",
+  NotReadableError: "The camera is in use by another program. Close that program, or choose a picture.",
+  insecure: "Browsers allow the camera only on pages from https addresses or from this computer. Choose a picture.",
+  picture: "This browser cannot read this file as a picture. Choose a JPEG, PNG or WebP.",
+  film: "This browser cannot play this file as a video. Choose an MP4 or WebM.",
+  weights: "The network's weights are missing or damaged on the server. Write the page again with “python main.py demo”.",
+  worker: "The page's worker cannot be fetched (offline?), or this browser does not support it: try a newer browser.",
+  config: "The page's settings are missing. Serve it with “python main.py demo”; it does not work when opened as a file.",
+  replaced: "Another picture was chosen before the map was ready: nothing was saved.",
+  noWebAssembly: "This browser has no WebAssembly, so the network runs slowly, in plain JavaScript.",
 };
 
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
@@ -30,19 +30,19 @@ const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).v
 /** "glow", "heat" or "gray". */
 export const chosenStyle = () => chosen("style");
 
-/** How a map is painted: a glow needs the picture below it. */
+/** The style of the map on the page: a glow needs the picture below it. */
 export const paintedStyle = () => (chosenStyle() === "glow" && chosen("view") === "beside" ? "heat" : chosenStyle());
 
-/** How much of the map is laid over the picture, 0 to 1. */
+/** The chosen opacity of the map over the picture, 0 to 1. */
 export const chosenBlend = () => element.blend.value / 100;
 
-/** Keep the slider's value for the style that is chosen. */
+/** Keep the slider's value for the chosen style. */
 export function blend() {
   blends[chosenStyle()] = Number(element.blend.value);
   showBlend();
 }
 
-/** Lay the map over the picture or beside it, in the style that is chosen. */
+/** Show the map over the picture or next to it, in the chosen style. */
 export function arrange() {
   element.panes.dataset.view = chosen("view");
   element.blend.disabled = chosen("view") === "beside";
@@ -55,8 +55,8 @@ function showBlend() {
   element.panes.style.setProperty("--blend", chosenBlend());
 }
 
-/** Make room for a picture, a film or the camera; the map of what was there before is gone. */
-export function makeRoom({ kind, mirrored }, width, height) {
+/** Prepare the page for a picture, a film or the camera, and hide the previous map. */
+export function prepare({ kind, mirrored }, width, height) {
   const live = kind !== "picture";
   element.photo.hidden = live;
   element.video.hidden = !live;
@@ -70,7 +70,7 @@ export function makeRoom({ kind, mirrored }, width, height) {
   fitPanes(width, height);
 }
 
-/** Show an image that is decoded already, so that no other is seen in its place. */
+/** Show a decoded image, so that the previous one disappears at once. */
 export function placePhoto(image, name) {
   image.id = "photo";
   image.alt = `The picture ${name}`;
@@ -78,13 +78,13 @@ export function placePhoto(image, name) {
   element.photo = image;
 }
 
-/** Give both panes the shape of what they show. */
+/** Give both panes the aspect ratio of the source. */
 export function fitPanes(width, height) {
   element.panes.style.setProperty("--ratio", width / height);
   element.panes.toggleAttribute("data-portrait", height > width);
 }
 
-/** Put a painted map on the page. */
+/** Show a painted map. */
 export function draw(map, style) {
   Object.assign(element.map, { width: map.width, height: map.height });
   mapContext.transferFromImageBitmap(map);
@@ -92,7 +92,7 @@ export function draw(map, style) {
   element.map.dataset.style = style;
 }
 
-/** Put a new map on the page, with what is known of it. */
+/** Show a new map, its size and its time. */
 export function show({ map, style, size, milliseconds, tensors }) {
   draw(map, style);
   const frames = 1 + Number(element.map.dataset.frames ?? 0);
@@ -101,17 +101,17 @@ export function show({ map, style, size, milliseconds, tensors }) {
   element.milliseconds.textContent = duration(milliseconds);
 }
 
-/** Name the network that computes, and what it runs on. */
+/** Show the network's name and its backend. */
 export function showNetwork({ row, backend, detail }) {
   element.network.textContent = row.name;
   element.backend.textContent = `${BACKEND_NAMES[backend]}${detail ? ` (${detail})` : ""}`;
   element.backend.dataset.backend = backend;
 }
 
-/** Say how fast each backend was; `times` in milliseconds by backend. */
+/** Show how fast each backend was; `times` are milliseconds by backend. */
 export function showTimes(times, size) {
   const phrases = Object.entries(times).map(
-    ([backend, time]) => `${BACKEND_NAMES[backend]} ${time < Infinity ? duration(time) : "did not get ready"}`,
+    ([backend, time]) => `${BACKEND_NAMES[backend]} ${time < Infinity ? duration(time) : "did not start in time"}`,
   );
   element.measured.textContent = phrases.length ? `Measured at ${size.join(" × ")}: ${phrases.join(", ")}.` : "";
 }
@@ -126,16 +126,16 @@ function put(place, text) {
   place.hidden = !text;
 }
 
-/** Say what is being waited for, or "". */
+/** Show what the page waits for, or "". */
 export const say = (text) => put(element.waiting, text);
 
-/** Say what went wrong, or "". */
+/** Show an error, or "". */
 export const complain = (kind, otherwise = "") => put(element.problem, SENTENCES[kind] ?? otherwise);
 
-/** Say what is worth knowing, or "". */
+/** Show a notice, or "". */
 export const notify = (text) => put(element.notice, SENTENCES[text] ?? text);
 
-/** Say what an error means. */
+/** Show the explanation of an error. */
 export function explain(error) {
   say("");
   complain(error.kind, `Something went wrong: ${error.message}`);

@@ -1,12 +1,12 @@
-// Computes the maps, away from the page, which the network would otherwise block for as long as it runs.
+// Computes the maps in a worker, because the network would block the page while it runs.
 //
-// Messages in, each with a `type`, answered in order by one of the same `id`; errors come back as {id, error, kind}:
+// Each message has a `type` and an `id`. Answers come in order, with the same `id`; an error is {id, error, kind}:
 //   load     {config, network, backends}     -> {backend, detail, missing}, after any number of {progress: 0 to 1}
 //   predict  {source, size, style, live}     -> {map: ImageBitmap, style, result, size, milliseconds, tensors}
 //   paint    {result, style}                 -> {map: ImageBitmap, style}
 //   save     {what: "map" | "overlay", result, picture: Blob, style, blend} -> {blob}
 //   measure  {size}                          -> {milliseconds} of the network alone
-// A result is {values: Uint8ClampedArray (H, W), height, width}. The worker keeps none: whose map it is, the page knows.
+// A result is {values: Uint8ClampedArray (H, W), height, width}. The worker keeps none; the page knows their sources.
 
 import { startBackend } from "./backends.js";
 import { cropAndRestore, cropPadding, resizeAndPad } from "./geometry.js";
@@ -16,7 +16,7 @@ let network;
 
 const handlers = { load, predict, paint, save, measure };
 
-// One at a time: a network that is half loaded must not predict.
+// One message at a time, so that a network never predicts before it is loaded.
 let queue = Promise.resolve();
 
 self.onmessage = ({ data }) => {
@@ -91,7 +91,7 @@ function pixelsOf(bitmap) {
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
 }
 
-/** A map as a picture: "gray" as `test` writes it, "heat" in the colours of its overlay, "glow" clear where it is 0. */
+/** A map as a picture: "gray" as `test` writes it, "heat" in the colors of its overlay, "glow" clear where it is 0. */
 async function paint({ result: { values, height, width }, style }) {
   const image = new ImageData(width, height);
   const palette = palettes()[style];

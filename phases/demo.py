@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,7 @@ from images import IMAGE_PADDING, OVERLAY_COLORS
 from msinet import Network
 from phases.formats.node import DEMO_FOLDER, install_node_packages
 from phases.formats.tfjs import write_tfjs
+from photographs import sample_photograph
 from utils import UserError, check_replaceable, whole_folder
 
 PAGE_FILES = (
@@ -25,13 +27,13 @@ PAGE_FILES = (
     "geometry.js", "offline.js", "icon.svg",
 )  # fmt: skip
 
-# What the page reads first: sizes, colours, networks, and where TensorFlow.js is. A folder without it is no demo.
+# The page reads it first: sizes, colors, networks, and the addresses of TensorFlow.js. It marks a folder as a demo.
 CONFIG_FILE = "config.json"
 
-# Where browsers get TensorFlow.js from if npm is not there to install it. They check each file against its hash.
+# Browsers load TensorFlow.js from here if npm is not installed. They check each file against its hash.
 CDN = "https://cdn.jsdelivr.net/npm"
 
-# Half of float32's bytes to load; the maps differ by some 1e-4.
+# Half the download of float32; the maps differ by about 1e-4.
 BITS = 16
 
 CONTENT_TYPES = {
@@ -45,7 +47,7 @@ CONTENT_TYPES = {
     ".wasm": "application/wasm",
 }
 
-# With the first two, browsers let WebAssembly use several threads. With the last, the page reaches no other server.
+# The first two allow WebAssembly to use several threads. The last keeps the page from contacting other servers.
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -56,40 +58,38 @@ HEADERS = {
 }
 
 
-def run(
-    *,
-    data: str,
-    weights: str | None,
-    results: Path,
-    photograph: Path,
-    port: int,
-    static: Path | None,
-    open_browser: bool = True,
-) -> None:
-    """Write the demo, then serve it until it is interrupted, or only write it.
+@dataclass(frozen=True)
+class Options:
+    """The flags of `demo`; `params` is `config.PARAMS` with the user's changes."""
 
-    Args:
-        data, weights, results: see `checkpoint.choose_weights`.
-        photograph: the example on the page.
-        port: of this computer; 0 for any free one.
-        static: the folder to write without serving it, or None.
-        open_browser: whether to show the page.
+    params: dict
+    data: str = "salicon"
+    weights: str | None = None
+    port: int = 8000
+    static: Path | None = None
+    no_browser: bool = False
+
+
+def run(options: Options) -> None:
+    """Write the demo, then serve it until it is interrupted; with `--static`, only write it.
 
     Raises:
-        UserError: there are no weights, the folder holds something else, or the port is taken.
+        UserError: there are no weights, the folder contains other files, or the port is taken.
     """
-    if static:
-        check_replaceable(static, CONFIG_FILE)
-        write_demo(static, choose_networks(data, weights, results), photograph, offline=True)
-        print(f"The demo is in {static}: any web server or static hosting serves it as it is.")
+    results = Path(options.params["results"])
+    if options.static:
+        check_replaceable(options.static, CONFIG_FILE)
+        networks = choose_networks(options.data, options.weights, results)
+        write_demo(options.static, networks, sample_photograph(), offline=True)
+        print(f"The demo is in {options.static}: any web server or static hosting can serve it.")
         return
     folder = results / "demo"
-    with make_server(folder, port) as server:  # First, as the folder may be another server's, which has this port.
+    with make_server(folder, options.port) as server:  # First: a running server may use the folder, and has the port.
         check_replaceable(folder, CONFIG_FILE)
-        write_demo(folder, choose_networks(data, weights, results), photograph)
+        write_demo(folder, choose_networks(options.data, options.weights, results), sample_photograph())
         address = f"http://127.0.0.1:{server.server_address[1]}/"
         print(f"The demo runs at {address} until you press Ctrl+C.", flush=True)
-        if open_browser:
+        if not options.no_browser:
             webbrowser.open(address)
         try:
             server.serve_forever()
@@ -98,7 +98,7 @@ def run(
 
 
 def choose_networks(data: str, weights: str | None, results: Path) -> list[Network]:
-    """The networks that the page offers: the one that `--weights` names, else the lite one and the best there is."""
+    """The networks that the page offers: the one that `--weights` names, or the lite network and the best available."""
     best = msinet.load(weights, data=data, results=results, device="cpu")
     if weights or best.weights.path == checkpoint.LITE_PATH or not checkpoint.LITE_PATH.exists():
         return [best]
@@ -109,13 +109,13 @@ def choose_networks(data: str, weights: str | None, results: Path) -> list[Netwo
 
 
 def write_demo(folder: Path, networks: list[Network], photograph: Path, *, offline: bool = False) -> None:
-    """Write all that the page needs as files, whole or not at all.
+    """Write all files that the page needs; on failure the folder stays as it was.
 
     Args:
         folder: to create or replace.
-        networks: that the page offers, the first one first.
+        networks: the page offers them, and starts with the first.
         photograph: the example on the page.
-        offline: whether browsers keep the page, with its first network, to open it offline too.
+        offline: whether browsers cache the page with its first network, so that it opens offline too.
     """
     libraries = json.loads((DEMO_FOLDER / "libraries.json").read_text(encoding="utf-8"))
     installed = _install_libraries()
@@ -135,12 +135,12 @@ def write_demo(folder: Path, networks: list[Network], photograph: Path, *, offli
             },
         }
         if offline:
-            config["offline"] = list_kept(temporary, config)
+            config["offline"] = list_cached(temporary, config)
         (temporary / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
 
 
-def list_kept(folder: Path, config: dict) -> list[str]:
-    """The addresses of what browsers keep: all that the page needs with its first network."""
+def list_cached(folder: Path, config: dict) -> list[str]:
+    """The addresses of the files that browsers cache: those that the page needs with its first network."""
     others = tuple(network["url"].partition("/")[0] for network in config["networks"][1:])
     files = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
     elsewhere = [library["url"] for library in config["libraries"].values() if library["url"].startswith("https:")]
@@ -148,7 +148,7 @@ def list_kept(folder: Path, config: dict) -> list[str]:
 
 
 def write_network(folder: Path, name: str, network: Network) -> dict:
-    """Export a network into a sub-folder; returns its row in the page's list."""
+    """Export a network into a subfolder; returns its entry in the page's list."""
     variant, weights = network.architecture.variant, network.weights
     print(f"Network: {variant}, {weights.path} ({weights.reason}).", flush=True)
     target = folder / name
@@ -173,7 +173,7 @@ def _install_libraries() -> bool:
     try:
         install_node_packages()
     except UserError as error:
-        print(f"{error} Until then the page takes TensorFlow.js from {CDN}, and needs the network.")
+        print(f"{error} Until then the page loads TensorFlow.js from {CDN}, and needs an internet connection.")
         return False
     return True
 
@@ -182,7 +182,7 @@ def _install_libraries() -> bool:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the files of one folder, and lists none."""
+    """Serves the files of one folder, without directory listings."""
 
     extensions_map = CONTENT_TYPES
 
@@ -194,7 +194,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def send_head(self):
         try:
             return super().send_head()
-        except ValueError:  # No file can have such a name, say one with a null character in it.
+        except ValueError:  # The name cannot be a file's, for example because it contains a null character.
             self.send_error(http.HTTPStatus.NOT_FOUND)
 
     def list_directory(self, path):
@@ -205,9 +205,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A server that has its port alone, and says nothing of browsers that leave before they have everything."""
+    """A server that does not share its port, and does not report browsers that disconnect early."""
 
-    allow_reuse_address = os.name != "nt"  # Windows would let two servers have one port.
+    allow_reuse_address = os.name != "nt"  # On Windows two servers could share the port.
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exc_info()[1], ConnectionError):
@@ -215,10 +215,10 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def make_server(folder: Path, port: int, handler: type[Handler] = Handler) -> Server:
-    """A server of one folder, for this computer only.
+    """A server of one folder, only reachable from this computer.
 
     Raises:
-        UserError: the port is taken, or not ours to use.
+        UserError: the port is taken, or needs other permissions.
     """
     try:
         return Server(("127.0.0.1", port), functools.partial(handler, directory=str(folder)))

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "checkpoint": "weight_files download model utils config",
     "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data precision model acquisition.datasets utils config",
-    "photographs": "data utils config",
+    "photographs": "images data utils config",
     "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs msinet "
     "scoring checkpoint images data precision model loss acquisition.datasets utils config",
     "phases.custom": "scoring",

@@ -1,6 +1,6 @@
-"""What there is to do and what is done, for `phases.cluster`: the list of photographs as Ray reads it, and the index.
+"""The photographs to predict as a source of Ray Data, and the index of those that are done, for `test --cluster`.
 
-The index has a row for each photograph, in files that are whole or not there.
+The index has one row for each photograph, in Parquet files that are written whole.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from phases.distributed.store import Photograph, Photographs, Store
+from phases.distributed.store import Photographs, Store
+from photographs import Photograph
 from utils import UserError
 
 INDEX, RUN = "index", "run.json"
@@ -32,7 +33,7 @@ SCHEMA = pa.schema(
         "status": pa.string(),  # DONE or FAILED
         "error": pa.string(),
         "sha256": pa.string(),  # of the map's file
-        "seconds": pa.float32(),  # since the worker was done with the photograph before
+        "seconds": pa.float32(),  # since the worker finished the previous photograph
         "host": pa.string(),
         "overlay": pa.string(),  # its file, with --overlay
         "contents": pa.binary(),  # of the map's file, with --shards
@@ -41,8 +42,8 @@ SCHEMA = pa.schema(
 )
 DONE, FAILED = "done", "failed"
 
-# A photograph's identity among many: the beginning of the SHA-256 of its path. That two of a billion have the same is
-# as likely as 1 in 10^20.
+# A photograph's identity: the beginning of the SHA-256 of its path. The probability that two of a billion photographs
+# share one is 1 in 10^20.
 ID = "S16"
 
 
@@ -59,7 +60,7 @@ def row(photograph: Photograph, *, error: str = "", **values) -> dict:
 
 
 def write_part(results: Store, rows: list[dict]) -> None:
-    """Write rows as a file of the index. Its name follows from the photographs, so that to repeat it replaces it."""
+    """Write rows as a file of the index. Its name is derived from the photographs, so a repetition replaces it."""
     name = hashlib.sha256("\n".join(row["path"] for row in rows).encode()).hexdigest()[:24]
     results.write(f"{INDEX}/{name}.parquet", _parquet(pa.Table.from_pylist(rows, SCHEMA)))
 
@@ -69,7 +70,7 @@ def ids(paths: list[str]) -> np.ndarray:
 
 
 def contains(known: np.ndarray, paths: list[str]) -> np.ndarray:
-    """Which of the paths are known; `known` are sorted `ids`."""
+    """Which of the paths are known; `known` is an array of sorted `ids`."""
     if not len(known) or not paths:
         return np.zeros(len(paths), bool)
     wanted = ids(paths)
@@ -77,10 +78,10 @@ def contains(known: np.ndarray, paths: list[str]) -> np.ndarray:
 
 
 def known(results: Store, *, shards: bool, recent: bool = False) -> tuple[np.ndarray, int]:
-    """The photographs that need not be predicted again, as sorted `ids`, 16 bytes each; and how many of them failed.
+    """The photographs that need no prediction, as sorted `ids` of 16 bytes each; and how many of them failed.
 
-    They are those that the index says are done and whose maps are there; all other rows leave the index, so that a
-    photograph never has two. What is `recent` is believed, failures too.
+    These are the photographs that are done in the index and whose maps exist. All other rows are removed from the
+    index, so that a photograph never has two. With `recent`, the index of this run is trusted, including failures.
     """
     try:
         parts = [name for name in results.entries(INDEX)[1] if name.endswith(".parquet")]
@@ -91,27 +92,27 @@ def known(results: Store, *, shards: bool, recent: bool = False) -> tuple[np.nda
     checked = ray.data.from_items(parts, override_num_blocks=min(len(parts), 200)).map_batches(
         lambda batch: _check(batch, results, shards, recent), batch_size=None, num_cpus=0.5
     )
-    quiet(checked)
+    silence(checked)
     found = list(checked.iter_batches(batch_size=None, batch_format="numpy"))
     every = np.concatenate([np.array(batch["id"], ID) for batch in found])
     return np.unique(every), int(sum(batch["failed"].sum() for batch in found))
 
 
-def quiet(dataset) -> None:
-    """Let Ray Data work in silence: `phases.cluster` has a progress bar of its own."""
+def silence(dataset) -> None:
+    """Turn off Ray Data's progress bars: the phase has its own."""
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
 
 
 def _check(batch: Any, results: Store, shards: bool, recent: bool) -> Any:
-    """Names of files of the index -> the ids of their photographs that are known, and which of them failed."""
+    """For names of index files: the ids of their photographs that are known, and which of them failed."""
     kept: list[dict] = []
     for name in batch["item"]:
         part = f"{INDEX}/{name}"
         try:
             contents = results.read(part)
             table = pq.read_table(io.BytesIO(contents), columns=["path", "map", "status", "overlay"])
-        except (pa.ArrowInvalid, OSError):  # Half of a file, from a store that is not as careful as we are.
+        except (pa.ArrowInvalid, OSError):  # Some stores keep half-written files.
             results.remove(part)
             continue
         rows = table.to_pylist()
@@ -133,10 +134,10 @@ def _check(batch: Any, results: Store, shards: bool, recent: bool) -> Any:
 
 
 def claim(results: Store, settings: dict, restart: bool) -> None:
-    """Make the results those of a run with these settings, which decide what its maps are.
+    """Record the settings of a run, which decide what its maps are, in its results.
 
     Raises:
-        UserError: they are those of a run with other settings; it names the difference.
+        UserError: the results are those of a run with other settings; the message names the difference.
     """
     settings = json.loads(json.dumps(settings))
     there = results.existing([RUN])[0]
@@ -149,7 +150,7 @@ def claim(results: Store, settings: dict, restart: bool) -> None:
             difference = "; ".join(f"{key} {former.get(key)}, now {settings.get(key)}" for key in differing)
             raise UserError(
                 f"{results.path} holds the results of another run: {difference}. Name another folder with --results, "
-                f"or begin anew with --restart."
+                f"or start over with --restart."
             )
     results.write(RUN, (json.dumps(settings, indent=2) + "\n").encode())
 
@@ -161,54 +162,54 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def _text(name: str) -> str:
-    """A name of a file that is not valid text has its odd bytes written out."""
+    """A file name as valid text: bytes that are not valid UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-# --- The list, as Ray reads it ----------------------------------------------------------------------------------------
+# --- The list as a source of Ray Data ---------------------------------------------------------------------------------
 
 
 class Listing(ray.data.Datasource):
-    """Photographs in portions: a row has the paths of one, and the last row, an empty one, how many there were.
+    """Photographs in chunks: each row has the paths of one chunk. The last row has none, but their total number.
 
     Args:
-        photographs: all there are.
-        done: Ray's reference to what `known` returns; they are left out.
-        portion: photographs in a portion, at most.
+        photographs: all photographs.
+        done: Ray's reference to the `ids` of photographs to skip.
+        chunk: the greatest number of photographs in a chunk.
     """
 
-    def __init__(self, photographs: Photographs, done, portion: int):
+    def __init__(self, photographs: Photographs, done, chunk: int):
         super().__init__()
-        self.photographs, self.done, self.portion = photographs, done, portion
+        self.photographs, self.done, self.chunk = photographs, done, chunk
 
     def estimate_inmemory_data_size(self) -> None:
         return None
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list:
-        nothing_known = ray.data.block.BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ray.data.ReadTask(self._portions, nothing_known)]
+        unknown = ray.data.block.BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ray.data.ReadTask(self._chunks, unknown)]
 
-    def _portions(self) -> Iterator[pa.Table]:
+    def _chunks(self) -> Iterator[pa.Table]:
         done = ray.get(self.done)
         photographs, seen, listed = iter(self.photographs), 0, 0
-        # A portion is a small part of what came before, so that all workers have work at once, and end together.
-        while portion := list(itertools.islice(photographs, min(self.portion, max(4, seen // 32)))):
-            was_done = contains(done, [photograph.path for photograph in portion])
-            missing = [photograph for photograph, there in zip(portion, was_done, strict=True) if not there]
-            seen, listed = seen + len(portion), listed + len(missing)
+        # Chunks start small and grow, so that all workers start at once and finish at about the same time.
+        while chunk := list(itertools.islice(photographs, min(self.chunk, max(4, seen // 32)))):
+            skipped = contains(done, [photograph.path for photograph in chunk])
+            missing = [photograph for photograph, skip in zip(chunk, skipped, strict=True) if not skip]
+            seen, listed = seen + len(chunk), listed + len(missing)
             if missing:
-                yield _portion_row(missing)
-        yield _portion_row([], listed)
+                yield chunk_row(missing)
+        yield chunk_row([], listed)
 
 
-def _portion_row(portion: list[Photograph], listed: int = -1) -> pa.Table:
-    # As bytes, because a file's name need not be valid text.
-    columns = {field: [[os.fsencode(getattr(p, field)) for p in portion]] for field in Photograph._fields}
+def chunk_row(chunk: list[Photograph], listed: int = -1) -> pa.Table:
+    # As bytes, because a file's name may not be valid text.
+    columns = {field: [[os.fsencode(getattr(p, field)) for p in chunk]] for field in Photograph._fields}
     names = pa.list_(pa.binary())
     return pa.table({**{field: pa.array(values, names) for field, values in columns.items()}, "listed": [listed]})
 
 
 @ray.remote(num_cpus=0)
 def count_photographs(photographs: Photographs) -> int:
-    """For the progress bar, which says the time left."""
+    """Count them for the progress bar, which shows the remaining time."""
     return sum(1 for _ in photographs)

@@ -1,4 +1,4 @@
-"""Folders and object stores alike, and the list of photographs as a stream, for `phases.cluster`."""
+"""One interface to folders and object stores, and the list of photographs as a stream, for `test --cluster`."""
 
 import abc
 import contextlib
@@ -11,19 +11,15 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow.fs
 import pyarrow.parquet as pq
 
 from data import IMAGE_SUFFIXES
-from photographs import output_paths, same_name
-from utils import UserError
+from photographs import Photograph, name_maps, same_name
+from utils import UserError, sweep_leftovers, whole_file
 
-# Temporary files, in the folder of results, so that they are on the same disk.
-TEMPORARY = ".part"
-
-# Of a request that the store answers with an error of its own, or not at all; the pauses between them double.
+# A request that the store answers with an error, or not at all, is retried; the pauses between attempts double.
 STORE_ATTEMPTS = 8
 STORE_SECONDS = 30
 
@@ -32,12 +28,12 @@ STORE_SECONDS = 30
 
 
 def is_address(text) -> bool:
-    """Whether it is the address of something in an object store, such as "s3://bucket/photographs"."""
+    """Whether a text is an address in an object store, such as "s3://bucket/photographs"."""
     return "://" in str(text)
 
 
 def absolute(path) -> str:
-    """An address as it is, a path in full: workers have folders of their own."""
+    """An address unchanged, or the absolute path of a file: workers run in other folders."""
     return str(path).rstrip("/") if is_address(path) else Path(path).absolute().as_posix()
 
 
@@ -45,26 +41,23 @@ def open_store(path: str) -> "Store":
     return Bucket(path) if is_address(path) else Folder(path)
 
 
+@dataclass(frozen=True)
 class Store(abc.ABC):
-    """A folder, or what an object store holds below an address. Names are relative to it, with slashes."""
+    """A folder, or the objects below an address in an object store. Names are relative to it, with slashes."""
 
-    def __init__(self, path: str):
-        self.path = path
-
-    def __reduce__(self):
-        return type(self), (self.path,)
-
-    @contextlib.contextmanager
-    def open_for_writing(self) -> Iterator[None]:
-        """What workers write is taken as long as the block runs."""
-        yield
+    path: str
 
     def full(self, name: str) -> str:
         return f"{self.path}/{name}"
 
+    @contextlib.contextmanager
+    def cleaned(self) -> Iterator[None]:
+        """After the block, remove temporary files that killed workers have left."""
+        yield
+
     @abc.abstractmethod
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        """Names of the folders and of the files in a folder of the store; hidden ones are passed over."""
+        """Names of the folders and of the files in a folder of the store, without hidden ones."""
 
     @abc.abstractmethod
     def read(self, name: str) -> bytes: ...
@@ -75,27 +68,26 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def existing(self, names: list[str]) -> list[bool]:
-        """Which files are there."""
+        """Which files exist."""
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all that is in it, if it is there."""
+        """Remove a file, or a folder with everything in it, if it exists."""
 
 
 class Folder(Store):
     @contextlib.contextmanager
-    def open_for_writing(self) -> Iterator[None]:
-        self.remove(TEMPORARY)  # Of a run that was killed.
-        Path(self.path, TEMPORARY).mkdir(parents=True)
+    def cleaned(self) -> Iterator[None]:
         try:
             yield
         finally:
-            self.remove(TEMPORARY)
+            for folder, _, _ in os.walk(self.path):
+                sweep_leftovers(Path(folder))
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        with os.scandir(Path(self.path, folder)) as found:
+        with os.scandir(self.full(folder)) as found:
             visible = [entry for entry in found if not entry.name.startswith(".")]
-        # Links to folders are not followed: they may lead in a circle.
+        # Links to folders are not followed, because they may form a loop.
         folders = [entry.name for entry in visible if entry.is_dir() and not entry.is_symlink()]
         return folders, [entry.name for entry in visible if not entry.is_dir()]
 
@@ -103,13 +95,8 @@ class Folder(Store):
         return Path(self.path, name).read_bytes()
 
     def write(self, name: str, contents: bytes) -> None:
-        target, temporary = Path(self.path, name), Path(self.path, TEMPORARY, uuid.uuid4().hex)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole_file(Path(self.path, name)) as temporary:
             temporary.write_bytes(contents)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def existing(self, names: list[str]) -> list[bool]:
         return [Path(self.path, name).is_file() for name in names]
@@ -123,11 +110,11 @@ class Folder(Store):
 
 
 class Bucket(Store):
-    @functools.cached_property
+    @property
     def root(self) -> str:
         return self.path.split("://", 1)[1]
 
-    @functools.cached_property
+    @property
     def filesystem(self) -> pyarrow.fs.FileSystem:
         return _filesystem(self.path.split("://", 1)[0])
 
@@ -159,7 +146,7 @@ class Bucket(Store):
 
 
 def fetch(path: str, folder: Path) -> tuple[Path, str]:
-    """A photograph as a file of this machine, and in a few words why it cannot be had."""
+    """A photograph as a local file, and "" or the reason why it cannot be read; a copy goes into the folder."""
     if not is_address(path):
         return Path(path), ""
     address, name = path.rsplit("/", 1)
@@ -175,7 +162,7 @@ def fetch(path: str, folder: Path) -> tuple[Path, str]:
 
 @functools.lru_cache
 def _filesystem(scheme: str) -> pyarrow.fs.FileSystem:
-    """Credentials, region and endpoint are taken from the environment, as the libraries do."""
+    """The store of a kind of address. Credentials, region and endpoint come from the environment."""
     if scheme == "s3":
         return pyarrow.fs.S3FileSystem(
             endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
@@ -183,7 +170,7 @@ def _filesystem(scheme: str) -> pyarrow.fs.FileSystem:
             retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=STORE_ATTEMPTS),
             connect_timeout=STORE_SECONDS,
             request_timeout=STORE_SECONDS,
-            allow_delayed_open=True,  # A file goes into the store with one request, and so whole or not at all.
+            allow_delayed_open=True,  # One request writes a file, so it is written whole or not at all.
         )
     try:
         import fsspec
@@ -197,21 +184,13 @@ def _filesystem(scheme: str) -> pyarrow.fs.FileSystem:
 # --- The list of photographs ------------------------------------------------------------------------------------------
 
 
-class Photograph(NamedTuple):
-    """A photograph to predict: its path or address, and the names of its map and its overlay in the results."""
-
-    path: str
-    map: str
-    overlay: str
-
-
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs in the order of their listing, which is the same each time; a stream.
+    """A stream of photographs, in the same order each time.
 
     Attributes:
-        path: a photograph, a folder of photographs, or a manifest (.txt or .parquet); a path in full or an address.
-        results: not looked into, should it be below `path`.
+        path: a photograph, a folder of photographs, or a manifest (.txt or .parquet); an absolute path or an address.
+        results: a folder that is skipped if it is below `path`.
         suffix: of the maps.
     """
 
@@ -226,13 +205,17 @@ class Photographs:
             raise UserError(f"{self.path} cannot be read: {error}. Name photographs with -p.") from error
 
     def _below(self) -> Iterator[Photograph]:
-        folder, name = self.path.rsplit("/", 1) if "/" in self.path else os.path.split(self.path)
-        if name.lower().endswith(IMAGE_SUFFIXES) and open_store(folder or "/").existing([name])[0]:
-            return iter(self._named(folder or "/", [name]))
+        folder, _, name = self.path.rpartition("/")
+        folder = folder or "/"
+        if name.lower().endswith(IMAGE_SUFFIXES) and open_store(folder).existing([name])[0]:
+            return self._named(folder, [name])
         return self._walk(open_store(self.path), [""])
 
     def _walk(self, store: Store, folders: list[str]) -> Iterator[Photograph]:
-        """The photographs of a folder, and then those below it. Several folders are such as may be one elsewhere."""
+        """The photographs of a folder, then those below it.
+
+        It takes several folders, whose maps would share one folder on a file system that ignores case.
+        """
         inner: dict[str, list[str]] = {}
         names = []
         for folder in folders:
@@ -247,17 +230,14 @@ class Photographs:
             yield from self._walk(store, same)
 
     def _named(self, root: str, names: list[str]) -> Iterator[Photograph]:
-        """Only names that begin alike can be in each other's way, so that no more are looked at together."""
+        """Name the maps of photographs. Only names with the same beginning can clash, so they are named in groups."""
         names.sort(key=lambda name: (_beginning(name), name))
         for _, alike in itertools.groupby(names, _beginning):
-            images = [Path(name) for name in alike]
-            maps = output_paths(images, Path(), Path("images"), self.suffix)
-            overlays = output_paths(images, Path(), Path("overlays"), ".jpeg")
-            for image in images:
-                yield Photograph(f"{root}/{image.as_posix()}", maps[image].as_posix(), overlays[image].as_posix())
+            for photograph in name_maps([Path(name) for name in alike], Path(), self.suffix):
+                yield photograph._replace(path=f"{root}/{photograph.path}")
 
     def _in_manifest(self) -> Iterator[Photograph]:
-        """Each map keeps the photograph's whole name, so that no two can meet, whatever else the manifest names."""
+        """Each map's name contains the photograph's whole name, so no two photographs share a map."""
         folder = self.path.rsplit("/", 1)[0]
         for line in _lines(self.path):
             if is_address(line):
@@ -276,7 +256,7 @@ def _beginning(name: str) -> str:
 
 
 def _lines(manifest: str) -> Iterator[str]:
-    """The paths that a manifest names."""
+    """The paths in a manifest."""
     folder, name = manifest.rsplit("/", 1)
     store = open_store(folder)
     files = store.filesystem if isinstance(store, Bucket) else pyarrow.fs.LocalFileSystem()
@@ -285,7 +265,7 @@ def _lines(manifest: str) -> Iterator[str]:
         with files.open_input_file(f"{root}/{name}") as file:
             parquet = pq.ParquetFile(file)
             if "path" not in parquet.schema_arrow.names:
-                raise UserError(f"{manifest} has the columns {parquet.schema_arrow.names}, expected one called 'path'.")
+                raise UserError(f"{manifest} has the columns {parquet.schema_arrow.names}, expected one named 'path'.")
             for batch in parquet.iter_batches(columns=["path"]):
                 yield from batch.column(0).to_pylist()
     else:

@@ -1,0 +1,355 @@
+"""`test --cluster`: the maps of any number of photographs, on the machines that Ray Data finds.
+
+The list of photographs is a stream of chunks. A worker takes one chunk at a time: it predicts the photographs as `test`
+does, writes their maps, and finally writes one file of the index. Photographs that are missing in the index at the end,
+because a worker died, are retried one at a time.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from utils import UserError, count, parallel_map, versions
+
+try:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics by default.
+    import ray
+    import ray.data
+except ImportError as error:
+    raise UserError(
+        "--cluster needs Ray, which is not installed: python -m pip install -r requirements-cluster.txt"
+    ) from error
+
+import msinet
+from model import choose_layout
+from msinet import Network
+from phases.distributed import index
+from phases.distributed.store import Photographs, Store, absolute, fetch, is_address, open_store
+from photographs import Options, Photograph, map_pixels, sample_photograph, write_maps
+
+ROOT = Path(__file__).parents[2]
+
+# At most so many photographs in a chunk.
+CHUNK = 256
+
+# The first attempt at a photograph is in its chunk, the others are alone.
+ATTEMPTS = 3
+
+# Photographs that a worker reads at once from an object store: reading takes longer than predicting.
+READERS = 8
+
+# Size of Ray's object store, which holds the weights and lists of names, on a cluster that lives as long as the run.
+OBJECT_STORE_BYTES = 512 * 2**20
+
+# Other machines do not need the run's data, nor the weights, which travel as arrays.
+NOT_SENT = [".git", "data", "results", "weights", "docs", "tests", "**/node_modules"]
+
+CONNECT_SECONDS = 10
+
+# At most so many errors are printed; the index has all of them.
+MOST_ERRORS = 1000
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the workers of a run have reported so far."""
+
+    done: int = 0
+    failed: int = 0
+    errors: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, report: dict) -> None:
+        self.done += report["done"]
+        self.failed += report["failed"]
+        self.errors += report["errors"][: MOST_ERRORS - len(self.errors)]
+
+
+class Share(NamedTuple):
+    """The number of workers, and the processor cores and GPUs of each."""
+
+    workers: int
+    cores: int
+    gpus: int
+
+
+def run(options: Options) -> int:
+    """Predict, and print the outcome like `test`; the run's summary goes to `summary.json`.
+
+    Returns:
+        The exit status: 1 if a photograph failed, else 0.
+    """
+    params = options.params
+    path = options.path or sample_photograph()
+    results = open_store(absolute(params["results"]))
+    photographs = Photographs(absolute(path), results.path, options.suffix)
+    if next(iter(photographs), None) is None:  # Before the weights, which may be a long download.
+        raise UserError(f"No image below {path}. Name a folder of photographs, or a list of them, with -p.")
+    network = msinet.load(
+        options.weights,
+        data=options.data,
+        results=Path("results") if is_address(params["results"]) else Path(params["results"]),
+        input_size=options.input_size,
+        device=params["device"],
+        mirrored=options.mirrored,
+        max_pixels=options.max_pixels,
+    )
+    print(network.summary())
+    # After the summary, which checks the precision and GPUs of this machine, not those of the workers.
+    network = dataclasses.replace(network, gpus=(), precision=params["precision"])
+    if network.precision != "float32":
+        print(f"Workers compute in {network.precision}.")
+    with results.cleaned():
+        index.claim(results, _settings(photographs, network, options), options.restart)
+        start = time.perf_counter()
+        with _connected(str(options.cluster)):
+            before, progress = _predict(photographs, results, network, options)
+        seconds = time.perf_counter() - start
+        _report(results, options, before, progress)
+        summary = {
+            "path": photographs.path,
+            "data": options.data,
+            **network.record(),
+            "written": progress.done,
+            "written_before": before,
+            "failed": progress.failed,
+            "seconds": round(seconds, 3),
+            "images_per_second": round((progress.done + progress.failed) / seconds, 3),
+            "versions": {**versions(), "ray": ray.__version__, "pyarrow": importlib.metadata.version("pyarrow")},
+        }
+        results.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return 1 if progress.failed else 0
+
+
+def _settings(photographs: Photographs, network: Network, options: Options) -> dict:
+    """The settings that decide what the maps are; a run with other settings is another run."""
+    record = {key: value for key, value in network.record().items() if key not in ("weights", "reason", "device")}
+    chosen = {"format": options.suffix, "overlay": options.overlay, "shards": options.shards}
+    return {"path": photographs.path, **chosen, **record}
+
+
+def _report(results: Store, options: Options, before: int, progress: Progress) -> None:
+    for error in progress.errors:
+        print(f"error: {error}", file=sys.stderr)
+    if progress.failed > len(progress.errors):
+        print(f"error: and {progress.failed - len(progress.errors)} more, see the index", file=sys.stderr)
+    if before:
+        print(f"{count(before, 'map')} had been written before.")
+    print(f"{count(progress.done, 'map')} written to {results.full(index.INDEX if options.shards else 'images')}.")
+    if progress.failed:
+        print(f"{count(progress.failed, 'image')} failed.")
+
+
+def _predict(photographs: Photographs, results: Store, network: Network, options: Options) -> tuple[int, Progress]:
+    """Predict all photographs that are missing; returns how many maps existed before, and what was done."""
+    before, _ = index.known(results, shards=options.shards)
+    share = share_machines(options)
+    if network.precision == "float16" and not share.gpus:
+        raise UserError("--precision float16 needs a GPU, but the cluster has none: use --precision bfloat16.")
+    network_ref = ray.put(network)  # Ray copies it to each machine once, where the workers share the arrays.
+    total = index.count_photographs.remote(photographs)
+    progress, done = Progress(), before
+    with tqdm(unit="image", leave=False, disable=None, initial=len(before)) as bar:
+        for attempt in range(ATTEMPTS):
+            alone = attempt > 0
+            listing = index.Listing(photographs, ray.put(done), 1 if alone else CHUNK)
+            constructor = [network_ref, results, options, share.cores]
+            reported, listed = 0, -1
+            for report in _reports(listing, constructor, share, alone):
+                progress.add(report)
+                reported += report["done"] + report["failed"]
+                listed = max(listed, report["listed"])
+                _show(bar, report, progress, total)
+            if reported == listed:
+                return len(before), progress
+            done, failed = index.known(results, shards=options.shards, recent=True)
+            share = share._replace(workers=min(share.workers, max(1, ray.get(total) - len(done))))
+            progress.done, progress.failed = len(done) - len(before) - failed, failed
+        _give_up(photographs, done, results, progress)
+    return len(before), progress
+
+
+def _reports(listing: index.Listing, constructor: list, share: Share, alone: bool) -> Iterator[dict]:
+    """Distribute the chunks of a listing across workers, one at a time if `alone`; yields the report of each chunk."""
+    # Listing waits for the disk or the store, so it needs no core. If it asked for one, it would wait forever for the
+    # workers, which may occupy all cores and wait for it.
+    chunks = ray.data.read_datasource(listing, override_num_blocks=1, concurrency=1, num_cpus=0)
+    with warnings.catch_warnings():
+        # Ray before 2.64 has no other way to set `max_task_retries`; requirements-cluster.txt has an upper bound.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+        reports = chunks.map(
+            Worker,
+            fn_constructor_args=constructor,
+            compute=ray.data.ActorPoolStrategy(size=share.workers, max_tasks_in_flight_per_actor=1 if alone else 2),
+            num_cpus=share.cores,
+            num_gpus=share.gpus,
+            max_task_retries=0,  # Ray restarts the worker, but does not repeat the chunk that killed it.
+        )
+    index.silence(reports)
+    reports.context.target_max_block_size = 1  # One chunk, that is one row, in a block.
+    reports.context.max_errored_blocks = -1  # The chunks of a worker that dies are lost; `_predict` retries them.
+    for row in reports.iter_rows():
+        if row["stopped"]:
+            raise UserError(row["stopped"])
+        yield row
+
+
+def share_machines(options: Options) -> Share:
+    """The number of workers and the resources of each, from those of the cluster's machines."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = [int(machine.get("CPU", 0)) for machine in machines]
+    gpus = [int(machine.get("GPU", 0)) for machine in machines]
+    if sum(gpus) and options.params["device"] != "cpu":
+        threads = max(1, min(core // gpu for core, gpu in zip(cores, gpus, strict=True) if gpu))
+        return Share(options.workers or sum(gpus), threads, 1)
+    workers = options.workers or sum(cores) or 1
+    fits = (n for n in range(max(cores, default=1), 1, -1) if sum(core // n for core in cores) >= workers)
+    return Share(workers, next(fits, 1), 0)
+
+
+def _show(bar, report: dict, progress: Progress, total) -> None:
+    if bar.total is None and ray.wait([total], timeout=0)[0]:
+        with contextlib.suppress(ray.exceptions.RayError, UserError):
+            bar.total = ray.get(total)
+    bar.set_postfix(failed=progress.failed, refresh=False)
+    bar.update(report["done"] + report["failed"])
+
+
+def _give_up(photographs: Photographs, done, results: Store, progress: Progress) -> None:
+    """Record photographs that killed every worker."""
+    missing = (photograph for photograph in photographs if not index.contains(done, [photograph.path])[0])
+    while chunk := list(itertools.islice(missing, CHUNK)):
+        reason = f"its worker died each of {ATTEMPTS} times"
+        rows = [index.row(photograph, error=reason) for photograph in chunk]
+        index.write_part(results, rows)
+        errors = [f"{row['path']}: {reason}" for row in rows]
+        progress.add({"done": 0, "failed": len(rows), "errors": errors})
+
+
+# --- A worker ---------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process with a network; Ray calls it with one chunk after another.
+
+    Args:
+        network: Ray's reference to the network.
+        results: receives the maps and the index.
+        options: see `photographs.write_maps`.
+        threads: of TensorFlow.
+    """
+
+    def __init__(self, network, results: Store, options: Options, threads: int):
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        layout, device = choose_layout(options.params["device"])
+        self.network = dataclasses.replace(ray.get(network), layout=layout, device=device)
+        self.results, self.options = results, options
+
+    def __call__(self, row: dict) -> dict:
+        """Predict a chunk; returns how many photographs are done and failed, and the errors.
+
+        "stopped" is the reason why the whole run must stop, or "".
+        """
+        columns = ([os.fsdecode(name) for name in row[field]] for field in Photograph._fields)
+        chunk = [Photograph(*names) for names in zip(*columns, strict=True)]
+        report = {"done": 0, "failed": 0, "errors": [], "listed": row["listed"], "stopped": ""}
+        try:
+            rows = list(self._rows(chunk))
+            if rows:
+                index.write_part(self.results, rows)
+        except OSError as error:
+            reason = f"{self.results.path} cannot be written: {error}"
+            advice = "Check its permissions and space, and repeat the command; it continues."
+            return {**report, "stopped": f"{reason}. {advice}"}
+        except Exception:  # Ray would treat it like a worker that died, and retry.
+            return {**report, "stopped": f"a worker failed: {traceback.format_exc()}"}
+        errors = [f"{row['path']}: {row['error']}" for row in rows if row["error"]]
+        return {**report, "done": len(rows) - len(errors), "failed": len(errors), "errors": errors}
+
+    def _rows(self, chunk: list[Photograph]) -> Iterator[dict]:
+        """Predict a chunk and write its maps; yields the index row of each photograph."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = parallel_map(lambda photograph: fetch(photograph.path, Path(folder)), chunk, READERS)
+            files, unread = itertools.tee(files)
+            predictions = self.network.predictions((file for file, _ in files), self.options.params["batch_size"])
+            steps = zip(chunk, predictions, (error for _, error in unread), strict=True)
+            before = time.perf_counter()
+            finished = parallel_map(
+                lambda step: self._finish(*step),
+                steps,
+                weight=lambda step: map_pixels(step[1]),
+                most=msinet.PIXELS_IN_FLIGHT,
+            )
+            for row in finished:
+                now = time.perf_counter()
+                yield {**row, "seconds": now - before}
+                before = now
+
+    def _finish(self, photograph: Photograph, prediction, unread: str) -> dict:
+        """Write the map of a photograph; returns its index row."""
+        write = (lambda name, contents: None) if self.options.shards else self.results.write
+        try:
+            files, error = ({}, unread) if unread else write_maps(photograph, prediction, self.options, write)
+        finally:
+            if is_address(photograph.path):  # The file is the copy that `fetch` made.
+                prediction.photograph.unlink(missing_ok=True)
+        if error:
+            return index.row(photograph, error=error)
+        height, width = prediction.saliency.shape
+        sha256 = hashlib.sha256(files[photograph.map]).hexdigest()
+        row = index.row(photograph, height=height, width=width, sha256=sha256)
+        if self.options.overlay:
+            row["overlay"] = photograph.overlay
+        if self.options.shards:
+            row |= zip(("contents", "overlay_contents"), files.values(), strict=False)
+        return row
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """A connection to the Ray cluster at an address; "local" starts one that lives as long as the block."""
+    if ray.is_initialized():
+        yield
+        return
+    settings: dict[str, Any] = (
+        {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    )
+    environment: dict[str, Any] = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has already sent the program.
+        environment |= {"working_dir": str(ROOT), "excludes": NOT_SENT}
+    try:
+        if ":" in address:  # Ray would retry for minutes.
+            host, port = address.rsplit("/", 1)[-1].rsplit(":", 1)
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **settings)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Cannot connect to a Ray cluster at {address} ({reason}): start one with `ray start --head`, or omit the "
+            f"address. See docs/cluster.md."
+        ) from error
+    try:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        yield
+    finally:
+        ray.shutdown()

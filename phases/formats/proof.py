@@ -1,0 +1,145 @@
+"""How `export` proves what it has written: it runs the export in its own runtime, and compares the maps."""
+
+import contextlib
+import importlib.metadata
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from data import Unreadable, list_images, read_header
+from images import IMAGE_PADDING, read_image, resize_and_pad
+from msinet import Network
+from phases.formats.base import Format, keras_model
+from phases.formats.examples import run_example
+from phases.formats.node import package_versions
+from utils import UserError, check_space
+
+# Each export is also checked at this size, with two images in a batch: other sizes take other code paths in some
+# runtimes.
+SMALL_SIZE = (48, 64)
+
+# At most so many photographs calibrate int8; more change little and take long.
+MOST_CALIBRATION_IMAGES = 100
+
+# An upper bound on the size of an export without the weights, in bytes.
+TEXT_BYTES = 2_000_000
+
+
+def prove(
+    parts: Sequence[Format], network: Network, folder: Path, path: Path, bound: float, advice: str
+) -> list[dict[str, float]]:
+    """Compare an export with the program: the network alone, and its example from photograph to map.
+
+    Args:
+        parts: the networks in the export.
+        network: the exported network.
+        folder: the export.
+        path: the photograph.
+        bound: the greatest difference that is accepted.
+        advice: what to do if the difference is greater.
+
+    Returns:
+        For each part the greatest differences of a pixel of the map: "difference" of the network alone,
+        "example_difference" of the example on a PNG, and "jpeg_difference" if Pillow decodes the JPEG file.
+
+    Raises:
+        UserError: the first or the second exceeds the bound.
+    """
+    rows = []
+    with tf.device("CPU"):  # The products of GPUs are less exact than the bound.
+        pixels = np.asarray(_read_pixels(path))
+        expected = network.predict(pixels)
+        jpeg_difference = _greatest(network.predict(Image.open(path)), expected)
+        for part in parts:
+            difference = check(part, network, folder, resize_and_pad(pixels, network.input_size, IMAGE_PADDING))
+            example_difference = _greatest(run_example(part, folder, pixels, network.input_size), expected)
+            row = {"difference": difference, "example_difference": example_difference}
+            rows.append({**row, "jpeg_difference": jpeg_difference})
+            if not all(value <= bound for value in row.values()):  # NaN fails too.
+                raise UserError(
+                    f"The export's maps differ from the program's by {max(row.values()):.1e}, expected at most "
+                    f"{bound}; nothing was kept. {advice}"
+                )
+    return rows
+
+
+def check(part: Format, network: Network, folder: Path, image: tf.Tensor) -> float:
+    """The difference of an export, run in its own runtime, from Keras: for the image, and for a small batch."""
+    small = tf.image.resize(image[None], SMALL_SIZE, "area").numpy()
+    batches = [image.numpy()[None], np.concatenate([small, small[:, :, ::-1]])]
+    model = keras_model(network)
+    return max(_greatest(part.predict(folder, images), model(images).numpy()) for images in batches)
+
+
+def _greatest(maps: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(maps - expected).max())
+
+
+def record(parts: Sequence[Format], network: Network, photograph: Path, rows: Sequence[dict]) -> dict:
+    """What was exported and how it was proven. It is published with the export, so it names no local folders."""
+    return {
+        **network.record(),
+        "weights": network.weights.path.name,
+        "reason": network.weights.reason.partition(":")[0],
+        "photograph": photograph.name,
+        "checked_on": [[1, *network.input_size, 3], [2, *SMALL_SIZE, 3]],
+        "proof": [{"runtime": part.runtime, "file": part.file, **row} for part, row in zip(parts, rows, strict=True)],
+        "runtime_versions": runtime_versions(parts),
+    }
+
+
+def runtime_versions(parts: Sequence[Format]) -> dict[str, str]:
+    """The versions that the proof depends on, except those of Python, TensorFlow and NumPy."""
+    if any(part.language == "js" for part in parts):
+        return package_versions()
+    packages = ("pillow", *(package for part in parts for package in part.packages))
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def require_space(copies: int, network: Network, folder: Path) -> None:
+    """Check for enough disk space before anything is written: HDF5 crashes when the disk is full.
+
+    Raises:
+        UserError: it says how much space is missing.
+    """
+    size = sum(values.nbytes for values in network.arrays.values()) * copies + TEXT_BYTES
+    check_space(folder, size)
+    check_space(Path(tempfile.gettempdir()), size)  # The example runs on a copy.
+
+
+@contextlib.contextmanager
+def named_failures(output: Path) -> Iterator[None]:
+    """Report a disk that fills up, or is removed, while an export is written."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
+        raise UserError(
+            f"{output} cannot be written ({reason}); nothing was kept. Check the space on the disk and the folder's "
+            f"permissions, and repeat the command."
+        ) from error
+
+
+# --- Photographs ------------------------------------------------------------------------------------------------------
+
+
+def _read_pixels(path: Path) -> tf.Tensor:
+    """A photograph's pixels, uint8 (H, W, 3)."""
+    try:
+        return read_image(path, read_header(path))
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}.") from error
+
+
+def read_calibration(path: Path, size: tuple[int, int]) -> list[np.ndarray]:
+    """Photographs as inputs of the network, float32 (1, H, W, 3), 0 to 255."""
+    if not path.exists():
+        raise UserError(f"No such file or folder: {path}. Name a folder of photographs with --calibration.")
+    paths = [path] if path.is_file() else list_images(path)[:MOST_CALIBRATION_IMAGES]
+    if not paths:
+        raise UserError(f"No image below {path}: name a folder of photographs with --calibration.")
+    return [resize_and_pad(_read_pixels(path), size, IMAGE_PADDING).numpy()[None] for path in paths]
