@@ -33,14 +33,13 @@ with quiet_stderr():
 
 import checkpoint  # noqa: E402
 import images  # noqa: E402
-import main  # noqa: E402
 import msinet  # noqa: E402
 from config import VARIANTS, defaults  # noqa: E402
 from data import list_images, read_header  # noqa: E402
 from model import LAST, Convolution, build_model, msi_net, tensor_convolutions  # noqa: E402
 from phases import test  # noqa: E402
 from phases.training import optimizer  # noqa: E402
-from photographs import find_images  # noqa: E402
+from photographs import find_images, sample_photograph  # noqa: E402
 from precision import (  # noqa: E402
     BFLOAT16,
     EXACT,
@@ -167,7 +166,7 @@ def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None
     """The whole phase on a folder of copies of the sample photograph, beside the network alone."""
     batch = tf.random.uniform((1, *SIZE, 3), 0, 255, seed=1)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as results:
-        root, photograph = Path(folder), main.sample_photograph().read_bytes()
+        root, photograph = Path(folder), sample_photograph().read_bytes()
         for i in range(count):
             (root / f"{i:04d}.jpg").write_bytes(photograph)
 
@@ -295,7 +294,7 @@ def run() -> None:
     # The lite network has weights of its own.
     arrays = msinet.load("lite").arrays if options.variant == "lite" else seeded_arrays(model)
     if options.choices:
-        photographs = list_images(options.photographs) if options.photographs else [main.sample_photograph()]
+        photographs = list_images(options.photographs) if options.photographs else [sample_photograph()]
         print_choices(arrays, photographs, options.repetitions)
         return
     network = msinet.from_arrays(arrays, SIZE)

@@ -14,6 +14,7 @@ import main
 import msinet
 from config import VALID_FRACTION
 from phases.custom import make_missing_maps
+from photographs import sample_photograph
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -86,7 +87,7 @@ def test_readmes_python_runs(tmp_path, monkeypatch, capsys):
     network, shape, *means = capsys.readouterr().out.splitlines()
     assert network == repr(names["network"]) and "lite" in network
     assert shape == "(600, 512) float32"
-    expected = msinet.load("lite").predict(main.sample_photograph()).mean()
+    expected = msinet.load("lite").predict(sample_photograph()).mean()
     np.testing.assert_allclose([float(mean) for mean in means], [expected] * 3, rtol=1e-5)
 
 

@@ -19,6 +19,7 @@ import msinet
 import precision as precision_module
 from data import read_header
 from images import IMAGE_PADDING, read_image, resize_and_pad
+from photographs import sample_photograph
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def fitted():
     """The photograph that Matplotlib ships, as a batch of the network's input."""
-    path = main.sample_photograph()
+    path = sample_photograph()
     return resize_and_pad(read_image(path, read_header(path)), (240, 320), IMAGE_PADDING)[None]
 
 
@@ -45,7 +46,7 @@ def test_bfloat16_moves_hardly_a_pixel_of_the_trained_networks_map_by_more_than_
 
 def test_bfloat16_moves_few_pixels_of_a_random_full_networks_maps_by_more_than_one_gray_level():
     """Without `centred_convolutions` it would be up to 5 gray levels, and a tenth of the pixels."""
-    path = main.sample_photograph()
+    path = sample_photograph()
     whole = read_image(path, read_header(path))
     parts = [whole, whole[::-1], whole[:300], whole[300:], whole[:400, :300], whole[:, 200:]]
     network = msinet.from_arrays(seeded_arrays(model.build_model()), (240, 320))
