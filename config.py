@@ -1,39 +1,149 @@
-"""Every default of the program, in one place. Each value can be overridden by a flag of `main.py`."""
+"""Every default of the program, in one place. Open it and edit it: each value can also be overridden by a flag."""
 
-# Of the program; every record and checkpoint says which version made it. CHANGELOG.md says what changed.
+from dataclasses import dataclass
+from typing import Any
+
+# Program version, stored in every record and checkpoint. CHANGELOG.md describes the changes.
 VERSION = "1.1.0"
 
+# What a parameter affects. MAPS: what a trained network predicts or scores, and therefore training too. TRAINING: only
+# the weights that training produces. SPEED: speed and files only, never a number.
+MAPS, TRAINING, SPEED = "maps", "training", "speed"
+
+BELOW_1 = 1 - 2**-53  # the greatest float below 1
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of the program. Its flag, its checks and every record are derived from this row.
+
+    Attributes:
+        value: the default.
+        help: what `--help` says.
+        affects: MAPS, TRAINING or SPEED. A resumed training run must match all but SPEED.
+        limits: lowest and highest number.
+        choices: allowed words.
+        phases: phases that have the flag, in addition to `train` and `reproduce`, which have all.
+        may_change: whether a resumed training run may use another value although it affects training.
+    """
+
+    value: Any
+    help: str
+    affects: str
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] | None = None
+    phases: tuple[str, ...] = ()
+    may_change: bool = False
+
+
 PARAMS = {
-    # The training set-up of the paper (section 3.3).
-    "epochs": 10,  # passes over the training set; the total, also when a run is continued
-    "batch_size": 1,  # images in one training step
-    "learning_rate": 1e-5,  # of Adam
-    # What the paper leaves out; see RECIPES.
-    "warmup_steps": 0,  # training steps over which the learning rate rises from zero
-    "cosine_decay": False,  # whether the learning rate then falls to zero along a cosine
-    "weight_decay": 0.0,  # decoupled from the gradient; kernels only
-    "mirror": False,  # swap left and right in half of the images
-    "color": 0.0,  # greatest relative change of brightness, contrast and saturation
-    "crop": 0.0,  # greatest share of each side that is cut away
-    "scales": (1.0,),  # factors on the network's input size, of which each training step draws one
-    "weight_average": 0.0,  # share that a running average of the weights keeps at each step; 0 for no average
-    "cc_weight": 0.0,  # of 1 - CC (correlation with the true map) in the loss, beside the paper's KLD
-    "nss_weight": 0.0,  # of -NSS (with the true map in the place of fixations) in the loss, beside the paper's KLD
-    "cache": False,  # whether images are decoded and resized once for all epochs, and kept on the disk
-    "tensorboard": False,  # whether losses, speed and a few validation maps are written for TensorBoard
-    # What every phase needs.
-    "precision": "float32",  # that convolutions compute in; "bfloat16" or, on GPUs, "float16" is faster and less exact
-    "gpus": 0,  # of this machine, that share each training step or the batches to predict; 0 for all there are
-    "device": "auto",  # layout of the network: "cpu" (channels-last), "gpu" (channels-first), or "auto"
-    "seed": 42,  # of shuffling, augmentation and initial weights
-    "results": "results",  # folder that receives everything a run produces
+    # Shared by several phases.
+    "device": Param(
+        "auto",
+        "layout of the network: cpu (channels-last), gpu (channels-first), or auto to choose by the available devices",
+        SPEED,
+        choices=("auto", "cpu", "gpu"),
+        phases=("test", "evaluate", "submit"),
+    ),
+    "precision": Param(
+        "float32",
+        "compute dtype of the convolutions: float32 as published; bfloat16 or, on GPUs, float16 is faster and less "
+        "exact",
+        MAPS,
+        choices=("float32", "bfloat16", "float16"),
+        phases=("test", "evaluate"),
+    ),
+    "gpus": Param(
+        0,
+        "number of GPUs of this machine that each training step, or each batch of photographs, is distributed across; "
+        "0 for all that TensorFlow finds",
+        SPEED,
+        limits=(0, 256),
+        phases=("test", "evaluate"),
+    ),
+    "results": Param(
+        "results",
+        "folder for everything that a run produces",
+        SPEED,
+        phases=("test", "evaluate", "submit", "export", "demo"),
+    ),
+    "seed": Param(
+        42,
+        "seed of shuffling, augmentation, initial weights and random steps of the scores",
+        MAPS,
+        limits=(0, 2**32 - 1),
+        phases=("evaluate",),
+    ),
+    "batch_size": Param(
+        1,
+        "images that go through the network together",
+        TRAINING,
+        limits=(1, 1_000_000),
+        phases=("test", "evaluate", "submit"),
+    ),
+    # The training setup of the paper (section 3.3).
+    "epochs": Param(
+        10,
+        "passes over the training set; the total, also when a run is resumed",
+        TRAINING,
+        limits=(1, 1_000_000),
+        may_change=True,
+    ),
+    "learning_rate": Param(1e-5, "learning rate of Adam", TRAINING, limits=(1e-15, 1000)),
+    # Not in the paper; see RECIPES.
+    "warmup_steps": Param(
+        0, "training steps over which the learning rate rises from zero", TRAINING, limits=(0, 1_000_000)
+    ),
+    "cosine_decay": Param(False, "let the learning rate fall to zero along a cosine", TRAINING),
+    "weight_decay": Param(
+        0.0, "weight decay of the kernels, decoupled from the gradient", TRAINING, limits=(0, BELOW_1)
+    ),
+    "mirror": Param(False, "swap left and right in half of the training images", TRAINING),
+    "color": Param(
+        0.0, "maximum relative change of brightness, contrast and saturation in training", TRAINING, limits=(0, BELOW_1)
+    ),
+    "crop": Param(0.0, "maximum share of each side that training crops away", TRAINING, limits=(0, BELOW_1)),
+    "scales": Param(
+        (1.0,), "factors on the network's input size; each training step draws one", TRAINING, limits=(0.05, 8)
+    ),
+    "weight_average": Param(
+        0.0,
+        "share that a running average of the weights keeps at each step, such as 0.998; unless it is 0, the average is "
+        "validated and saved as the best checkpoint",
+        TRAINING,
+        limits=(0, BELOW_1),
+    ),
+    "cc_weight": Param(
+        0.0,
+        "weight of 1 - CC (correlation with the true map) in the loss, in addition to the paper's KLD",
+        TRAINING,
+        limits=(0, 1000),
+    ),
+    "nss_weight": Param(
+        0.0,
+        "weight of -NSS (with the true map in place of fixations) in the loss, in addition to the paper's KLD",
+        TRAINING,
+        limits=(0, 1000),
+    ),
+    "cache": Param(
+        False, "decode and resize images only once and keep them on disk, unless training varies them", SPEED
+    ),
+    "tensorboard": Param(
+        False, "also write losses, learning rate, images per second and a few validation maps for TensorBoard", SPEED
+    ),
 }
 
-# An image of more pixels is refused: a file of a few bytes may claim any number, and each takes up to 15 bytes of
-# memory. It is where Pillow sees an attack, and its own bound.
+
+def defaults() -> dict[str, Any]:
+    """The value of each parameter by its name."""
+    return {name: row.value for name, row in PARAMS.items()}
+
+
+# Larger images are rejected: a file of a few bytes may claim any size, and each pixel takes up to 15 bytes of memory.
+# The value is Pillow's own decompression-bomb limit.
 MAX_PIXELS = 178_956_970
 
-# Named sets of changes to PARAMS. "scratch" suits a few thousand photographs or fewer and no VGG16 weights.
+# Named changes to PARAMS. "scratch" suits a few thousand photographs or fewer, without VGG16 weights.
 RECIPES = {
     "paper": {},
     "scratch": {
@@ -50,21 +160,33 @@ RECIPES = {
     },
 }
 
-# Height and width of the network's input, in pixels, where they are to be others than the published ones, which stand
-# in the rows of acquisition/datasets.py: "osie": (360, 480) would change OSIE's. All must be divisible by 8.
+# Height and width of the network's input in pixels, to override the published sizes in acquisition/datasets.py. For
+# example, "osie": (360, 480) changes OSIE's. All must be divisible by 8.
 DIMS = {
-    "custom": (240, 320),  # one's own photographs
+    "custom": (240, 320),  # your own photographs
 }
 
-# The network's sizes: a factor on every filter count, and whether training normalises over the batch, without which
-# a network as narrow as "lite" does not learn from random initial weights.
+# Share of your own photographs that validates, unless folders `train` and `val` or `--valid-fraction` say otherwise.
+VALID_FRACTION = 0.2
+
+# Sizes of the network: a factor on every filter count, and whether training uses batch normalization. A network as
+# narrow as "lite" does not learn from random initial weights without it.
 VARIANTS = {
     "full": {"width": 1.0, "batch_norm": False},
     "lite": {"width": 0.25, "batch_norm": True},
 }
 
-# What `export` writes: the bits of a weight that each format offers, the first by default. 32 are float32; 16 are
-# float16 in ONNX and LiteRT and uint16 with a scale in TensorFlow.js; 8 are int8, calibrated on photographs.
+# How the network combines features at 1/8 resolution: with the ASPP module, or without it, as in the paper's ablation.
+CONTEXTS = ("aspp", "plain")
+
+# The definitions of the metrics to choose from; see scoring/protocols.py.
+PROTOCOLS = {
+    "tuebingen": "the MIT/Tübingen Saliency Benchmark",
+    "mit": "the original MIT benchmark",
+}
+
+# The formats that `export` writes and the bits per weight that each offers, the default first. 32 means float32; 16
+# means float16 in ONNX and LiteRT, and uint16 with a scale in TensorFlow.js; 8 means int8, calibrated on photographs.
 EXPORTS = {
     "keras": (32,),
     "weights": (32,),
@@ -75,5 +197,5 @@ EXPORTS = {
     "hub": (32,),
 }
 
-# Height and width of the network's input behind the demo's five buttons, "very low" to "very high".
+# Height and width of the network's input for the demo's five quality buttons, "very low" to "very high".
 DEMO_SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import UserError, check_space  # Before TensorFlow, for its settings.
+from utils import UserError  # Before TensorFlow, for its settings.
 
 # isort: split
 import matplotlib

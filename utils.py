@@ -12,7 +12,7 @@ import sys
 import tempfile
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -320,28 +320,6 @@ def versions() -> dict[str, str]:
     """Versions of the libraries that a run's numbers may depend on."""
     packages = ("tensorflow", "keras", "numpy")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
-
-
-def plot_history(path: Path, history: Sequence[Mapping]) -> None:
-    """Draw the training and validation loss over the epochs as a PNG.
-
-    Args:
-        path: the file to write.
-        history: one row an epoch, with "epoch", "loss" and "val_loss".
-    """
-    from matplotlib.figure import Figure  # Without pyplot no display is asked for.
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    for key, label in (("loss", "training"), ("val_loss", "validation")):
-        axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
-    plain = "val_kld" not in history[0]  # Where it has a column of its own, the loss is a sum of several terms.
-    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)" if plain else "loss")
-    axes.locator_params("x", integer=True)
-    axes.legend()
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""The datasets and the published weights: one row says all that the program knows of one of them.
+"""The datasets, the benchmarks and the published weights, one row each.
 
-Another dataset is another row of `DATASETS` and, if its archive is unlike those of the others, one function in
-`readers`. The command line, the downloads, the splits and the tables for people all derive from the rows.
+To add a dataset, add a row to `DATASETS` and, if its archive has a new structure, a function to `readers`. The command
+line, the downloads, the splits and the printed tables are derived from the rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from config import DIMS
 
-# One's own photographs: a dataset without a row, as nothing is known of it beforehand.
+# Your own photographs. They have no row, because nothing is known about them in advance.
 CUSTOM = "custom"
 
 GOOGLE_DRIVE = "https://drive.google.com/uc?export=download&id="
@@ -18,17 +18,17 @@ GOOGLE_DRIVE = "https://drive.google.com/uc?export=download&id="
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to fetch, and what to take from it.
+    """A file to download, and which of its members to unpack.
 
     Attributes:
-        file: what it is called on the disk, and at a mirror.
-        urls: where it is; tried in order.
-        members: what is unpacked, and where it goes; see `archives.extract`. A dataset's photographs go to `stimuli`,
-            ready maps to `saliency`, and what has to be converted to `raw`. Empty for a file that is no archive.
-        md5: the published checksum, if there is one. Any other is recorded when the file is used for the first time.
-        member_md5: published checksums of members, by where they go.
-        certificate_is_invalid: whether the host is known for that; `md5` stands in for the certificate.
-        result: for weights, the file or checkpoint prefix that comes of it.
+        file: its name on disk and on a mirror.
+        urls: its addresses, tried in order.
+        members: the members to unpack and their targets; see `archives.extract`. A dataset's photographs go to
+            `stimuli`, finished maps to `saliency`, and files that need conversion to `raw`. Empty for a single file.
+        md5: the published checksum, if there is one. Otherwise the checksum is recorded when the file is first used.
+        member_md5: published checksums of members, by target.
+        certificate_is_invalid: whether the host's certificate is known to be invalid; `md5` is checked instead.
+        result: for weights, the resulting file or checkpoint prefix.
     """
 
     file: str
@@ -42,24 +42,26 @@ class Archive:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the program knows of a dataset.
+    """All facts about a dataset.
 
     Attributes:
-        title: the name that its authors gave it.
-        archives: all are needed.
+        title: the name that its authors use.
+        archives: the files to download; all are needed.
         input_size: height and width of the network's input, in pixels, as published; both are divisible by 8. See
             `input_size`.
-        train, valid: numbers of images that train and that validate.
-        reader: how its fixations are read; see `readers`.
-        observers: how many people looked.
-        terms: the licence or terms of use, as far as they are known.
+        train, valid: numbers of training and validation images.
+        reader: the function that reads its fixations; see `readers`.
+        observers: number of people who looked at each image, at least approximately.
+        terms: the license or terms of use, as far as they are known.
         citation: the paper to cite.
         split: "given" (the archive has folders `train` and `val`), "shuffled", or "per category" (the same shuffled
-            positions in each of the folders that the stimuli are in).
+            positions in each folder of the stimuli).
         categories: number of those folders.
-        sigma: of the Gaussian in pixels that makes saliency maps of fixations; None where the archive has the maps.
-        networks: files with the network that was published for it, of which one is enough, the best first.
-        size: on the disk, if known.
+        sigma: standard deviation in pixels of the Gaussian that turns fixations into saliency maps; None if the archive
+            contains the maps.
+        networks: files with the network that was published for it, best first; one is enough.
+        bytes: size of the download, if known.
+        mouse: whether the observers looked with the mouse, without an eye tracker.
     """
 
     title: str
@@ -68,14 +70,15 @@ class Dataset:
     train: int
     valid: int
     reader: Callable[[Path], Mapping[str, Callable]]
-    observers: str
+    observers: int
     terms: str
     citation: str
     split: str = "shuffled"
     categories: int = 1
     sigma: float | None = None
     networks: tuple[Archive, ...] = ()
-    size: str = "not measured"
+    bytes: int | None = None
+    mouse: bool = False
 
     @property
     def images(self) -> int:
@@ -88,7 +91,7 @@ def _drive(file_id: str) -> tuple[str, ...]:
 
 
 def _reader(name: str) -> Callable[[Path], Mapping[str, Callable]]:
-    """The function `read_<name>` of `readers`, which is imported when it is needed: it would slow `--help` down."""
+    """The function `read_<name>` of `readers`, imported only when it is needed, because it would slow down `--help`."""
 
     def read(raw: Path) -> Mapping[str, Callable]:
         from acquisition import readers
@@ -99,7 +102,7 @@ def _reader(name: str) -> Callable[[Path], Mapping[str, Callable]]:
 
 
 def _networks(dataset: str, **layouts: str) -> tuple[Archive, ...]:
-    """Google Drive's names for the zip archives of a network's frozen graphs. Both layouts hold the same weights."""
+    """The zip archives of a network's frozen graphs on Google Drive. Both layouts contain the same weights."""
     keys = {f"model_{dataset}_{layout}": file_id for layout, file_id in layouts.items()}
     return tuple(
         Archive(f"{key}.zip", _drive(file_id), ((rf"{key}\.pb", f"{key}.pb"),), result=f"{key}.pb")
@@ -147,10 +150,11 @@ DATASETS = {
             SALICON_ON_HUGGING_FACE,
             *_networks("salicon", cpu="1Xy9C72pcA8DO4CY0rc6B7wsuE9L9DDZY", gpu="1Th7fqVYx25ePMZz4LYsjNQWgAu8tJqwL"),
         ),
-        observers="about 60 an image, by mouse",
+        observers=60,
+        mouse=True,
         terms="not known, see salicon.net; the photographs are from MS COCO, under the terms of Flickr",
         citation="Jiang, Huang, Duan, Zhao: SALICON: Saliency in Context. CVPR 2015. doi:10.1109/CVPR.2015.7298710",
-        size="2.3 GB of photographs",
+        bytes=2_300_000_000,
     ),
     "mit1003": Dataset(
         "MIT1003",
@@ -164,7 +168,7 @@ DATASETS = {
             Archive(
                 "ALLFIXATIONMAPS.zip",
                 ("https://people.csail.mit.edu/tjudd/WherePeopleLook/ALLFIXATIONMAPS.zip",),
-                # A stray "...p1010764fixPts.jpg", without the underscore, is of no photograph.
+                # The stray file "...p1010764fixPts.jpg", without the underscore, belongs to no photograph.
                 (
                     (rf"{NAME}_fixMap\.jpg", r"saliency/\1.jpg"),
                     (rf"{NAME}_fixPts\.jpg", r"raw/\1.jpg"),
@@ -176,7 +180,7 @@ DATASETS = {
         valid=200,
         reader=_reader("maps"),
         networks=_networks("mit1003", cpu="1jsESjYtsTvkMqKftA4rdstfB7mSYw5Ec", gpu="1P_tWxBl3igZlzcHGp5H3T3kzsOskWeG6"),
-        observers="15",
+        observers=15,
         terms="not known; the photographs are from Flickr and LabelMe",
         citation="Judd, Ehinger, Durand, Torralba: Learning to Predict Where Humans Look. ICCV 2009. "
         "doi:10.1109/ICCV.2009.5459462",
@@ -187,7 +191,7 @@ DATASETS = {
             Archive(
                 "trainSet.zip",
                 ("http://saliency.mit.edu/trainSet.zip",),
-                # One level of folders: in each category there is a folder "Output" besides.
+                # One level of folders only: each category also contains a folder "Output".
                 (
                     (rf"Stimuli/{NAME}/{NAME}\.jpg", r"stimuli/\1/\2.jpg"),
                     (rf"FIXATIONLOCS/{NAME}/(?!allFixData){NAME}\.mat", r"raw/\1/\2.mat"),
@@ -203,7 +207,7 @@ DATASETS = {
         categories=20,
         reader=_reader("cat2000"),
         networks=_networks("cat2000", cpu="1XxaEx7xxD6rHasQTa-VY7T7eVpGhMxuV", gpu="1T6ChEGB6Mf02gKXrENjdeD6XXJkE_jHh"),
-        observers="18 an image",
+        observers=18,
         terms="not known",
         citation="Borji, Itti: CAT2000: A Large Scale Fixation Dataset for Boosting Saliency Research. 2015. "
         "arXiv:1505.03581",
@@ -229,7 +233,7 @@ DATASETS = {
         networks=_networks(
             "dutomron", cpu="14tuRZpKi8LMDKRHNVUylu6RuAaXLjHTa", gpu="15LG_M45fpYC1pTwnwmArNTZw_Z3BOIA-"
         ),
-        observers="5",
+        observers=5,
         terms="not known",
         citation="Yang, Zhang, Lu, Ruan, Yang: Saliency Detection via Graph-Based Manifold Ranking. CVPR 2013. "
         "doi:10.1109/CVPR.2013.407",
@@ -255,7 +259,7 @@ DATASETS = {
         valid=200,
         reader=_reader("pascals"),
         networks=_networks("pascals", cpu="1af9IvBqFamKWx64Ror6ALivuKNioOVIf", gpu="1C-T-RQzX2SaiY9Nw1HmaSx6syyCt01Z0"),
-        observers="8",
+        observers=8,
         terms="not known; the photographs are from PASCAL VOC 2010, under the terms of Flickr",
         citation="Li, Hou, Koch, Rehg, Yuille: The Secrets of Salient Object Segmentation. CVPR 2014. "
         "doi:10.1109/CVPR.2014.43",
@@ -278,12 +282,12 @@ DATASETS = {
         valid=200,
         reader=_reader("osie"),
         networks=_networks("osie", cpu="1JD1tvAqZGxj_gEGmIfoxb9dTe5HOaHj1", gpu="1g8UPr1hGpUdOSWerRb751pZqiWBOZOCh"),
-        observers="15",
-        terms="MIT licence",
+        observers=15,
+        terms="MIT license",
         citation="Xu, Jiang, Wang, Kankanhalli, Zhao: Predicting Human Gaze Beyond Pixels. Journal of Vision 14(1), "
         "2014. doi:10.1167/14.1.28",
         sigma=16,
-        size="73 MB",
+        bytes=73_000_000,
     ),
     "fiwi": Dataset(
         "FIWI",
@@ -302,14 +306,14 @@ DATASETS = {
         valid=50,
         reader=_reader("maps"),
         networks=_networks("fiwi", cpu="19qj9nAjd5gVHLB71oRn_YfYDw5n4Uf2X", gpu="12OpIMIi2IyDVaxkE2d37XO9uUsSYf1Ec"),
-        observers="11",
+        observers=11,
         terms="not known; screenshots of web pages",
         citation="Shen, Zhao: Webpage Saliency. ECCV 2014. doi:10.1007/978-3-319-10584-0_3",
         sigma=30,
     ),
 }
 
-# Keras' own, whose address and checksum are in keras/applications/vgg16.py.
+# Keras' own weights; the address and checksum are from keras/applications/vgg16.py.
 KERAS_VGG16 = Archive(
     "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
     (
@@ -320,7 +324,10 @@ KERAS_VGG16 = Archive(
     result="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
 )
 
-# The encoder that training starts from, the best source first; one is enough.
+# Sizes of float32 weights: of a published network, and of the encoder alone.
+NETWORK_BYTES, ENCODER_BYTES = 99_700_000, 58_900_000
+
+# The encoder that training starts from, best source first; one is enough.
 VGG16 = (
     Archive(
         "vgg16_hybrid.zip",
@@ -332,31 +339,54 @@ VGG16 = (
 )
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """A test set whose fixations are not public.
+
+    Attributes:
+        dataset: whose weights and input size are used; the paper fine-tuned on the training set of the same authors.
+        images: number of photographs.
+        places: folders below that of the datasets where `reproduce` looks for the photographs.
+        folders: number of folders that the photographs are in, equally many in each; 0 for none.
+    """
+
+    dataset: str
+    images: int
+    places: tuple[str, ...] = ()
+    folders: int = 0
+
+
+BENCHMARKS = {
+    "mit300": Benchmark("mit1003", 300, ("mit300", "BenchmarkIMAGES")),
+    "cat2000": Benchmark("cat2000", 2000, ("cat2000-test/Stimuli", "cat2000-test", "testSet/Stimuli"), folders=20),
+}
+
+
 def names() -> list[str]:
-    """What `-d` takes: every dataset, and one's own photographs."""
+    """The values of `-d`: every dataset, and your own photographs."""
     return [*DATASETS, CUSTOM]
 
 
 def input_size(name: str) -> tuple[int, int]:
-    """Height and width of the network's input for a dataset: what `config.DIMS` says, or else its row."""
+    """Height and width of the network's input for a dataset: from `config.DIMS`, else from its row."""
     return DIMS[name] if name in DIMS else DATASETS[name].input_size
 
 
 def weight_files(key: str) -> tuple[Archive, ...]:
-    """The files that serve for published weights, of which one is enough, the best first; see `download.weights`."""
+    """The files that contain the published weights, best first; one is enough. See `download.weights`."""
     if key == "vgg16_hybrid":
         return VGG16
     dataset, _, layout = key.removeprefix("model_").rpartition("_")
-    # As a quota may be used up, the other layout will do as well.
+    # The other layout comes last, in case the download quota of the first is used up.
     other = {"cpu": "gpu", "gpu": "cpu"}[layout]
     return tuple(sorted(DATASETS[dataset].networks, key=lambda file: file.file == f"model_{dataset}_{other}.zip"))
 
 
 def table() -> str:
-    """The datasets as a table in Markdown, for people."""
-    lines = ["| dataset | images | observers | size | licence or terms | citation |", "|---|---|---|---|---|---|"]
+    """The datasets as a Markdown table."""
+    lines = ["| dataset | images | observers | size | license or terms | citation |", "|---|---|---|---|---|---|"]
     for name, row in DATASETS.items():
-        lines.append(
-            f"| `{name}` ({row.title}) | {row.images} | {row.observers} | {row.size} | {row.terms} | {row.citation} |"
-        )
+        observers = f"{row.observers}{' (mouse)' if row.mouse else ''}"
+        size = f"{row.bytes / 1e6:.0f} MB" if row.bytes else "not measured"
+        lines.append(f"| `{name}` ({row.title}) | {row.images} | {observers} | {size} | {row.terms} | {row.citation} |")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402
+from photographs import sample_photograph  # noqa: E402
 from utils import quiet_stderr  # noqa: E402
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -41,7 +42,7 @@ def small_photograph() -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    with Image.open(main.sample_photograph()) as photograph:
+    with Image.open(sample_photograph()) as photograph:
         photograph.resize((64, 48)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
@@ -195,7 +196,7 @@ def run() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         if options.images:
-            photographs = copies(scratch / "photographs", options.images, main.sample_photograph().read_bytes())
+            photographs = copies(scratch / "photographs", options.images, sample_photograph().read_bytes())
             print_speeds(photographs, scratch, options.input_size, options.images)
         if options.many:
             print_scale(scratch, options.many)

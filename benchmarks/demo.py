@@ -31,12 +31,12 @@ with quiet_stderr():
     from selenium import webdriver
 
     import checkpoint
-    import main
     import msinet
     from config import DEMO_SIZES, VARIANTS
     from data import list_images
     from model import build_model
     from phases import demo as serve
+    from photographs import sample_photograph
 
 BACKENDS = ("wasm", "webgl", "webgpu", "cpu")
 CHROMIUM_FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader")
@@ -148,7 +148,7 @@ def measure_agreement(driver, options: argparse.Namespace) -> list[str]:
     chosen = every[:: max(1, len(every) // options.count)][: options.count]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "demo"
-        serve.write_demo(folder, [network], main.sample_photograph())
+        serve.write_demo(folder, [network], sample_photograph())
         with serve.make_server(folder, 0) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             address = f"http://127.0.0.1:{server.server_address[1]}/"
@@ -163,7 +163,7 @@ def measure_speed(driver, options: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory() as temporary:
         for variant in options.variants:
             folder = Path(temporary) / variant
-            serve.write_demo(folder, [network_of(variant, Path(temporary), options.weights)], main.sample_photograph())
+            serve.write_demo(folder, [network_of(variant, Path(temporary), options.weights)], sample_photograph())
             with serve.make_server(folder, 0, CountingHandler) as server:
                 threading.Thread(target=server.serve_forever, daemon=True).start()
                 for backend in options.backends:

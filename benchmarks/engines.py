@@ -31,13 +31,13 @@ with quiet_stderr():
     from ai_edge_litert.interpreter import Interpreter
 
 import images  # noqa: E402
-import main  # noqa: E402
 import msinet  # noqa: E402
 from benchmarks.speed import SIZE, processor, seeded_arrays, shortest  # noqa: E402
 from config import VARIANTS  # noqa: E402
 from data import read_header  # noqa: E402
 from model import build_model  # noqa: E402
 from phases.formats import FORMATS  # noqa: E402
+from photographs import sample_photograph  # noqa: E402
 from precision import processor_has_bfloat16  # noqa: E402
 
 Engine = Callable[[np.ndarray], np.ndarray]
@@ -161,7 +161,7 @@ def run() -> None:
         network = msinet.from_arrays(seeded_arrays(build_model()), SIZE)
     else:
         network = msinet.load("lite", input_size=SIZE)
-    path = main.sample_photograph()
+    path = sample_photograph()
     image = images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING).numpy()
     print(f"{options.variant} network at {SIZE[0]}×{SIZE[1]}, {processor()}, {count(options.threads, 'thread')}")
     print(f"TensorFlow {tf.__version__}, batches at a time: {options.at_once}\n")

@@ -27,7 +27,7 @@ with quiet_stderr():
 
 import data  # noqa: E402
 from benchmarks.speed import operations  # noqa: E402
-from config import PARAMS, RECIPES, VARIANTS  # noqa: E402
+from config import RECIPES, VARIANTS, defaults  # noqa: E402
 from model import build_model  # noqa: E402
 from phases.training.batches import Batch, loaders, training_plan  # noqa: E402
 
@@ -81,7 +81,7 @@ def run() -> None:
             made = make_dataset(Path(folder) / "data", shape, options.images)
             group = data.Group(made.samples, size)
             for recipe, cache in (("paper", False), ("paper", True), ("scratch", False)):
-                params = {**PARAMS, **RECIPES[recipe], "batch_size": 8, "cache": cache}
+                params = {**defaults(), **RECIPES[recipe], "batch_size": 8, "cache": cache}
                 plan = [
                     batch
                     for epoch in range(options.epochs)

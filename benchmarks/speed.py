@@ -30,12 +30,12 @@ with quiet_stderr():
     import tensorflow as tf
 
 import checkpoint  # noqa: E402
-import main  # noqa: E402
 import msinet  # noqa: E402
-from config import PARAMS, VARIANTS  # noqa: E402
+from config import VARIANTS, defaults  # noqa: E402
 from model import build_model  # noqa: E402
-from phases import test, train  # noqa: E402
-from photographs import find_images  # noqa: E402
+from phases import test  # noqa: E402
+from phases.training import optimizer  # noqa: E402
+from photographs import find_images, sample_photograph  # noqa: E402
 from precision import processor_has_bfloat16  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
@@ -135,7 +135,7 @@ def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None
     """The whole phase on a folder of copies of the sample photograph, compared with the network alone."""
     batch = tf.random.uniform((1, *SIZE, 3), 0, 255, seed=1)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as results:
-        root, photograph = Path(folder), main.sample_photograph().read_bytes()
+        root, photograph = Path(folder), sample_photograph().read_bytes()
         for i in range(count):
             (root / f"{i:04d}.jpg").write_bytes(photograph)
 
@@ -156,7 +156,7 @@ def print_training_speed(variant: str, precisions: Sequence[str], repetitions: i
     steps = {}
     for precision in precisions:
         model = build_model(**VARIANTS[variant], seed=1, precision=precision)
-        train.compile_model(model, {**PARAMS, "precision": precision}, steps=1)
+        optimizer.compile_model(model, {**defaults(), "precision": precision}, steps=1)
         steps[precision] = lambda model=model: model.train_on_batch(batch, batch[..., :1])
     found = shortest(steps, repetitions)
     print(f"\nTraining step, one image at {SIZE[0]}×{SIZE[1]}:")

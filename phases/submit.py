@@ -1,54 +1,122 @@
-"""The files that the saliency benchmarks take: log densities for MIT/Tübingen, and maps for the original MIT one."""
+"""The `submit` phase: the files for both benchmarks, log densities for MIT/Tübingen and maps for the original one."""
 
+import io
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import tensorflow as tf
+from PIL import Image
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-import msinet
-from checkpoint import LITE_PATH
+from acquisition.datasets import BENCHMARKS, Benchmark
 from data import image_size, list_images
-from images import decode_image, encode_map
-from msinet import Network
-from scoring import density
-from scoring.fitted import FittedDensity
-from utils import UserError, check_writable, count, whole_file, write_record
+from utils import UserError, check_writable, count, quiet_stderr, whole_file, write_record
 
-# How far the sum of a written density may be from 1, as a logarithm. The benchmark accepts 1e-3.
+if TYPE_CHECKING:  # It needs TensorFlow.
+    from msinet import Network
+
+# Maximum distance of the logarithm of a written density's sum from 0. The benchmark accepts 1e-3.
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A test set whose fixations only its makers have.
+class Options:
+    """What to predict, and with which network.
 
     Attributes:
-        dataset: whose weights and input size predict it: the paper fine-tuned on the training set of the same makers.
-        images: that it consists of.
-        folders: that they are in, equally many in each; 0 for none.
+        data: a key of `datasets.BENCHMARKS`.
+        path: the folder of its photographs.
+        params: all parameters, see `config.PARAMS`.
+        weights: see `checkpoint.choose_weights`.
+        density: file of a fitted density, see `FittedDensity`; None for the default density.
+        input_size: height and width of the network's input; by default those of the benchmark's training set.
     """
 
-    dataset: str
-    images: int
-    folders: int = 0
+    data: str
+    path: Path
+    params: Mapping
+    weights: str | None = None
+    density: Path | None = None
+    input_size: tuple[int, int] | None = None
 
 
-BENCHMARKS = {"mit300": Benchmark("mit1003", 300), "cat2000": Benchmark("cat2000", 2000, folders=20)}
+def run(options: Options) -> None:
+    """Choose the weights, and write both files into `results/submissions/`."""
+    if not options.path.is_dir():
+        raise UserError(f"No such folder: {options.path}. Name the folder of the test photographs with -p.")
+    benchmark = BENCHMARKS[options.data]
+    images = find_stimuli(benchmark, options.path)
+    folder = Path(options.params["results"]) / "submissions"
+    check_writable(folder)
+    with quiet_stderr():
+        from scoring import density
+        from scoring.fitted import FittedDensity
+    fitted = FittedDensity.load(options.density) if options.density else None
+    network = load_network(options, benchmark)
+    print(network.summary())
+    files = write_submission(
+        network,
+        images,
+        options.path,
+        folder,
+        options.data,
+        batch_size=options.params["batch_size"],
+        log_density=fitted.log_density if fitted else density.default_log_density,
+    )
+    record = {
+        "data": options.data,
+        "path": str(options.path),
+        "images": len(images),
+        **network.record(),
+        "density": str(options.density) if options.density else "default",
+    }
+    write_record(folder / f"{options.data}.json", record)
+    print(f"Log densities of {len(images)} images for the MIT/Tübingen benchmark: {files[0]}")
+    print(f"Maps for the original MIT benchmark: {files[1]}")
+    if fitted is None:
+        print("The densities are the default ones; 'evaluate --fit' makes better ones for --density.")
+
+
+def load_network(options: Options, benchmark: Benchmark) -> "Network":
+    """The network that predicts.
+
+    Raises:
+        UserError: it would be the lite network although the user did not choose it.
+    """
+    with quiet_stderr():
+        import msinet
+        from checkpoint import LITE_PATH
+    network = msinet.load(
+        options.weights,
+        data=benchmark.dataset,
+        results=options.params["results"],
+        input_size=options.input_size,
+        device=options.params["device"],
+    )
+    if options.weights is None and network.weights.path == LITE_PATH:
+        raise UserError(
+            f"To avoid submitting the wrong network by accident, the lite network must be named: there is only "
+            f"{network.weights.reason}. Download the published one with 'python main.py download -d "
+            f"{benchmark.dataset} --weights', name a file with --weights, or pass --weights lite."
+        )
+    return network
+
+
+# --- Photographs and files --------------------------------------------------------------------------------------------
 
 
 def find_stimuli(benchmark: Benchmark, path: Path) -> list[Path]:
     """The test photographs below a folder.
 
     Raises:
-        UserError: they are not as many as the benchmark has, or not in its folders.
+        UserError: the number of photographs or of their folders is wrong.
     """
-    # The archives of CAT2000 have example maps beside the photographs, in folders of this name.
+    # The archives of CAT2000 also contain example maps, in folders of this name.
     images = [image for image in list_images(path) if "Output" not in image.relative_to(path).parts]
     folders = {image.parent for image in images} - {path}
     if (len(images), len(folders)) != (benchmark.images, benchmark.folders):
@@ -56,8 +124,8 @@ def find_stimuli(benchmark: Benchmark, path: Path) -> list[Path]:
             _in_folders(*n) for n in ((len(images), len(folders)), (benchmark.images, benchmark.folders))
         )
         raise UserError(
-            f"Found {found} below {path}, expected {expected}: the benchmark takes predictions of its complete test "
-            f"set only. Name the folder with all its photographs and nothing else."
+            f"Found {found} below {path}, expected {expected}: the benchmark only accepts predictions of its complete "
+            f"test set. Name the folder that contains its photographs and nothing else."
         )
     return images
 
@@ -67,32 +135,34 @@ def _in_folders(images: int, folders: int) -> str:
 
 
 def write_submission(
-    network: Network,
+    network: "Network",
     images: Sequence[Path],
     root: Path,
     folder: Path,
     name: str,
     *,
     batch_size: int = 1,
-    log_density: Callable[[np.ndarray], np.ndarray] = density.default_log_density,
+    log_density: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[Path, Path]:
-    """Predict all images and write both files; they appear only when complete and read back.
+    """Predict all images and write both files, which appear only when they are complete and validated.
 
     Args:
-        network: what predicts.
+        network: the network that predicts.
         images: photographs below `root`.
         root: the folder that the benchmark's names are relative to.
-        folder, name: where the files go, and how they begin.
+        folder, name: the folder of the files, and the beginning of their names.
         batch_size: images that go through the network together.
         log_density: from a saliency map, (H, W), to its log density.
 
     Returns:
-        The HDF5 file with a float32 dataset (H, W) of natural-log densities for each image, by its relative name, and
-        the archive with a grayscale JPEG for each image, of its name and size.
+        The HDF5 file with a float32 dataset (H, W) of natural-log densities for each image, named by the image's
+        relative path, and the archive with a grayscale JPEG for each image, with its name and size.
 
     Raises:
         UserError: an image cannot be read.
     """
+    from images import encode_map
+
     densities, maps = folder / f"{name}_densities.hdf5", folder / f"{name}_maps.zip"
     names = {image: image.relative_to(root).as_posix() for image in images}
     sizes = {names[image]: image_size(image) for image in images}
@@ -104,7 +174,7 @@ def write_submission(
             for prediction in predictions:
                 if prediction.error:
                     raise UserError(
-                        f"{prediction.photograph}: {prediction.error}. Replace it: the test set must be complete."
+                        f"{prediction.photograph}: {prediction.error}. Replace it; the test set must be complete."
                     )
                 name_of_image = names[prediction.photograph]
                 values = log_density(prediction.saliency).astype(np.float32)
@@ -117,7 +187,7 @@ def write_submission(
 
 
 def map_name(image: str) -> str:
-    """The name of an image's map: its own, as a JPEG."""
+    """The name of an image's map: the image's name with the suffix of a JPEG."""
     return image if image.lower().endswith((".jpg", ".jpeg")) else f"{image.rpartition('.')[0]}.jpg"
 
 
@@ -126,10 +196,10 @@ def validate_densities(path: Path, sizes: Mapping[str, tuple[int, int]]) -> None
 
     Args:
         path: the file.
-        sizes: height and width that each image has, by its relative name.
+        sizes: height and width of each image, by its relative name.
 
     Raises:
-        UserError: an image is missing or surplus, or a density has another size or does not sum to 1.
+        UserError: an image is missing or unexpected, or a density has the wrong size or does not sum to 1.
     """
     with h5py.File(path, "r") as file:
         found: list[str] = []
@@ -146,75 +216,21 @@ def validate_maps(path: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
     with zipfile.ZipFile(path) as archive:
         _check_names(path, archive.namelist(), {map_name(name): size for name, size in sizes.items()})
         for name, size in sizes.items():
-            contents = archive.read(map_name(name))
-            if tuple(tf.io.extract_jpeg_shape(contents).numpy()) != (*size, 1):
-                raise UserError(f"{path}: {map_name(name)} is no grayscale JPEG of {size[1]}×{size[0]} pixels.")
-            decode_image(contents, 1)
+            with Image.open(io.BytesIO(archive.read(map_name(name)))) as image:
+                if (image.format, image.mode, image.height, image.width) != ("JPEG", "L", *size):
+                    raise UserError(f"{path}: {map_name(name)} is not a grayscale JPEG of {size[1]}×{size[0]} pixels.")
+                image.load()
 
 
 def _check_density(name: str, values: np.ndarray) -> None:
     total = logsumexp(values.astype(np.float64))
     if not abs(total) <= TOLERANCE:
-        raise UserError(f"The density of {name} sums to exp({total:g}) instead of 1, so that the benchmark refuses it.")
+        raise UserError(f"The density of {name} sums to exp({total:g}) instead of 1, so the benchmark would reject it.")
 
 
 def _check_names(path: Path, found: Sequence[str], expected: Mapping) -> None:
     if sorted(found) != sorted(expected):
         wrong = sorted(set(found) ^ set(expected))
         raise UserError(
-            f"{path} holds {len(found)} images, expected {len(expected)}; the first to differ: {wrong[:3]}."
+            f"{path} holds {len(found)} images, expected {len(expected)}; the first differences: {wrong[:3]}."
         )
-
-
-def run(
-    data: str,
-    path: Path,
-    params: dict,
-    *,
-    weights: str | None = None,
-    size: tuple[int, int] | None = None,
-    density_file: Path | None = None,
-) -> None:
-    """Choose the weights, write both files into `results/submissions/`, and say so.
-
-    Args:
-        data: a key of `BENCHMARKS`.
-        path: the folder of its photographs.
-        params: `config.PARAMS` with the user's flags.
-        weights: see `checkpoint.choose_weights`.
-        size: height and width of the network's input; by default those of the benchmark's training set.
-        density_file: a fitted density, see `FittedDensity`.
-    """
-    benchmark, results = BENCHMARKS[data], Path(params["results"])
-    images = find_stimuli(benchmark, path)
-    fitted = FittedDensity.load(density_file) if density_file else None
-    check_writable(results / "submissions")
-    network = msinet.load(weights, data=benchmark.dataset, results=results, input_size=size, device=params["device"])
-    if weights is None and network.weights.path == LITE_PATH:
-        raise UserError(
-            f"A benchmark shall not get another network's maps by accident: there is only {network.weights.reason}. "
-            f"Fetch the published one with 'python main.py download -d {benchmark.dataset} --weights', name a file "
-            f"with --weights, or say --weights lite."
-        )
-    print(network.summary())
-    files = write_submission(
-        network,
-        images,
-        path,
-        results / "submissions",
-        data,
-        batch_size=params["batch_size"],
-        log_density=fitted.log_density if fitted else density.default_log_density,
-    )
-    record = {
-        "data": data,
-        "path": str(path),
-        "images": len(images),
-        **network.record(),
-        "density": str(density_file) if density_file else "default",
-    }
-    write_record(results / "submissions" / f"{data}.json", record)
-    print(f"Log densities of {len(images)} images for the MIT/Tübingen benchmark: {files[0]}")
-    print(f"Maps for the original MIT benchmark: {files[1]}")
-    if fitted is None:
-        print("The densities are the default ones; 'evaluate --fit' makes better ones for --density.")

@@ -1,4 +1,4 @@
-"""The rooms and the arrows between them: who imports whom, also inside functions."""
+"""The modules and the imports between them, including imports inside functions."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -8,13 +8,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What each room may import of ours. A folder's row holds for all of its files, but for those with a row of their own.
+# What each module may import of the program. A folder's row applies to all its files that have no row of their own.
 MAY_IMPORT = {
     "config": "",
     "bundled": "",
     "utils": "config",
     "acquisition": "acquisition utils config",
     "acquisition.datasets": "acquisition.readers config",
+    "arguments": "acquisition.datasets config",
     "download": "acquisition utils config",
     "geometry": "",
     "loss": "",
@@ -27,37 +28,38 @@ MAY_IMPORT = {
     "scoring": "scoring images data acquisition utils config",
     "msinet": "checkpoint images data precision model acquisition.datasets utils config",
     "photographs": "images data utils config",
-    "phases": "phases.formats phases.training phases.distributed photographs msinet scoring checkpoint images data "
-    "precision model loss utils config",
-    "phases.download": "download utils config",
-    # A phase made of phases: the function that a phase's command calls does each of its steps, so that every row of its
-    # page can be repeated alone. It is the one arrow between phases: nothing but the command line imports `reproduce`.
-    "phases.reproduce": "phases.reproduction phases.evaluate phases.train phases.submit checkpoint download data utils",
-    "phases.reproduction": "phases.reproduction phases.submit msinet scoring checkpoint download data model loss "
-    "acquisition.datasets utils config",
-    "phases.distributed": "phases.distributed photographs msinet model data utils config",
-    "phases.training": "phases.training checkpoint images data model utils config",
+    "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs msinet "
+    "scoring checkpoint images data precision model loss acquisition.datasets utils config",
+    "phases.custom": "scoring",
+    "phases.download": "download acquisition.datasets utils",
+    # This phase runs other phases, so that a user can repeat each row of its page with a command.
+    "phases.reproduce": "phases.reproduction utils",
+    "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
+    "checkpoint download data acquisition.datasets utils config",
+    "phases.evaluation": "phases.evaluation msinet scoring checkpoint data utils config",
+    "phases.distributed": "phases.distributed photographs msinet images data model utils config",
+    "phases.training": "phases.training checkpoint images data model loss precision utils config",
     "phases.formats": "phases.formats bundled msinet checkpoint images geometry data model utils config",
-    "main": "phases scoring data download acquisition.datasets utils config",
+    "main": "phases arguments acquisition.datasets utils config",
 }
 
 
 def modules() -> dict[str, Path]:
     """Every module of the program by its dotted name."""
-    rooms = {name.partition(".")[0] for name in MAY_IMPORT}
-    files = [*ROOT.glob("*.py"), *(file for room in rooms for file in (ROOT / room).rglob("*.py"))]
+    folders = {name.partition(".")[0] for name in MAY_IMPORT}
+    files = [*ROOT.glob("*.py"), *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]
     found = {file.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): file for file in files}
     return {name.removesuffix(".__init__"): file for name, file in found.items()}
 
 
 def imports(name: str, file: Path, known: set[str]) -> set[str]:
-    """The modules of ours that a file imports, wherever in it; `from a import b` is a.b where that is a module."""
+    """The program's modules that a file imports anywhere; `from a import b` counts as a.b if that is a module."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{name}: a relative import hides the room it is from"
+            assert not node.level, f"{name}: a relative import hides its module"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner in known else node.module)
@@ -69,31 +71,32 @@ def graph() -> dict[str, set[str]]:
     return {name: imports(name, file, set(known)) for name, file in known.items()}
 
 
-def within(name: str, room: str) -> bool:
-    return name == room or name.startswith(f"{room}.")
+def within(name: str, folder: str) -> bool:
+    return name == folder or name.startswith(f"{folder}.")
 
 
 def row(name: str) -> str | None:
-    """The row of the table for a module: the longest room that it is within."""
-    return max((room for room in MAY_IMPORT if within(name, room)), key=len, default=None)
+    """The row of a module: the longest name that contains it."""
+    return max((key for key in MAY_IMPORT if within(name, key)), key=len, default=None)
 
 
-def test_every_module_has_a_room():
-    homeless = [name for name in modules() if row(name) is None]
-    assert not homeless, f"Give {homeless} a row in MAY_IMPORT, and describe the room in docs/architecture.md."
+def test_every_module_has_a_row_and_every_row_a_module():
+    without_row = [name for name in modules() if row(name) is None]
+    assert not without_row, f"Add a row for {without_row} to MAY_IMPORT, and describe it in docs/architecture.md."
+    assert not [key for key in MAY_IMPORT if not any(within(name, key) for name in modules())]
 
 
-def test_imports_follow_the_arrows():
+def test_imports_follow_the_table():
     wrong = {
         (name, imported)
         for name, found in graph().items()
         for imported in found
-        if not any(within(imported, room) for room in MAY_IMPORT[row(name)].split())
+        if not any(within(imported, key) for key in MAY_IMPORT[row(name)].split())
     }
     assert not wrong
 
 
-def test_imports_make_no_circle():
+def test_imports_have_no_cycle():
     try:
         TopologicalSorter(graph()).prepare()
     except CycleError as error:
@@ -104,16 +107,14 @@ def test_nothing_imports_the_command_line():
     assert not [name for name, found in graph().items() if "main" in found]
 
 
-def test_table_makes_no_circle():
-    """The rows themselves go one way, or the table would allow what the house does not."""
-    rows = {room: {found for found in MAY_IMPORT[room].split() if found != room} for room in MAY_IMPORT}
-    # A folder's row stands for its files, of which those with rows of their own come first.
-    rows["phases"] |= {room for room in MAY_IMPORT if room.startswith("phases.")}
+def test_table_has_no_cycle():
+    rows = {key: {found for found in MAY_IMPORT[key].split() if found != key} for key in MAY_IMPORT}
+    rows["phases"] |= {key for key in MAY_IMPORT if key.startswith("phases.")}
     assert list(TopologicalSorter(rows).static_order())[-1] == "main"
 
 
-def test_imports_are_found_wherever_they_stand(tmp_path):
-    file = tmp_path / "room.py"
+def test_imports_are_found_anywhere_in_a_file(tmp_path):
+    file = tmp_path / "module.py"
     file.write_text("import os, a\nfrom b import c, d\ndef f():\n    from e import g\n    import h.i\n")
-    known = {"a", "b", "b.c", "e", "h", "h.i", "room"}
-    assert imports("room", file, known) == {"a", "b", "b.c", "e", "h.i"}
+    known = {"a", "b", "b.c", "e", "h", "h.i", "module"}
+    assert imports("module", file, known) == {"a", "b", "b.c", "e", "h.i"}

@@ -11,9 +11,8 @@ import pytest
 import tensorflow as tf
 
 import data
-from config import PARAMS
-from phases import train
-from phases.training import batches, devices
+from config import defaults
+from phases.training import batches, devices, fit
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -35,16 +34,22 @@ def main(folder: Path, results: Path) -> dict:
     """Losses of an uninterrupted run on one device, and of a run that switches from two devices to one."""
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
-    train.VARIANTS["lite"] = {"width": 0.125, "batch_norm": True}
-    groups = [data.load_groups("custom", folder, (48, 64))]
+    fit.VARIANTS["lite"] = {"width": 0.125, "batch_norm": True}
+    groups = {"custom": data.load_groups("custom", folder, (48, 64))}
     replicas = []
 
     def losses(name: str, epochs: int, names: list[str]) -> list:
-        train.choose_devices = lambda *_: names
-        params = {**PARAMS, "epochs": epochs, "batch_size": 4, "learning_rate": 1e-5, "results": str(results / name)}
+        fit.choose_devices = lambda *_: names
+        params = {
+            **defaults(),
+            "epochs": epochs,
+            "batch_size": 4,
+            "learning_rate": 1e-5,
+            "results": str(results / name),
+        }
         strategy = devices.strategy_for(names)
         replicas.append(strategy.num_replicas_in_sync)
-        train.train("custom", groups, params, variant="lite", init="scratch")
+        fit.train(groups, params, variant="lite", init="scratch")
         rows = (results / name / "history" / "custom.csv").read_text(encoding="utf-8").splitlines()[1:]
         return [[float(value) for value in row.split(",")[1:3]] for row in rows]
 
@@ -52,7 +57,7 @@ def main(folder: Path, results: Path) -> dict:
     losses("two", 6, ["CPU:0", "CPU:1"])
     two = losses("two", 7, [])
     strategy = devices.strategy_for(["CPU:0", "CPU:1"])
-    images, _ = next(iter(batches.feed(strategy, batches.training_plan([groups[0][0]], 4, 0, 0))))
+    images, _ = next(iter(batches.feed(strategy, batches.training_plan([groups["custom"][0]], 4, 0, 0))))
     shares = [share.shape[0] for share in strategy.experimental_local_results(images)]
     return {"one": one, "two, then one": two, "devices": replicas, "shares": shares}
 

@@ -12,6 +12,9 @@ import pytest
 import data
 import main
 import msinet
+from config import VALID_FRACTION
+from phases.custom import make_missing_maps
+from photographs import sample_photograph
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -84,7 +87,7 @@ def test_readmes_python_runs(tmp_path, monkeypatch, capsys):
     network, shape, *means = capsys.readouterr().out.splitlines()
     assert network == repr(names["network"]) and "lite" in network
     assert shape == "(600, 512) float32"
-    expected = msinet.load("lite").predict(main.sample_photograph()).mean()
+    expected = msinet.load("lite").predict(sample_photograph()).mean()
     np.testing.assert_allclose([float(mean) for mean in means], [expected] * 3, rtol=1e-5)
 
 
@@ -116,8 +119,8 @@ def test_example_of_ones_own_data_can_be_trained_on(tmp_path, monkeypatch):
         r"^python - <<'EOF'\n(.*?)^EOF$", "\n".join(code_blocks(ROOT / "docs" / "training.md", "bash")), re.M | re.S
     )
     exec(script, {})
-    main.prepare_custom(Path("my_photos"))
-    train, valid = data.load_groups("custom", Path("my_photos"), (240, 320), valid_fraction=main.VALID_FRACTION)
+    make_missing_maps(Path("my_photos"))
+    train, valid = data.load_groups("custom", Path("my_photos"), (240, 320), valid_fraction=VALID_FRACTION)
     assert len(train.samples) + len(valid.samples) == 10 and valid.samples
     maps = [matplotlib.image.imread(sample.saliency) for sample in train.samples]
     assert all(saliency.shape == (320, 320) and saliency.max() == 1 and saliency.min() == 0 for saliency in maps)

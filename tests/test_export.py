@@ -26,6 +26,7 @@ from config import DEMO_SIZES, EXPORTS
 from phases import export
 from phases.formats import FORMATS, base, card, hub, keras, node, tfjs
 from phases.formats.examples import run_example
+from photographs import sample_photograph
 from utils import UserError, check_writable
 
 ROOT = Path(__file__).parents[1]
@@ -203,7 +204,7 @@ def test_tensorflow_js_agrees_at_the_demos_sizes(tmp_path, width, sizes, bits, b
     network = msinet.from_arrays(seeded_network(width), (240, 320))
     tfjs.write_tfjs(network, tmp_path, bits)
     keras_model = base.keras_model(network)
-    photograph = images.decode_image(tf.io.read_file(str(main.sample_photograph())), 3)
+    photograph = images.decode_image(tf.io.read_file(str(sample_photograph())), 3)
     batches = [images.resize_and_pad(photograph, size, images.IMAGE_PADDING).numpy()[None] for size in sizes]
     maps, _ = node.run_in_node(tmp_path, batches)
     for fitted, received in zip(batches, maps, strict=True):

@@ -1,5 +1,7 @@
 """The command line: quick answers, flags for every parameter, and one line for each mistake."""
 
+import dataclasses
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +10,13 @@ import pytest
 
 import main
 from acquisition.datasets import input_size, names
-from config import PARAMS, RECIPES, VARIANTS
+from arguments import params_of
+from config import PARAMS, RECIPES, VARIANTS, defaults
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_help_and_bad_arguments_do_not_import_tensorflow():
+def test_help_and_bad_arguments_do_not_import_heavy_packages():
     script = """
 import sys, main
 for arguments in (
@@ -29,33 +32,63 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_every_parameter_is_a_flag_of_train():
-    flags = {
-        "epochs": "3", "batch_size": "2", "learning_rate": "0.5", "warmup_steps": "7", "cosine_decay": None,
-        "weight_decay": "0.25", "mirror": None, "color": "0.125", "crop": "0.5", "scales": "0.75",
-        "weight_average": "0.5", "cc_weight": "0.5", "nss_weight": "0.25", "gpus": "2",
-        "cache": None, "tensorboard": None, "precision": "bfloat16",
-        "device": "gpu", "seed": "9",
-        "results": "elsewhere",
-    }  # fmt: skip
-    assert flags.keys() == PARAMS.keys()
-    arguments = ["train"]
-    for key, value in flags.items():
-        arguments += ["--" + key.replace("_", "-")] + ([value] if value else [])
-    params = main.params_of(main.parse(arguments))
-    assert all(params[key] != PARAMS[key] for key in PARAMS)
+def test_options_that_do_not_fit_together_are_reported_before_tensorflow_is_imported():
+    script = """
+import sys, main
+for command in (
+    "train -d osie osie", "train -d osie --sigma 3", "train -d custom -p nowhere", "submit -d mit300 -p nowhere",
+    "evaluate --protocol mit --fit", "evaluate --fit --split all", "evaluate --name ..",
+    "evaluate -d custom -p nowhere",
+    "reproduce --seeds 2", "reproduce --train --reference nowhere.csv",
+):
+    assert main.main(command.split()) == 2, command
+    assert "tensorflow" not in sys.modules, command
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("phase", ["train", "download", "evaluate", "submit", "reproduce"])
+def test_every_phase_has_options_with_the_names_of_its_flags(phase):
+    options = importlib.import_module(f"phases.{phase}").Options
+    required = ["-d", "mit300", "-p", "x"] if phase == "submit" else []
+    flags = vars(main.parse([phase, *required])).keys() - PARAMS.keys() - {"phase", "recipe"}
+    assert {field.name for field in dataclasses.fields(options)} == flags | {"params"}
+    assert options.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize("key", PARAMS)
+def test_every_parameter_is_a_flag_that_accepts_another_value(key):
+    row, flag = PARAMS[key], f"--{key.replace('_', '-')}"
+    if isinstance(row.value, bool):
+        value, words = not row.value, [flag if not row.value else f"--no-{flag[2:]}"]
+    elif row.choices:
+        value = next(choice for choice in row.choices if choice != row.value)
+        words = [flag, value]
+    elif isinstance(row.value, tuple):
+        value, words = (row.limits[0], row.limits[1]), [flag, *map(str, row.limits)]
+    elif row.limits:
+        value = next(limit for limit in row.limits if limit != row.value)
+        words = [flag, repr(value)]
+    else:
+        value, words = "elsewhere", [flag, "elsewhere"]
+    for phase in ("train", "reproduce", *row.phases):
+        required = {"submit": ["-d", "mit300", "-p", "x"], "export": ["--format", "onnx"]}.get(phase, [])
+        params = params_of(main.parse([phase, *required, *words]))
+        assert params == {**defaults(), key: value}, phase
 
 
 def test_flags_win_over_the_recipe_and_the_recipe_over_the_defaults():
-    assert main.params_of(main.parse(["train"])) == PARAMS
-    params = main.params_of(main.parse(["train", "--recipe", "scratch", "--batch-size", "3", "--no-mirror"]))
+    assert params_of(main.parse(["train"])) == defaults()
+    params = params_of(main.parse(["train", "--recipe", "scratch", "--batch-size", "3", "--no-mirror"]))
     assert (params["batch_size"], params["mirror"]) == (3, False)
     assert params["learning_rate"] == RECIPES["scratch"]["learning_rate"]
-    assert params["device"] == PARAMS["device"]
+    assert params["device"] == PARAMS["device"].value
 
 
 def test_defaults_are_the_papers():
-    assert (PARAMS["epochs"], PARAMS["batch_size"], PARAMS["learning_rate"]) == (10, 1, 1e-5)
+    params = defaults()
+    assert next(iter(params)) == "device"  # The row that most users edit comes first.
+    assert (params["epochs"], params["batch_size"], params["learning_rate"]) == (10, 1, 1e-5)
     sizes = {name: input_size(name) for name in names()}
     assert sizes["salicon"] == sizes["osie"] == (240, 320) and sizes["cat2000"] == sizes["fiwi"] == (216, 384)
     assert sizes["mit1003"] == sizes["dutomron"] == sizes["pascals"] == (360, 360)
@@ -69,7 +102,9 @@ def test_defaults_are_the_papers():
         (["train", "-d", "custom", "-p", "nowhere"], ["No such folder: nowhere", "-p"]),
         (["train", "-p", "nowhere"], ["salicon-stimuli.zip", "network", "--from"]),
         (["download", "-d", "osie", "--from", "nowhere.zip"], ["nowhere.zip", "--from"]),
-        (["train", "-d", "osie", "--valid-fraction", "0.1"], ["--valid-fraction", "custom"]),
+        (["train", "-d", "osie", "--valid-fraction", "0.1"], ["--valid-fraction", "-d custom"]),
+        (["train", "-d", "osie", "--sigma", "3"], ["--sigma", "-d custom"]),
+        (["train", "-d", "osie", "--pixels-per-degree", "30"], ["--pixels-per-degree", "-d custom"]),
         (["train", "-d", "osie", "osie"], ["osie osie", "once"]),
         (["test", "-p", "nowhere.jpg"], ["nowhere.jpg", "-p"]),
         (["test", "--weights", "nowhere.h5"], ["nowhere.h5"]),
@@ -79,7 +114,7 @@ def test_a_users_mistake_is_one_line_and_status_2(arguments, words, capsys, tmp_
     monkeypatch.chdir(tmp_path)
     assert main.main(arguments) == 2
     error = capsys.readouterr().err
-    # The ways by hand, where a download failed, are indented below.
+    # Instructions for downloading by hand are indented below the message.
     assert error.startswith("error: ") and all(line.startswith("  ") for line in error.splitlines()[1:])
     assert "--from" in words or error.count("\n") == 1
     assert all(word in error for word in words)
@@ -88,23 +123,20 @@ def test_a_users_mistake_is_one_line_and_status_2(arguments, words, capsys, tmp_
 @pytest.mark.parametrize(
     "flag",
     ["--epochs=0", "--batch-size=x", "--learning-rate=-1", "--seed=-1", "--crop=1", "--cc-weight=-1", "--scales=nan"]
-    + [f"--{key}={'9' * 21}" for key in ("epochs", "batch-size", "learning-rate", "warmup-steps", "scales", "seed")]
-    + [f"--{key}={'9' * 21}" for key in ("weight-decay", "color", "crop", "weight-average", "cc-weight", "nss-weight")]
-    + ["--learning-rate=1e-300", "--sigma=1e-300", "--scales=1e-300"],
+    + [f"--{key.replace('_', '-')}={'9' * 21}" for key, row in PARAMS.items() if row.limits]
+    + ["--learning-rate=1e-300", "--sigma=1e-300", "--sigma=1e9", "--sigma=0", "--sigma=inf", "--scales=1e-300"],
 )
-def test_impossible_values_are_refused_by_the_parser(flag, capsys):
+def test_impossible_values_are_rejected_by_the_parser(flag, capsys):
     with pytest.raises(SystemExit) as stop:
         main.parse(["train", flag])
     assert stop.value.code == 2
-    assert flag.split("=")[0] in capsys.readouterr().err
+    name, value = flag.split("=")
+    error = capsys.readouterr().err
+    assert name in error and f"received {value}, expected a " in error
 
 
 @pytest.mark.parametrize("phase", ["train", "test"])
-def test_input_size_that_the_network_cannot_have_is_refused_by_the_parser(phase, capsys):
+def test_input_size_that_the_network_cannot_have_is_rejected_by_the_parser(phase, capsys):
     with pytest.raises(SystemExit):
         main.parse([phase, "--input-size", "48", "60"])
     assert "multiple of 8" in capsys.readouterr().err
-
-
-def test_sample_photograph_ships_with_matplotlib():
-    assert main.sample_photograph().is_file()

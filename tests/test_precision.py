@@ -18,6 +18,7 @@ import msinet
 import precision as precision_module
 from data import read_header
 from images import IMAGE_PADDING, read_image, resize_and_pad
+from photographs import sample_photograph
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def fitted():
     """The photograph that Matplotlib ships, as a batch of the network's input."""
-    path = main.sample_photograph()
+    path = sample_photograph()
     return resize_and_pad(read_image(path, read_header(path)), (240, 320), IMAGE_PADDING)[None]
 
 

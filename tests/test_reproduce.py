@@ -1,4 +1,4 @@
-"""Reproduction: from empty folders to the page, killed and gone on, with faults and without, every row again alone."""
+"""Reproduction: from empty folders to the page, killed and resumed, with failures, and every row repeated alone."""
 
 import csv
 import errno
@@ -24,13 +24,15 @@ from test_checkpoint import encoder_of, write_checkpoint, write_frozen_graph
 from tiny_archives import zip_of
 
 import checkpoint
+import download
 import main
 import model
 from acquisition import datasets
-from acquisition.datasets import DATASETS
-from phases import evaluate, reproduce, submit, train
-from phases.reproduction import measure, plan, reference
-from phases.reproduction.ledger import Ledger, brief
+from acquisition.datasets import BENCHMARKS, DATASETS, Benchmark
+from config import MAPS, PARAMS, PROTOCOLS, SPEED, TRAINING, defaults
+from phases import evaluate, reproduce, train
+from phases.reproduction import commands, plan, reference
+from phases.reproduction.ledger import Ledger, Outcome, brief, key_of
 from scoring import pictures
 from utils import DownloadError, UserError
 
@@ -65,11 +67,9 @@ def internet(server, tiny, networks, tmp_path, monkeypatch):
         monkeypatch.setitem(
             DATASETS, name, replace(DATASETS[name], networks=(replace(row, result=f"model_{name}_cpu.pb"),))
         )
-    monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path / "weights")
+    for module in (checkpoint, download):
+        monkeypatch.setattr(module, "WEIGHTS_FOLDER", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
-    monkeypatch.setattr(
-        measure, "measure", lambda options: measure.Speed(1e-5, 1e-4, *[dict.fromkeys(plan.PROTOCOLS, 0.1)] * 2)
-    )
     return server
 
 
@@ -100,7 +100,7 @@ def quick(monkeypatch):
 
     def score(options):
         calls[options.name] += 1
-        words = [options.data, options.protocol, *map(str, options.params["seed"] * [1])]
+        words = [options.data, options.protocol, str(options.params["seed"]), options.params["precision"]]
         words += [checkpoint.file_sha256(Path(path)) for path in options.weights or []]
         value = int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:4], "big") / 2**32
         column = {"NSS": {"mean": value, "low": value - 0.1, "high": value + 0.1, "images": 4}, "CC": None}
@@ -115,16 +115,17 @@ def quick(monkeypatch):
         write(options.folder_of_runs / options.name / "per_image.csv", b"")
         write(options.folder_of_runs / options.name / "summary.json", json.dumps(summary).encode())
 
-    def learn(name, groups, params, *, variant, context, init):
-        calls[f"train {name} {context} {params['seed']}"] += 1
-        results = Path(params["results"])
+    def learn(options):
+        (name,), seed, results = options.data, options.params["seed"], Path(options.params["results"])
+        calls[f"train {name} {options.context} {seed}"] += 1
+        contents = f"{name} {options.context} {seed} {options.init}".encode()
         for kind in ("best", "latest"):
-            write(results / "ckpts" / kind / f"{name}.weights.h5", f"{name} {context} {params['seed']} {init}".encode())
+            write(results / "ckpts" / kind / f"{name}.weights.h5", contents)
         rows = "epoch,loss,val_loss,learning_rate,seconds\n1,2.0,1.5,1e-05,1\n2,1.0,1.25,1e-05,1\n"
         write(results / "history" / f"{name}.csv", rows.encode())
 
     monkeypatch.setattr(evaluate, "run", score)
-    monkeypatch.setattr(train, "train", learn)
+    monkeypatch.setattr(train, "run", learn)
     return calls
 
 
@@ -155,7 +156,7 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
     assert run("-d", "all") == 0
     rows, page, content = run.rows(), run.page(), run.json()
     titles = Counter((row["dataset"], row["protocol"]) for row in rows.values())
-    assert set(titles) == {(name, protocol) for name in DATASETS for protocol in plan.PROTOCOLS}
+    assert set(titles) == {(name, protocol) for name in DATASETS for protocol in PROTOCOLS}
     for name in DATASETS:
         # Published, SALICON's beside it, the dataset's own maps, uniform, centre bias; people where they are known.
         known = name in ("salicon", "dutomron", "pascals", "osie")
@@ -234,7 +235,7 @@ def test_seeds_and_the_ablation_are_trained_each_once_and_give_mean_and_spread(i
 
 
 def test_benchmarks_are_predicted_where_their_photographs_are(internet, quick, run, tmp_path, photograph, monkeypatch):
-    monkeypatch.setitem(submit.BENCHMARKS, "mit300", submit.Benchmark("mit1003", images=2))
+    monkeypatch.setitem(BENCHMARKS, "mit300", Benchmark("mit1003", 2, ("mit300",)))
     for i in range(2):
         write(tmp_path / "data" / "mit300" / f"i{i}.jpg", tf.io.encode_jpeg(photograph(seed=i)))
     assert run("-d", "osie") == 0
@@ -315,17 +316,15 @@ import sys, time
 from dataclasses import replace
 import main
 from acquisition.datasets import DATASETS
-from phases import evaluate
-from phases.reproduction import measure
+from phases.evaluation import scores
 DATASETS["osie"] = replace(DATASETS["osie"], train=3, valid=1, input_size=(48, 64))
-measure.table = lambda *_: ""
-score = evaluate.score_all
+score = scores.score_all
 def stand_still(models, truth, protocol, options):
     if not options.baselines:
         print("standing still", flush=True)
         time.sleep(60)
     return score(models, truth, protocol, options)
-evaluate.score_all = stand_still
+scores.score_all = stand_still
 main.main(sys.argv[1:])
 """
 
@@ -364,7 +363,7 @@ def test_what_is_done_is_not_done_again_unless_something_of_it_has_changed(inter
 
     np.savez(narrow, **arrays_of(6))  # Other weights of the same name: the baselines stay.
     assert run(*flags) == 0 and len(quick) == 6 and set(quick.values()) == {1}
-    title = "narrow.npz, in the published network's place"
+    title = "narrow.npz, instead of the published network"
     key = ("published", title, "osie", "mit")
     assert run.rows()[key] != first[key]
     assert run(*flags, "--seed", "7") == 0 and len(quick) == 10  # Another seed: nothing is mixed in.
@@ -373,6 +372,55 @@ def test_what_is_done_is_not_done_again_unless_something_of_it_has_changed(inter
     assert run(*flags) == 0 and len(quick) == 14
     shutil.rmtree(run.folder / "evaluation")  # What a record promises is gone.
     assert run(*flags) == 0 and sorted(quick.values()) == [1] * 10 + [2] * 4
+
+
+OTHER = {"precision": "bfloat16", "seed": 7}  # another value for each parameter that affects maps
+
+
+@pytest.mark.parametrize("key", [key for key, row in PARAMS.items() if row.affects == MAPS])
+def test_parameter_that_affects_maps_changes_an_evaluation_and_its_command(key, tmp_path):
+    keys, printed = [], []
+    for params in (defaults(), {**defaults(), key: OTHER[key]}):
+        options = plan.Options(["osie"], tmp_path, params)
+        (step,) = [s for s in plan.make_plan(options) if s.name == "evaluate published network on osie, mit"]
+        found = {need: {"folder": "f", "path": "w", "identity": "i"} for need in step.needs}
+        keys.append(key_of(step, found))
+        printed.append(commands.command_of(Outcome(step, result={"scores": {}}, inputs=found), options))
+    assert keys[0] != keys[1]
+    assert f"--{key} {OTHER[key]}" in printed[1] and f"--{key} " not in printed[0]
+
+
+@pytest.mark.parametrize("key", PARAMS)
+def test_training_is_repeated_unless_a_parameter_affects_only_speed(key):
+    params = {**defaults(), key: "another"}
+    assert (plan.decisive("train", params) != plan.decisive("train", defaults())) == (PARAMS[key].affects != SPEED)
+    assert plan.decisive("evaluate", params) == plan.decisive("evaluate", defaults()) or PARAMS[key].affects == MAPS
+    assert PARAMS[key].affects in (MAPS, TRAINING, SPEED)
+
+
+def test_another_precision_is_scored_again(internet, quick, run):
+    assert run("-d", "osie") == 0
+    scores = run.rows()["published", "published network", "osie", "mit"]["scores"]
+    assert run("-d", "osie", "--precision", "bfloat16") == 0
+    assert run.rows()["published", "published network", "osie", "mit"]["scores"] != scores
+    assert len(quick) == 8 and run.page().count("--precision bfloat16") == 4
+
+
+def test_every_command_has_the_options_of_its_step(internet, vgg16, run, quick, monkeypatch):
+    flags = ["-d", "osie", "--train", "--seed", "5", "--batch-size", "3", "--scales", "0.5", "1", "--mirror"]
+    assert run(*flags, "--weights", "lite", "--precision", "bfloat16", "--input-size", "24", "32") == 0
+    done = {kind: [] for kind in ("train", "evaluate")}
+    for kind, phase in (("train", train), ("evaluate", evaluate)):
+        monkeypatch.setattr(phase, "run", done[kind].append)
+    for step in run.json()["steps"]:
+        if step["kind"] in done:
+            assert main.main(shlex.split(step["command"])[2:]) == 0
+    assert len(done["train"]) == 2 and len(done["evaluate"]) == 6
+    expected = {"batch_size": 3, "precision": "bfloat16", "seed": 5, "results": str(run.folder / "again")}
+    for options in [*done["train"], *done["evaluate"]]:
+        assert expected.items() <= options.params.items() and options.input_size == (24, 32)
+    assert all(o.params["scales"] == (0.5, 1.0) and o.params["mirror"] and o.init for o in done["train"])
+    assert sorted(o.protocol for o in done["evaluate"]) == ["mit"] * 3 + ["tuebingen"] * 3
 
 
 # --- Faults -----------------------------------------------------------------------------------------------------------
@@ -400,16 +448,17 @@ def test_rows_that_cannot_be_made_say_why_and_the_others_are_right(internet, vgg
         score(options)
 
     monkeypatch.setattr(evaluate, "run", full)
-    learn = train.train
+    learn = train.run
 
-    def diverge(name, *arguments, **options):
+    def diverge(options):
+        (name,) = options.data
         if name == "dutomron":
             raise UserError("The loss became nan in epoch 1, step 3; no epoch was complete. Try a smaller one.")
         if name == "mit1003":
             raise RuntimeError("nobody foresaw it")
-        learn(name, *arguments, **options)
+        learn(options)
 
-    monkeypatch.setattr(train, "train", diverge)
+    monkeypatch.setattr(train, "run", diverge)
     assert run("-d", *names, "--train") == 1
     reasons = {key: row["reason"] for key, row in run.rows().items() if row["reason"]}
     of = {(network, dataset, protocol): reason for (network, _, dataset, protocol), reason in reasons.items()}
@@ -429,7 +478,7 @@ def test_rows_that_cannot_be_made_say_why_and_the_others_are_right(internet, vgg
         assert "the disk is full" in text and "nan in epoch 1" in text
 
     # Once it can be had, the same command makes what was missing.
-    monkeypatch.setattr(train, "train", learn)
+    monkeypatch.setattr(train, "run", learn)
     monkeypatch.setattr(evaluate, "run", score)
     quick.clear()
     run("-d", "osie", "dutomron", "--train")
@@ -461,35 +510,22 @@ def test_errors_in_a_few_words():
     )
     assert brief(UserError("The loss became nan. Try another.")) == "The loss became nan"
     assert brief(OSError(errno.ENOSPC, "No space left")) == "the disk is full"
-    assert brief(MemoryError()) == "the memory is too small"
+    assert brief(MemoryError()) == "there is not enough memory"
     assert brief(KeyError("x")) == "KeyError: 'x'" and len(brief(UserError("x" * 500))) == 160
 
 
 # --- Before anything is done ------------------------------------------------------------------------------------------
 
 
-def test_plan_is_told_with_what_it_takes_and_nothing_is_done(internet, quick, run, tmp_path, monkeypatch):
+def test_dry_run_prints_downloads_and_disk_space_and_does_nothing(internet, quick, run, tmp_path, monkeypatch):
     assert run("--dry-run", "-d", "osie", "salicon", "--train") == 0
     lines = {line[4:].split("  ")[0]: line for line in run.printed.splitlines()}
     assert "0.07 GB" in lines["data of osie"] and "2.30 GB" in lines["data of salicon"]
     assert "0.10 GB" in lines["published network of osie"] and "0.06 GB" in lines["VGG16"]
-    # Three images that train and one that validates, ten epochs of 48×64 pixels at the measured speed.
-    assert "10 s" in lines["train on osie, aspp, seed 42"]
-    assert "Together: 2." in run.printed
+    assert "0.70 GB" in lines["train on osie, aspp, seed 42"]  # three checkpoints, two with the optimizer's state
+    assert "Together: 2.63 GB to download" in run.printed and "of disk space." in run.printed
     assert not quick and not internet.requests and not (tmp_path / "results").exists()
     assert not (tmp_path / "data").exists()
-
-
-def test_time_is_expected_from_what_is_measured_here(monkeypatch, tmp_path):
-    monkeypatch.setattr(measure, "MEASURED_SIZE", (24, 32))
-    monkeypatch.setattr(measure, "SCORED_SHAPE", (24, 32))
-    params = main.params_of(main.parse(["reproduce"]))
-    options = plan.Options(["osie"], tmp_path, params, weights="lite", train=True, variant="lite")
-    speed = measure.measure(options)
-    assert speed.predict > 0 and speed.train > speed.predict
-    assert all(speed.score[name] > 0 and speed.gold[name] > 0 for name in plan.PROTOCOLS)
-    lines = measure.table(options, plan.make_plan(options)).splitlines()
-    assert lines[-1].startswith("Measured here and now:") and "to predict a 24×32 map" in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -532,7 +568,7 @@ def test_numbers_from_elsewhere_stand_beside_ours_and_are_marked_outside_of_the_
     near, far = run.json()["references"]
     assert (near["outside"], far["outside"]) == (False, True)
     assert near["difference"] == pytest.approx(-0.05) and far["difference"] == pytest.approx(0.25)
-    section = run.page().partition("## Elsewhere and here")[2].partition("## ")[0]
+    section = run.page().partition("## Published and reproduced")[2].partition("## ")[0]
     (line,) = [line for line in section.splitlines() if "Table 2, left" in line]
     assert (
         "+0.250" in line and "**outside**" in line and "outside" not in section.partition("Table 1")[0].split("\n")[-1]
@@ -573,5 +609,5 @@ def test_latex_has_a_line_for_each_dataset_and_as_many_cells_as_columns(internet
     assert text.count(r"\begin{tabular}{lr}") == text.count(r"\bottomrule") == 2  # NSS alone has values here.
     lines = [line for line in text.splitlines() if line.strip().startswith(("osie &", "fiwi &"))]
     assert len(lines) == 2 * 2 * 5 and all(line.count(" & ") == 1 and line.endswith(r"\\") for line in lines)
-    (failed, _) = [line for line in lines if "not made" in line]
-    assert r"\multicolumn{1}{l}{not made: published network of fiwi" in failed and "_" not in failed.replace(r"\_", "")
+    (failed, _) = [line for line in lines if "failed" in line]
+    assert r"\multicolumn{1}{l}{failed: published network of fiwi" in failed and "_" not in failed.replace(r"\_", "")

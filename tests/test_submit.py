@@ -1,4 +1,4 @@
-"""Submissions: complete, normalised, of the images' own names and sizes, or not there at all."""
+"""Submissions: complete, normalized, with the images' names and sizes, or no files at all."""
 
 import io
 import zipfile
@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 import checkpoint
 import main
 import model
+from acquisition.datasets import BENCHMARKS, Benchmark
 from phases import submit
 from scoring import density
 from scoring.fitted import FittedDensity
@@ -24,12 +25,11 @@ SIZES = {"Action/001.jpg": (40, 60), "Action/002.jpg": (40, 60), "Random/001.jpg
 
 @pytest.fixture
 def stimuli(tmp_path, photograph, monkeypatch):
-    """A test set as CAT2000 is laid out, with two folders of two images."""
+    """A test set with the structure of CAT2000: two folders of two images."""
     for i, (name, size) in enumerate(SIZES.items()):
         write(tmp_path / "Stimuli" / name, tf.io.encode_jpeg(photograph(*size, seed=i)))
     write(tmp_path / "Stimuli" / "Action" / "Output" / "001_SaliencyMap.jpg", tf.io.encode_jpeg(photograph()))
-    small = submit.Benchmark("cat2000", images=4, folders=2)
-    monkeypatch.setitem(submit.BENCHMARKS, "cat2000", small)
+    monkeypatch.setitem(BENCHMARKS, "cat2000", Benchmark("cat2000", images=4, folders=2))
     return tmp_path / "Stimuli"
 
 
@@ -74,10 +74,10 @@ def test_fitted_density_is_used(run, tmp_path):
     assert run("--density", tmp_path / "density.json") == 0
     with h5py.File(tmp_path / "submissions" / "cat2000_densities.hdf5") as file:
         values = file["Action/001.jpg"][()]
-    assert values[20, 30] > values[0, 0] + 8  # Such a strong centre bias has no default density.
+    assert values[20, 30] > values[0, 0] + 8  # The default density has no such strong center bias.
 
 
-def test_incomplete_test_set_is_refused(run, stimuli, tmp_path, capsys):
+def test_incomplete_test_set_is_rejected(run, stimuli, tmp_path, capsys):
     (stimuli / "Random" / "002.jpg").unlink()
     assert run() == 2
     assert "Found 3 images in 2 folders" in capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_unreadable_image_leaves_no_file(run, stimuli, tmp_path, capsys):
     assert not list((tmp_path / "submissions").iterdir())
 
 
-def test_density_that_is_not_normalised_leaves_no_file(run, tmp_path, monkeypatch, capsys):
+def test_density_that_is_not_normalized_leaves_no_file(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(density, "default_log_density", lambda saliency: np.log(saliency + 1.0))
     assert run() == 2
     assert "instead of 1" in capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_density_that_is_not_normalised_leaves_no_file(run, tmp_path, monkeypatc
         (lambda file: replace(file, np.full((4, 5), np.nan, np.float32)), "instead of 1"),
     ],
 )
-def test_reading_back_finds_what_is_wrong(tmp_path, damage, message):
+def test_wrong_densities_are_rejected(tmp_path, damage, message):
     path = tmp_path / "densities.hdf5"
     with h5py.File(path, "w") as file:
         file["a.jpg"] = np.full((4, 5), -np.log(20), np.float32)
@@ -122,16 +122,26 @@ def test_reading_back_finds_what_is_wrong(tmp_path, damage, message):
         submit.validate_densities(path, {"a.jpg": (4, 5)})
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "color"), [("b.jpg", (4, 5), "L"), ("a.jpg", (5, 4), "L"), ("a.jpg", (4, 5), "RGB")]
+)
+def test_archive_of_maps_with_a_wrong_name_size_or_color_is_rejected(tmp_path, name, size, color):
+    path, contents = tmp_path / "maps.zip", io.BytesIO()
+    Image.new(color, size[::-1]).save(contents, "jpeg")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, contents.getvalue())
+    with pytest.raises(UserError, match=r"the first differences|is not a grayscale JPEG of 5×4"):
+        submit.validate_maps(path, {"a.jpg": (4, 5)})
+
+
 def replace(file, values):
     del file["a.jpg"]
     file["a.jpg"] = values
 
 
 def test_published_benchmarks_are_those_of_the_paper():
-    assert {
-        "mit300": submit.Benchmark("mit1003", 300, 0),
-        "cat2000": submit.Benchmark("cat2000", 2000, 20),
-    } == submit.BENCHMARKS
+    rows = {name: (row.dataset, row.images, row.folders) for name, row in BENCHMARKS.items()}
+    assert rows == {"mit300": ("mit1003", 300, 0), "cat2000": ("cat2000", 2000, 20)}
     assert submit.map_name("i1.jpg") == "i1.jpg" and submit.map_name("a/b.c.png") == "a/b.c.jpg"
 
 

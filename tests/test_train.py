@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,9 +22,9 @@ import data
 import loss
 import main
 import model
-from config import PARAMS, VERSION
-from phases import train
-from phases.training import batches, callbacks
+from config import PARAMS, SPEED, VERSION, defaults
+from phases.training import batches, callbacks, fit, optimizer
+from phases.training.run import Run
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def five_steps(numbers) -> dict:
     network = model.build_model()
     before = seeded_arrays(network)
     set_arrays(network, before)
-    train.compile_model(network, PARAMS, steps=5)
+    optimizer.compile_model(network, defaults(), steps=5)
     losses = [network.train_on_batch(numbers["input"], numbers["target"]) for _ in range(5)]
     losses.append(network.test_on_batch(numbers["input"], numbers["target"]))
     after = checkpoint.arrays_of(network)
@@ -131,11 +132,11 @@ def test_continuing_with_other_settings_is_refused_and_restart_begins_anew(tiny_
 def test_setting_that_an_earlier_version_did_not_record_does_not_stop_a_run(tmp_path, monkeypatch):
     attributes = {"settings": {"seed": 1}, "history": [{"epoch": 1}], "start": "random weights"}
     monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
-    continued = train.Run(tmp_path, "custom", {"seed": 1, "sigma": None, "valid_fraction": 0.2})
+    continued = Run(tmp_path, "custom", {"seed": 1, "sigma": None, "valid_fraction": 0.2})
     continued.read()
     assert continued.history == [{"epoch": 1}]
     with pytest.raises(UserError, match="seed was 1, now 2"):
-        train.Run(tmp_path, "custom", {"seed": 2, "sigma": None}).read()
+        Run(tmp_path, "custom", {"seed": 2, "sigma": None}).read()
 
 
 def test_checkpoints_know_what_trained_them(tiny_dataset, tmp_path):
@@ -168,7 +169,7 @@ def test_run_is_not_continued_with_changed_photographs_or_maps(tiny_dataset, tmp
     for kind in ("stimuli", "saliency", "fixations"):
         (folder / kind / "0001.png").rename(folder / kind / "0009.png")
     assert run(folder, "--epochs", "2", "--results", str(results)) == 2
-    assert "other images train or validate" in capsys.readouterr().err
+    assert "the training or validation images are not the same" in capsys.readouterr().err
 
 
 def test_run_that_was_split_by_an_earlier_version_is_not_continued(tiny_dataset, tmp_path, monkeypatch, capsys):
@@ -182,21 +183,21 @@ def test_run_that_was_split_by_an_earlier_version_is_not_continued(tiny_dataset,
     assert "custom_split was by shuffling, now by name" in capsys.readouterr().err
 
 
-def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
+    tiny_dataset, tmp_path, monkeypatch, capsys
+):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
     assert run(folder, "--epochs", "1", "--results", str(results)) == 0
     before = (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes()
-    monkeypatch.setattr(train, "kld", lambda true, predicted: predicted[:, 0, 0, 0] * float("nan"))
-    groups = [data.load_groups("custom", folder, (48, 64))]
-    params = {**PARAMS, "learning_rate": 1e-3, "epochs": 2, "results": str(results)}
-    with pytest.raises(UserError, match=r"loss became nan in epoch 2, step 1; the last good checkpoint is"):
-        train.train("custom", groups, params, variant="lite", init="scratch")
+    monkeypatch.setattr(optimizer, "kld", lambda true, predicted: predicted[:, 0, 0, 0] * float("nan"))
+    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+    assert "loss became nan in epoch 2, step 1; the last good checkpoint is" in capsys.readouterr().err
     assert (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes() == before
 
 
 def compiled_model(**params):
     network = model.build_model(width=0.125, seed=1)
-    train.compile_model(network, {**PARAMS, **params}, steps=1)
+    optimizer.compile_model(network, {**defaults(), **params}, steps=1)
     return network
 
 
@@ -206,20 +207,20 @@ def row_of(epoch: int, val_loss: float = 1.0) -> dict:
 
 @pytest.mark.parametrize("fault", ["loss", "weight", "optimizer"])
 def test_nothing_with_a_loss_or_weights_that_are_not_numbers_is_saved(tmp_path, fault):
-    network, run = compiled_model(), train.Run(tmp_path, "custom", {})
+    network, run = compiled_model(), Run(tmp_path, "custom", {})
     if fault == "weight":
         network.variables[-1].assign([np.inf])
     if fault == "optimizer":
         next(v for v in network.optimizer.variables if "velocity" in v.path and v.shape == (1,)).assign([np.nan])
-    with pytest.raises(UserError, match=r"not a number; no epoch was complete. Try a smaller --learning-rate"):
+    with pytest.raises(UserError, match=r"not a number; no epoch was completed. Try a smaller --learning-rate"):
         run.save(network, row_of(1, np.nan if fault == "loss" else 1.0))
     assert run.history == [] and not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 def test_run_without_a_best_epoch_says_so(tmp_path):
-    run = train.Run(tmp_path, "custom", {"learning_rate": 7.0})
+    run = Run(tmp_path, "custom", {"learning_rate": 7.0})
     run.history = [row_of(1, float("nan"))]
-    with pytest.raises(UserError, match=r"no best checkpoint. Begin anew with --restart and a --learning-rate below 7"):
+    with pytest.raises(UserError, match=r"no best checkpoint. Start over with --restart and a --learning-rate below 7"):
         run.best()
     run.history.append(row_of(2, 3.0))
     assert run.best() == 3.0
@@ -262,14 +263,14 @@ def test_averaged_weights_come_and_go_exactly():
 
 def test_float16_scales_the_loss_and_its_checkpoint_holds_float32(tmp_path):
     network = model.build_model(width=0.125, seed=1, precision="float16")
-    train.compile_model(network, {**PARAMS, "precision": "float16", "weight_average": 0.9}, steps=1)
-    assert isinstance(network.optimizer, train.keras.optimizers.LossScaleOptimizer)
+    optimizer.compile_model(network, {**defaults(), "precision": "float16", "weight_average": 0.9}, steps=1)
+    assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
     before, images = checkpoint.arrays_of(network), np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3))
     for _ in range(12):  # The scale is halved until the gradients fit into float16.
         assert np.isfinite(network.train_on_batch(images, images[..., :1]))
     after = checkpoint.arrays_of(network)
     assert any(np.abs(after[name] - before[name]).max() > 0 for name in before)
-    run = train.Run(tmp_path, "custom", {})
+    run = Run(tmp_path, "custom", {})
     run.save(network, row_of(1))
     with h5py.File(run.latest_path) as file:
         kinds = {value.dtype for value in find_datasets(file["layers"])}
@@ -287,7 +288,7 @@ def test_cached_images_are_the_same_and_are_gone_afterwards(tiny_dataset, tmp_pa
     folder = tiny_dataset(count=5, height=60, width=40)
     groups = [[group] for group in data.load_groups("custom", folder, (48, 64))]
     plan = batches.training_plan(groups[0], 2, seed=0, epoch=0)
-    with batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True}, *groups) as (training, validation):
+    with batches.loaders(tmp_path / "cache", {**defaults(), "cache": True}, *groups) as (training, validation):
         for (images, truths), (cached, cached_truths) in zip(batches.load_batches(plan), training(plan), strict=True):
             np.testing.assert_array_equal(cached, images)
             np.testing.assert_array_equal(cached_truths, truths)
@@ -300,7 +301,7 @@ def test_cached_images_are_the_same_and_are_gone_afterwards(tiny_dataset, tmp_pa
 
 def test_training_that_varies_its_images_caches_those_of_the_validation_only(tiny_dataset, tmp_path, capsys):
     groups = [[group] for group in data.load_groups("custom", tiny_dataset(count=5), (48, 64))]
-    with batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True, "mirror": True}, *groups) as (training, _):
+    with batches.loaders(tmp_path / "cache", {**defaults(), "cache": True, "mirror": True}, *groups) as (training, _):
         assert training.keywords == {"augmentation": {"mirror": True}}
         assert len(list((tmp_path / "cache").iterdir())) == 1
     assert "only those of the validation are cached" in capsys.readouterr().out
@@ -312,7 +313,7 @@ def test_cache_that_does_not_fit_on_the_disk_is_not_begun(tiny_dataset, tmp_path
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5 * 16 * 48 * 64 - 1))
     with (
         pytest.raises(UserError, match="The disk is full"),
-        batches.loaders(tmp_path / "cache", {**PARAMS, "cache": True}, *groups),
+        batches.loaders(tmp_path / "cache", {**defaults(), "cache": True}, *groups),
     ):
         pass
     assert not (tmp_path / "cache").exists()
@@ -364,20 +365,20 @@ def test_picture_for_tensorboard_is_the_photograph_its_map_and_the_truth():
 
 def test_second_training_of_a_run_is_refused_and_names_the_first(tiny_dataset, tmp_path, capsys):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
-    with train.Run(results, "custom", {}).lock():
+    with Run(results, "custom", {}).lock():
         assert run(folder, "--epochs", "1", "--results", str(results)) == 2
     assert f"process {os.getpid()}, since 20" in capsys.readouterr().err
-    with train.Run(results, "custom", {}).lock():
+    with Run(results, "custom", {}).lock():
         pass
 
 
 def test_continued_run_keeps_its_init_and_refuses_another(tmp_path):
-    network, first = compiled_model(), train.Run(tmp_path, "custom", {"init": "scratch"}, epochs=5)
+    network, first = compiled_model(), Run(tmp_path, "custom", {"init": "scratch"}, epochs=5)
     first.start = "random weights"
     first.save(network, row_of(1))
     with pytest.raises(UserError, match="init was scratch, now /nonexistent"):
-        train.Run(tmp_path, "custom", {"init": "/nonexistent"}).read()
-    continued = train.Run(tmp_path, "custom", {"init": None})
+        Run(tmp_path, "custom", {"init": "/nonexistent"}).read()
+    continued = Run(tmp_path, "custom", {"init": None})
     continued.read()
     assert continued.beginning() == f"epoch 1 of {continued.latest_path}; first from random weights"
     assert continued.epochs_before == 5
@@ -391,8 +392,8 @@ def test_parameter_that_an_earlier_version_did_not_know_had_its_default(tmp_path
     attributes = {"settings": {"seed": 1}, "history": [{"epoch": 1}], "start": start}
     monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
     with pytest.raises(UserError, match=r"cc_weight was 0.0, now 1.0"):
-        train.Run(tmp_path, "custom", {"seed": 1, "cc_weight": 1.0}).read()
-    continued = train.Run(tmp_path, "custom", {"seed": 1, "cc_weight": 0.0, "scales": [1.0], "init": "lite"})
+        Run(tmp_path, "custom", {"seed": 1, "cc_weight": 1.0}).read()
+    continued = Run(tmp_path, "custom", {"seed": 1, "cc_weight": 0.0, "scales": [1.0], "init": "lite"})
     continued.read()
     assert continued.start == "random weights"
     assert "--init lite has no effect" in capsys.readouterr().out
@@ -400,42 +401,55 @@ def test_parameter_that_an_earlier_version_did_not_know_had_its_default(tmp_path
 
 def test_warm_up_is_heeded_without_a_cosine_and_is_never_most_of_a_training():
     def rates(epochs, *steps, **params):
-        rate = train.learning_rate({**PARAMS, "learning_rate": 1.0, "epochs": epochs, **params}, 10)
+        rate = optimizer.learning_rate({**defaults(), "learning_rate": 1.0, "epochs": epochs, **params}, 10)
         return [pytest.approx(float(rate(step)), abs=1e-6) for step in steps]
 
     assert rates(10, 0, 5, 20, 90, warmup_steps=20) == [0, 0.25, 1, 1]
     assert rates(10, 0, 5, 20, 60, 100, warmup_steps=20, cosine_decay=True) == [0, 0.25, 1, 0.5, 0]
     assert rates(2, 0, 1, 2, 11, 20, warmup_steps=200, cosine_decay=True) == [0, 0.5, 1, 0.5, 0]
-    assert train.learning_rate(PARAMS, 10) == PARAMS["learning_rate"]
+    assert optimizer.learning_rate(defaults(), 10) == PARAMS["learning_rate"].value
 
 
-def test_shortened_warm_up_and_stretched_cosine_are_said(tmp_path, capsys):
-    run = train.Run(tmp_path, "custom", {})
-    run.history, run.epochs_before = [row_of(1)], 2
-    params = {**PARAMS, "learning_rate": 1.0, "epochs": 2, "cosine_decay": True}
-    train._say_learning_rate(run, params, 10)
-    assert capsys.readouterr().out == ""
-    train._say_learning_rate(run, {**params, "epochs": 4, "warmup_steps": 200}, 10)
-    output = capsys.readouterr().out
-    assert "rises over 4 steps instead of 200, which would be most of this training's 40" in output
-    assert "was to have 2 epochs and now has 4: the learning rate goes on with 0.9" in output
+def test_shortened_warm_up_and_stretched_cosine_are_explained():
+    params = {**defaults(), "learning_rate": 1.0, "epochs": 2, "cosine_decay": True}
+    assert optimizer.explain_learning_rate(params, 10, 1, 2) == []
+    params |= {"epochs": 4, "warmup_steps": 200}
+    warmup, decay = optimizer.explain_learning_rate(params, 10, 1, 2)
+    assert "rises over 4 steps instead of 200, which would be most of this training's 40" in warmup
+    assert "started with --epochs 2 and now has 4: the learning rate continues with 0.9" in decay
 
 
-def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(tiny_dataset, tmp_path, monkeypatch):
-    folder, received = tiny_dataset(count=3, height=64, width=48), []
-    monkeypatch.setattr(train, "_train", lambda run, *parts: received.append((run, *parts)))
-    assert run(folder, "--input-size", "auto", "--results", str(tmp_path)) == 0
-    assert run(folder, "--input-size", "56", "72", "--results", str(tmp_path)) == 0
-    sizes = [[group.size for group in (*groups, *valid)] for _, _, groups, valid, _ in received]
-    assert sizes == [[(320, 240)] * 2, [(56, 72)] * 2]
-    assert [run.settings["fit_pixels"] for run, *_ in received] == [240 * 320, None]
+@pytest.mark.parametrize(
+    ("flags", "size", "pixels"), [(["auto"], (320, 240), 240 * 320), (["56", "72"], (56, 72), None)]
+)
+def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(
+    tiny_dataset, tmp_path, monkeypatch, flags, size, pixels
+):
+    plans = []
+
+    def stop(strategy, plan, load):
+        plans.append(plan)
+        raise UserError("enough")
+
+    monkeypatch.setattr(fit, "feed", stop)
+    assert run(tiny_dataset(count=3, height=64, width=48), "--input-size", *flags, "--results", str(tmp_path)) == 2
+    assert {batch.size for batch in plans[0]} == {size}
+    record = json.loads((tmp_path / "history" / "custom.json").read_text(encoding="utf-8"))
+    assert record["settings"]["fit_pixels"] == pixels
+
+
+@pytest.mark.parametrize("key", PARAMS)
+def test_resumed_run_must_match_every_parameter_that_affects_more_than_speed(tiny_dataset, key):
+    groups = {"custom": data.load_groups("custom", tiny_dataset(count=3), (48, 64))}
+    settings = fit.settings_of(groups, defaults(), variant="lite", context="aspp", init=None, fit_pixels=None)
+    assert (key in settings) == (PARAMS[key].affects != SPEED and key != "epochs")
 
 
 def test_memory_that_is_too_small_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):
     def exhaust(*arguments, **options):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr(train.keras.Model, "fit", exhaust)
+    monkeypatch.setattr(keras.Model, "fit", exhaust)
     assert run(tiny_dataset(count=3), "--results", str(tmp_path / "results")) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--batch-size" in error
@@ -461,11 +475,10 @@ def test_dataset_without_validation_images_is_refused(tiny_dataset, tmp_path, ca
 def test_fine_tuning_starts_from_the_best_salicon_checkpoint(tiny_dataset, tmp_path, capsys):
     results = tmp_path / "results"
     salicon = model.build_model(width=0.25, batch_norm=True, seed=7)
-    train.compile_model(salicon, PARAMS, steps=1)
+    optimizer.compile_model(salicon, defaults(), steps=1)
     checkpoint.save_checkpoint(salicon, results / "ckpts" / "best" / "salicon.weights.h5", {})
-    groups = [data.load_groups("custom", tiny_dataset(count=3), (48, 64))]
-    params = {**PARAMS, "epochs": 1, "results": str(results), "learning_rate": 1e-12}
-    train.train("custom", groups, params, variant="lite")
+    groups = {"custom": data.load_groups("custom", tiny_dataset(count=3), (48, 64))}
+    fit.train(groups, {**defaults(), "epochs": 1, "results": str(results), "learning_rate": 1e-12}, variant="lite")
     assert "salicon.weights.h5" in capsys.readouterr().out
     tuned = checkpoint.read_arrays(results / "ckpts" / "best" / "custom.weights.h5")
     for name, values in checkpoint.arrays_of(salicon).items():

@@ -1,85 +1,105 @@
-"""The commands that repeat the steps of a reproduction alone."""
+"""The phases that do the steps of a reproduction: their options, and the commands that repeat one step alone."""
 
+import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from config import PARAMS
+from phases import download, evaluate, submit, train
 from phases.reproduction.ledger import Outcome
-from phases.reproduction.plan import Options, flags_of
+from phases.reproduction.plan import Options, Step, has_flag
+
+SHORT = {"data": "-d", "path": "-p"}
 
 
-def command_of(outcome: Outcome, options: Options) -> str:
-    """What to type; empty for a step that was not done."""
-    if not outcome.result:
-        return ""
-    return shlex.join(["python", "main.py", *ARGUMENTS[outcome.step.kind](outcome, options)])
+def request(step: Step, inputs: Mapping[str, dict], options: Options, results: Path, name: str | None = None) -> Any:
+    """The options of the phase that trains, evaluates or submits.
 
-
-def _data(outcome: Outcome, options: Options) -> list[str]:
-    return ["download", "-d", outcome.step.data, "-p", str(options.path)]
-
-
-def _weights(outcome: Outcome, options: Options) -> list[str]:
-    which = outcome.step.settings["which"]
-    if which in ("published", "vgg16"):
-        return ["download", "-d", outcome.step.data or "salicon", "--weights"]
-    return ["test", "--weights", which]
-
-
-def _train(outcome: Outcome, options: Options) -> list[str]:
-    step, result = outcome.step, outcome.result
-    assert result
-    params = {**options.params, "seed": step.seed}
-    words = ["train", "-d", step.data, "-p", _folder(outcome), "--init", result["init"]]
-    words += ["--variant", step.settings["variant"], "--context", step.settings["context"]]
-    size = _size(options) if options.size else []
-    return [*words, *size, *flags_of(params, ("results",)), "--results", _again(options)]
-
-
-def _evaluate(outcome: Outcome, options: Options) -> list[str]:
-    step = outcome.step
-    words = ["evaluate", "-d", step.data, "-p", _folder(outcome), "--protocol", step.protocol]
-    if step.network == "baselines":
-        words += ["--maps", str(Path(_folder(outcome), "saliency")), "--baselines"]
-    else:
-        words += ["--weights", _weights_file(outcome, step.needs[1])]
-    return [*words, *_size(options), *_shared(options, "seed"), "--results", _again(options)]
-
-
-def _submit(outcome: Outcome, options: Options) -> list[str]:
-    step = outcome.step
-    words = [
-        "submit",
-        "-d",
+    Args:
+        step: what to do.
+        inputs: the results of the steps that it needs, by their names.
+        options: of the reproduction.
+        results: the folder of the phase's results.
+        name: of an evaluation's folder.
+    """
+    found = [inputs[need] for need in step.needs]
+    params, size = {**options.params, "results": str(results)}, options.input_size
+    if step.kind == "submit":
+        return submit.Options(step.data, Path(step.settings["folder"]), params, weights_of(found[0]), input_size=size)
+    folder, source = Path(found[0]["folder"]), found[1] if len(found) > 1 else None
+    if step.kind == "train":
+        init = source["best"] if source and "best" in source else step.settings["init"]
+        return train.Options(
+            [step.data],
+            folder,
+            {**params, "seed": step.seed},
+            init=init,
+            variant=step.settings["variant"],
+            context=step.settings["context"],
+            input_size=size,
+        )
+    return evaluate.Options(
         step.data,
-        "-p",
-        step.settings["folder"],
-        "--weights",
-        _weights_file(outcome, step.needs[0]),
-    ]
-    return [*words, *_size(options), *_shared(options), "--results", _again(options)]
+        folder,
+        params,
+        weights=[weights_of(source)] if source else None,
+        maps=[] if source else [folder / "saliency"],  # scored for comparison with the baselines
+        protocol=step.protocol,
+        baselines=source is None,
+        name=name,
+        input_size=size,
+    )
 
 
-ARGUMENTS = {"data": _data, "weights": _weights, "train": _train, "evaluate": _evaluate, "submit": _submit}
-
-
-def _folder(outcome: Outcome) -> str:
-    return outcome.inputs[outcome.step.needs[0]]["folder"]
-
-
-def _weights_file(outcome: Outcome, need: str) -> str:
-    source = outcome.inputs[need]
+def weights_of(source: Mapping) -> str:
+    """The file of the weights that a step found or trained."""
     return source.get("best") or source["path"]
 
 
-def _size(options: Options) -> list[str]:
-    return ["--input-size", *map(str, options.size)] if options.size else []
+def command_of(outcome: Outcome, options: Options) -> str:
+    """The command that repeats a step; empty if the step was not done or only looked at a file of weights.
+
+    Results go to a separate folder, so that the command does not change the reproduction.
+    """
+    step = outcome.step
+    if not outcome.result:
+        return ""
+    if step.kind == "data":
+        return command("download", download.Options(step.data, options.path, False, None, False, {}))
+    if step.kind == "weights":
+        published = step.settings["which"] in ("published", "vgg16")
+        fetch = download.Options(step.data or "salicon", None, True, None, False, {})
+        return command("download", fetch) if published else ""
+    return command(step.kind, request(step, outcome.inputs, options, options.folder / "again"))
 
 
-def _shared(options: Options, *keys: str) -> list[str]:
-    """The flags of parameters that are not of training alone."""
-    return flags_of({key: options.params[key] for key in ("device", "batch_size", *keys)})
+def command(phase: str, options: Any) -> str:
+    """The command that runs a phase with these options, whose names are those of the flags."""
+    words = ["python", "main.py", phase]
+    for field in dataclasses.fields(options):
+        value, flag = getattr(options, field.name), SHORT.get(field.name) or f"--{field.name.replace('_', '-')}"
+        if field.name == "params":
+            words += flags_of(phase, value)
+        elif value is True:
+            words.append(flag)
+        elif isinstance(value, list | tuple) and value:
+            words += [flag, *map(str, value)]
+        elif value not in (None, False, [], ()):
+            words += [flag, str(value)]
+    return shlex.join(words)
 
 
-def _again(options: Options) -> str:
-    """A folder of its own, so that nothing of the reproduction is touched."""
-    return str(options.folder / "again")
+def flags_of(phase: str, params: Mapping) -> list[str]:
+    """The flags of a phase's parameters that differ from their defaults."""
+    flags = []
+    for key, value in params.items():
+        if not has_flag(phase, key) or value == PARAMS[key].value:
+            continue
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return flags

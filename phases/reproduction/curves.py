@@ -1,4 +1,4 @@
-"""The learning curves of a reproduction: a picture for each dataset, with all trainings on it."""
+"""The learning curves of a reproduction: one picture per dataset, with all trainings on it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ from utils import whole_file
 
 
 def draw_curves(folder: Path, options: Options, trainings: Sequence[Outcome]) -> list[Path]:
-    """Draw `curves_<dataset>.png` for each dataset with trainings that are done.
+    """Draw `curves_<dataset>.png` for each dataset with finished trainings.
 
     Returns:
         The pictures.
     """
-    from matplotlib.figure import Figure  # Without pyplot no display is asked for.
+    from matplotlib.figure import Figure  # pyplot would require a display.
 
     pictures = []
     for name in dict.fromkeys(outcome.step.data for outcome in trainings):

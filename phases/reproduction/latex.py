@@ -2,7 +2,7 @@
 
 import itertools
 
-from phases.reproduction.plan import PROTOCOLS
+from config import PROTOCOLS
 from phases.reproduction.rows import Row, metrics_of
 from scoring import protocols
 
@@ -14,17 +14,17 @@ SPECIAL = {
 
 
 def document(report) -> str:
-    """All tables, to `\\input` into a document that uses booktabs.
+    """All tables, for `\\input` in a document that uses booktabs.
 
     Args:
         report: a `page.Report`.
     """
-    head = "% Needs \\usepackage{booktabs}. Made by MSI-Net's `reproduce`; results.json says of what.\n"
+    head = "% Needs \\usepackage{booktabs}. Written by MSI-Net's `reproduce`; results.json lists the inputs.\n"
     return head + "\n".join(table(protocol, report) for protocol in PROTOCOLS)
 
 
 def table(protocol: str, report) -> str:
-    """The table of a protocol: a group of lines for each network, a line a dataset, a column a metric."""
+    """The table of a protocol: a group of lines per network, a line per dataset, a column per metric."""
     metrics = metrics_of(protocol, report.rows)
     arrow = protocols.PROTOCOLS[protocol].arrow
     heads = " & ".join(escape(f"{metric} {arrow(metric)}") for metric in metrics)
@@ -45,9 +45,9 @@ def table(protocol: str, report) -> str:
 
 
 def cells(row: Row, metrics: list[str]) -> str:
-    """The numbers of a line, or why there are none."""
+    """The numbers of a line, or the reason why there are none."""
     if not row.scores:
-        return rf"\multicolumn{{{len(metrics)}}}{{l}}{{not made: {escape(row.reason)}}}"
+        return rf"\multicolumn{{{len(metrics)}}}{{l}}{{failed: {escape(row.reason)}}}"
     found = (row.scores.get(metric) for metric in metrics)
     spread = r" {{\scriptsize $\pm$ {:.3f}}}"
     return " & ".join(

@@ -1,4 +1,4 @@
-"""The ledger of a reproduction: does each step once, remembers what came of it, and goes on after any that fails."""
+"""The ledger of a reproduction: does each step once, stores its result, and continues after steps that fail."""
 
 import contextlib
 import errno
@@ -15,24 +15,26 @@ from phases.reproduction.plan import Step
 from phases.reproduction.provenance import measured
 from utils import DownloadError, UserError, whole_file, write_json
 
-# Steps that look at what is there: that is quick, and they do nothing again. Whatever they find decides the keys of
-# the steps that need them, so that no score is taken for one of data or weights that have changed.
+# Steps that only look at files. They are quick and run every time. Their results are part of the keys of the steps that
+# need them, so that changed data or weights are scored again.
 LOOKING = ("data", "weights")
 
-LONGEST_REASON = 160  # letters, in a row of a table
+LONGEST_REASON = 160  # characters in a table
 
 
 @dataclass
 class Outcome:
-    """What came of a step.
+    """The outcome of a step.
 
     Attributes:
-        step, key: which, and the hash of all that decides its result.
-        result: what it found or made; None if it failed. "identity" in it is what later steps depend on.
+        step: the step.
+        key: the hash of everything that determines its result.
+        result: what it found or made; None if it failed. Later steps depend on its "identity".
         reason: why it failed, in a few words.
-        cause: the same, if it was for a step that it needs.
-        seconds, peak_mb: that it took, when it was done; megabytes of memory of this process at most.
+        cause: the same, if a step that it needs failed.
+        seconds, peak_mb: time and peak memory of the process when the step was done.
         done_before: whether an earlier run did it.
+        inputs: the results of the steps that it needs, by their names.
     """
 
     step: Step
@@ -46,24 +48,24 @@ class Outcome:
     inputs: Mapping[str, dict] = field(default_factory=dict)
 
 
-# A step's action: from the step, what came of the steps that it needs, and its key, to its result.
+# A step's action: a function of the step, the results of the steps that it needs, and its key; it returns the result.
 Action = Callable[[Step, Mapping[str, dict], str], dict]
 
 
 class Ledger:
-    """What is done, in `folder/steps/`: a file for each step, which is there when it is done."""
+    """The finished steps, one file each in `folder/steps/`."""
 
     def __init__(self, folder: Path, actions: Mapping[str, Action], say: Callable[[str], None] = print):
         self.folder, self.actions, self.say = folder, actions, say
 
     def do_all(self, steps: Sequence[Step]) -> list[Outcome]:
-        """Do every step that can be done and was not; none that fails keeps another from being done."""
+        """Do all steps that were not done before. A step that fails does not stop the others."""
         outcomes: dict[str, Outcome] = {}
         for number, step in enumerate(steps, 1):
             self.say(f"\n[{number}/{len(steps)}] {step.name}")
             outcome = outcomes[step.name] = self._do(step, [outcomes[need] for need in step.needs])
             if outcome.reason:
-                self.say(f"Not done: {outcome.reason}.")
+                self.say(f"Failed: {outcome.reason}.")
             elif outcome.done_before:
                 self.say("Done before.")
         return list(outcomes.values())
@@ -71,7 +73,7 @@ class Ledger:
     def _do(self, step: Step, needs: Sequence[Outcome]) -> Outcome:
         for need in needs:
             if need.result is None:
-                cause = need.cause or f"{need.step.name}: {need.reason}"  # Of a chain, the first that failed.
+                cause = need.cause or f"{need.step.name}: {need.reason}"  # the first failure of a chain
                 return Outcome(step, reason=cause, cause=cause)
         inputs = {need.step.name: need.result for need in needs if need.result is not None}
         key = key_of(step, inputs)
@@ -83,19 +85,19 @@ class Ledger:
             with measured() as cost:
                 outcome.result = self.actions[step.kind](step, inputs, key)
             outcome.seconds, outcome.peak_mb = cost.seconds, cost.peak_mb
-            if before and before["result"] == outcome.result:  # The time that counts is that of the first look.
+            if before and before["result"] == outcome.result:  # Keep the time of the first look.
                 return Outcome(step, **before, done_before=True, inputs=inputs)
             self._write(outcome)
-        except Exception as error:  # Whatever it is, the others are not to blame.
+        except Exception as error:  # The other steps must still be done.
             outcome.result, outcome.reason = None, self._explain(step, error)
         return outcome
 
     def path(self, step: Step, key: str) -> Path:
-        """The file that says that a step is done."""
+        """The file that records that a step is done."""
         return self.folder / "steps" / f"{slug(step.name)}_{key[:12]}.json"
 
     def _read(self, step: Step, key: str) -> dict | None:
-        """What an earlier run wrote of a step; None unless all that it made is still there."""
+        """The record of a step from an earlier run; None if there is none or one of its files is missing."""
         try:
             found = json.loads(self.path(step, key).read_text(encoding="utf-8"))
             whole = found["key"] == key and all(Path(file).exists() for file in found["result"].get("files", []))
@@ -115,7 +117,7 @@ class Ledger:
         write_json(self.path(outcome.step, outcome.key), content)
 
     def _explain(self, step: Step, error: Exception) -> str:
-        """Why a step failed, in a few words; what nobody foresaw goes whole into a file."""
+        """Why a step failed, in a few words. The traceback of an unexpected error is written to a file."""
         if isinstance(error, UserError | OSError | MemoryError):
             self.say(f"error: {error}")
             return brief(error)
@@ -126,7 +128,7 @@ class Ledger:
 
 
 def key_of(step: Step, inputs: Mapping[str, dict]) -> str:
-    """SHA-256 in hexadecimal of all that decides what comes of a step."""
+    """SHA-256 in hexadecimal of everything that determines the result of a step."""
     decisive = {
         "step": step.name,
         "kind": step.kind,
@@ -139,11 +141,11 @@ def key_of(step: Step, inputs: Mapping[str, dict]) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """An error in a few words, without a full stop."""
+    """An error in a few words, without a period."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return "the disk is full"
     if isinstance(error, MemoryError):
-        return "the memory is too small"
+        return "there is not enough memory"
     text = (error.brief if isinstance(error, DownloadError) else str(error)).strip() or type(error).__name__
     if not isinstance(error, UserError | OSError):
         text = f"{type(error).__name__}: {text}"
@@ -152,5 +154,5 @@ def brief(error: BaseException) -> str:
 
 
 def slug(name: str) -> str:
-    """A name as that of a file."""
+    """A name in the characters of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80]

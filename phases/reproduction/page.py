@@ -1,4 +1,4 @@
-"""The page of a reproduction: tables, pictures and provenance, for people, for spreadsheets and for a paper."""
+"""The page of a reproduction: tables, pictures and provenance, as Markdown, CSV, JSON and LaTeX."""
 
 import csv
 import os
@@ -8,24 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 from acquisition.datasets import DATASETS
+from config import PROTOCOLS
 from phases.reproduction import latex, provenance
 from phases.reproduction.commands import command_of
 from phases.reproduction.curves import draw_curves
 from phases.reproduction.ledger import Outcome
-from phases.reproduction.plan import PROTOCOLS, Options
+from phases.reproduction.plan import Options
 from phases.reproduction.reference import Reference
 from phases.reproduction.rows import compare, make_rows, metrics_of
 from scoring import protocols
 from utils import count, whole_file, write_json
 
-TEXT = {
-    "tuebingen": "the MIT/Tübingen Saliency Benchmark",
-    "mit": "the original MIT benchmark",
-}
-
 
 class Report:
-    """What came of a reproduction: `summary` for the terminal, `write` for the folder."""
+    """The results of a reproduction: `summary` for the terminal, `write` for the folder."""
 
     def __init__(self, options: Options, outcomes: Sequence[Outcome], references: Sequence[Reference]):
         self.options, self.outcomes = options, outcomes
@@ -33,7 +29,7 @@ class Report:
         self.comparisons = compare(self.rows, references)
 
     def summary(self) -> str:
-        """The tables, without anything else."""
+        """The tables only."""
         return "\n\n".join(f"Protocol {name}\n\n{self.table(name)}" for name in PROTOCOLS)
 
     def write(self) -> None:
@@ -51,26 +47,26 @@ class Report:
                 temporary.write_text(text, encoding="utf-8")
 
     def done(self, kind: str) -> list[Outcome]:
-        """The steps of a kind that were done."""
+        """The finished steps of a kind."""
         return [outcome for outcome in self.outcomes if outcome.step.kind == kind and outcome.result]
 
     # --- Tables -------------------------------------------------------------------------------------------------------
 
     def table(self, protocol: str) -> str:
-        """A row for each network and dataset, a column a metric, in Markdown."""
+        """One row per network and dataset, one column per metric, in Markdown."""
         metrics = metrics_of(protocol, self.rows)
         arrow = protocols.PROTOCOLS[protocol].arrow
         lines = [["network", "dataset", *(f"{metric} {arrow(metric)}" for metric in metrics)]]
         for row in self.rows:
             if row.protocol == protocol:
                 cells = [str(row.scores.get(metric, "–")) for metric in metrics] if row.scores else []
-                notes = [f"not made: {row.reason}"] if row.reason and not row.scores else []
+                notes = [f"failed: {row.reason}"] if row.reason and not row.scores else []
                 title = row.title + (f" ({row.reason})" if row.reason and row.scores else "")
                 lines.append([title, row.dataset, *cells, *notes])
         return markdown(lines)
 
     def _reference_table(self) -> str:
-        lines = [["dataset", "metric", "protocol", "network", "elsewhere", "ours", "difference", "", "source"]]
+        lines = [["dataset", "metric", "protocol", "network", "published", "ours", "difference", "", "source"]]
         for found in self.comparisons:
             ours, difference = found.ours, found.difference
             lines.append(
@@ -80,7 +76,7 @@ class Report:
                     found.row.protocol,
                     found.row.title,
                     f"{found.reference.value:g}",
-                    str(ours) if ours else f"not made: {found.row.reason or 'no value'}",
+                    str(ours) if ours else f"failed: {found.row.reason or 'no value'}",
                     "" if difference is None else f"{difference:+.3f}",
                     "**outside**" if found.is_outside else "",
                     found.reference.source,
@@ -95,10 +91,10 @@ class Report:
         sections = [self._head(), *(self._scores(protocol) for protocol in PROTOCOLS)]
         if self.comparisons:
             text = (
-                "Numbers printed elsewhere beside ours; *outside* marks those outside of our interval. They compare "
-                "only where protocol, ground truth and images are the same."
+                "Published numbers next to ours; *outside* marks those outside our interval. They can only be compared "
+                "if protocol, ground truth and images are the same."
             )
-            sections.append(f"## Elsewhere and here\n\n{text}\n\n{self._reference_table()}")
+            sections.append(f"## Published and reproduced\n\n{text}\n\n{self._reference_table()}")
         if self.done("train"):
             sections.append(self._trainings(curves))
         sections.append(self._pictures())
@@ -118,15 +114,15 @@ class Report:
         if options.weights != "published":
             stand_in = "the lite network" if options.weights == "lite" else options.weights
             lines.append(
-                f"**The published networks are not in these tables.** In their place stands {stand_in}, as "
-                f"`--weights` asked for; its numbers are not those of the paper."
+                f"**The published networks are not in these tables.** They are replaced by {stand_in}, because of "
+                f"`--weights`; its numbers are not those of the paper."
             )
-        if options.size:
-            lines.append(f"**The networks' input was {options.size[0]}×{options.size[1]}**, not that of the paper.")
+        if size := options.input_size:
+            lines.append(f"**The networks' input was {size[0]}×{size[1]}**, not that of the paper.")
         if failed:
             lines.append(
-                f"{count(len(failed), 'row')} of {len(self.rows)} could not be made, or not whole; each says why. The "
-                f"same command tries them again, and does nothing again that is done."
+                f"{count(len(failed), 'row')} of {len(self.rows)} failed or are incomplete; each says why. Run the "
+                f"same command to try them again; finished steps are skipped."
             )
         lines.append(
             "The same numbers with all digits are in [results.csv](results.csv) and [results.json](results.json), the "
@@ -138,12 +134,12 @@ class Report:
         number = self.options.seeds
         spread = f"; mean ± standard deviation over {number} trainings for those trained here" if number > 1 else ""
         text = (
-            f"As {TEXT[protocol]} defines the metrics. Mean over the validation images [95 % bootstrap interval]"
-            f"{spread}. The *dataset's own maps* are the ground truth itself, blurred fixations, in the place of a "
-            f"prediction: they show what a perfect map of this kind scores."
+            f"Metrics as defined by {PROTOCOLS[protocol]}. Mean over the validation images [95 % bootstrap interval]"
+            f"{spread}. The *dataset's own maps* are the ground truth itself (blurred fixations) instead of a "
+            f"prediction: they show the score of a perfect map of this kind."
         )
         if protocol == "mit" and "EMD" not in metrics_of(protocol, self.rows):
-            text += " EMD is left out, as the library POT is not installed."
+            text += " EMD is missing because the library POT is not installed."
         return f"## Scores, protocol {protocol}\n\n{text}\n\n{self.table(protocol)}"
 
     def _trainings(self, curves: Sequence[Path]) -> str:
@@ -163,7 +159,7 @@ class Report:
     def _pictures(self) -> str:
         lines = [
             "## Best, median and worst images",
-            "By NSS, or by CC where there are no fixations; protocol tuebingen. From the left: photograph with "
+            "By NSS, or by CC if there are no fixations; protocol tuebingen. From the left: photograph with "
             "fixations, ground truth, prediction.",
         ]
         for outcome in self.done("evaluate"):
@@ -173,7 +169,7 @@ class Report:
             if Path(result["examples"]).exists():
                 words = self._words(outcome)
                 lines += [f"### {words}", f"![{words}]({self._link(Path(result['examples']))})"]
-        return "\n\n".join(lines if len(lines) > 2 else [*lines, "None could be made."])
+        return "\n\n".join(lines if len(lines) > 2 else [*lines, "There are none."])
 
     def _submissions(self) -> str:
         lines = [["benchmark", "network", "file", "SHA-256"]]
@@ -181,7 +177,7 @@ class Report:
             if outcome.step.kind == "submit":
                 network = self.options.title(outcome.step.network)
                 if not outcome.result:
-                    lines.append([outcome.step.data, network, f"not made: {outcome.reason}", ""])
+                    lines.append([outcome.step.data, network, f"failed: {outcome.reason}", ""])
                     continue
                 for file in outcome.result["files"]:
                     name = Path(file).name
@@ -196,21 +192,21 @@ class Report:
             step, result = outcome.step, outcome.result
             if step.kind == "data":
                 data.append(
-                    [step.data, *(self._about(step.data, result) if result else [f"not there: {outcome.reason}"])]
+                    [step.data, *(self._about(step.data, result) if result else [f"not available: {outcome.reason}"])]
                 )
             elif step.kind == "weights":
                 row = (
                     [result["path"], result["identity"], _archives(result)]
                     if result
-                    else [f"not there: {outcome.reason}"]
+                    else [f"not available: {outcome.reason}"]
                 )
                 weights.append([step.name, *row])
             elif step.kind == "train" and result:
                 weights.append([step.name, result["best"], result["identity"], "–"])
         machine = [["", ""], *([name, text] for name, text in provenance.machine().items())]
         text = (
-            "*Files* is a hash of the names, sizes and ends of all photographs and maps, and of the fixations. An "
-            "archive is known where this program fetched it."
+            "*Files* is a hash of the names, sizes and last bytes of all photographs and maps, and of the fixations. "
+            "Archives are only known if this program downloaded them."
         )
         return "\n\n".join(["## Provenance", markdown(data), text, markdown(weights), markdown(machine)])
 
@@ -221,21 +217,22 @@ class Report:
                 lines.append(f"# {outcome.step.name}\n{command}")
         text = "\n".join(lines)
         return (
-            "## Each row alone\n\nEach command repeats one step, from the files named above, with the same numbers.\n\n"
+            "## Commands for single rows\n\n"
+            "Each command repeats one step with the files above and gives the same numbers.\n\n"
             f"```bash\n{text}\n```"
         )
 
     def _costs(self) -> str:
         lines = [["step", "seconds", "peak memory of the process, MB"]]
         for outcome in self.outcomes:
-            seconds = f"not done: {outcome.reason}" if outcome.reason else f"{outcome.seconds:.1f}"
+            seconds = f"failed: {outcome.reason}" if outcome.reason else f"{outcome.seconds:.1f}"
             lines.append([outcome.step.name, seconds, "–" if outcome.peak_mb is None else f"{outcome.peak_mb:.0f}"])
         return f"## Time and memory\n\n{markdown(lines)}"
 
-    # --- For programs -------------------------------------------------------------------------------------------------
+    # --- JSON and CSV -------------------------------------------------------------------------------------------------
 
     def as_json(self) -> dict:
-        """Everything that the page has, and each training's own scores."""
+        """Everything on the page, and the scores of each training."""
         return {
             "options": {
                 "names": list(self.options.names),
@@ -245,7 +242,7 @@ class Report:
                 "variant": self.options.variant,
                 "init": self.options.init,
                 "seeds": self.options.seeds,
-                "size": self.options.size,
+                "size": self.options.input_size,
                 "parameters": dict(self.options.params),
             },
             "rows": [
@@ -281,7 +278,7 @@ class Report:
         }
 
     def _write_csv(self, path: Path) -> None:
-        """A line for each network, dataset, protocol and metric, and one for each row that could not be made."""
+        """One line per network, dataset, protocol and metric, and one per row that failed."""
         with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(
@@ -314,7 +311,7 @@ class Report:
         return f"{DATASETS[outcome.step.data].title}: {self.options.title(outcome.step.network)}{seed}"
 
     def _about(self, dataset: str, result: dict) -> list[str]:
-        """What the table of provenance says of a dataset."""
+        """The cells of a dataset in the table of provenance."""
         counts = [str(result["train"]), str(result["valid"]), self._fixations(dataset)]
         return [result["folder"], *counts, result["identity"], _archives(result)]
 
@@ -327,7 +324,7 @@ class Report:
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first line is its head. Lines that are too short are filled."""
+    """A table in Markdown; the first line is the header. Short lines are filled."""
     columns = len(lines[0])
     filled = [[*line, *[""] * (columns - len(line))] for line in lines]
     cells = [[re.sub(r"\s+", " ", cell).replace("|", r"\|") for cell in line] for line in filled]
@@ -337,4 +334,4 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def _archives(result: dict) -> str:
     words = [f"{archive['file']} {archive['sha256']}" for archive in result["archives"]]
-    return "; ".join(words) or "not fetched by this program"
+    return "; ".join(words) or "not downloaded by this program"

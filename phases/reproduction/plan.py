@@ -1,16 +1,15 @@
-"""The plan of a reproduction: its steps as data, in an order in which each comes after those that it needs."""
+"""The plan of a reproduction: its steps as data, each after the steps that it needs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import download
 from acquisition import datasets
-from config import PARAMS
-from phases.submit import BENCHMARKS
+from acquisition.datasets import BENCHMARKS, DATASETS
+from config import MAPS, PARAMS, PROTOCOLS, SPEED, VARIANTS
 
-PROTOCOLS = ("tuebingen", "mit")
-
-# The networks of the tables, in their order; "published" is called after what stands in its place, if anything does.
+# The networks of the tables, in order. If another network replaces "published", its name is used instead.
 NETWORKS = {
     "published": "published network",
     "salicon": "published SALICON network, not fine-tuned",
@@ -18,16 +17,7 @@ NETWORKS = {
     "ablation": "trained here, without ASPP",
     "baselines": "baselines",
 }
-CONTEXTS = {"aspp": "trained", "plain": "ablation"}
-
-# What of `config.PARAMS` does not decide a training's result.
-FREE = ("device", "results", "gpus", "cache", "tensorboard")
-
-# Where the test photographs of a benchmark may be, below the folder of the datasets; see `phases.submit`.
-TEST_FOLDERS = {
-    "mit300": ("mit300", "BenchmarkIMAGES"),
-    "cat2000": ("cat2000-test/Stimuli", "cat2000-test", "testSet/Stimuli"),
-}
+TRAINED = {"aspp": "trained", "plain": "ablation"}  # by context
 
 
 @dataclass(frozen=True)
@@ -35,60 +25,70 @@ class Options:
     """What to reproduce.
 
     Attributes:
-        names: of the datasets, keys of `datasets.DATASETS`.
-        path: the folder that their folders are in.
-        params: `config.PARAMS` with the user's flags.
-        weights: the network in the place of the published one: "published" itself, "lite", or a path.
-        train: whether to train, too.
-        contexts: of the networks to train, keys of `CONTEXTS`.
+        data: keys of `datasets.DATASETS`, or "all".
+        path: the folder that contains their folders.
+        params: all parameters, see `config.PARAMS`.
+        weights: the network to score as the published one: "published", "lite", or a path.
+        train: whether to train too.
+        context: "plain" to train the ablation too.
         variant: of the networks to train, a key of `config.VARIANTS`.
-        init: what training on SALICON starts from; see `checkpoint.initial_weights`.
-        seeds: how many trainings of each network, with seeds that follow one another.
-        size: height and width of every network's input; None for each dataset's own.
-        reference: a file of numbers from elsewhere; see `reference.read`.
-        dry_run: whether only to tell the plan.
+        init: initial weights of the training on SALICON; see `checkpoint.initial_weights`.
+        seeds: number of trainings of each network, with consecutive seeds.
+        input_size: height and width of every network's input; None for each dataset's own.
+        reference: a file of published numbers; see `reference.read`.
+        dry_run: whether only to print the plan.
     """
 
-    names: Sequence[str]
+    data: Sequence[str]
     path: Path
     params: Mapping
     weights: str = "published"
     train: bool = False
-    contexts: Sequence[str] = ("aspp",)
+    context: str = "aspp"
     variant: str = "full"
     init: str = "vgg16"
     seeds: int = 1
-    size: tuple[int, int] | None = None
+    input_size: tuple[int, int] | None = None
     reference: Path | None = None
     dry_run: bool = False
 
     @property
+    def names(self) -> list[str]:
+        """The datasets, each once."""
+        return list(dict.fromkeys(DATASETS if "all" in self.data else self.data))
+
+    @property
+    def contexts(self) -> list[str]:
+        """The contexts of the networks to train."""
+        return list(dict.fromkeys(("aspp", self.context)))
+
+    @property
     def folder(self) -> Path:
-        """Of everything that a reproduction writes."""
+        """The folder of everything that a reproduction writes."""
         return Path(self.params["results"]) / "reproduction"
 
     def size_for(self, name: str) -> tuple[int, int]:
-        return self.size or datasets.input_size(name)
+        return self.input_size or datasets.input_size(name)
 
     def title(self, network: str) -> str:
-        """What a network of `NETWORKS` is called in the tables."""
+        """The name of a network of `NETWORKS` in the tables."""
         if network != "published" or self.weights == "published":
             return NETWORKS[network]
         named = "lite network" if self.weights == "lite" else Path(self.weights).name
-        return f"{named}, in the published network's place"
+        return f"{named}, instead of the published network"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do, once.
+    """One step, which is done once.
 
     Attributes:
-        name: in words, unlike that of any other step.
-        kind: what does it: "data", "weights", "train", "evaluate" or "submit".
+        name: a unique phrase.
+        kind: "data", "weights", "train", "evaluate" or "submit".
         data: the key of its dataset, or of its benchmark.
-        settings: all else that decides its result, beside what comes of the steps that it needs.
+        settings: everything else that determines its result, except the results of the steps that it needs.
         needs: names of those steps.
-        network: of `NETWORKS`, where it is about one.
+        network: a key of `NETWORKS`, if the step is about one.
         seed: of its training.
     """
 
@@ -106,7 +106,7 @@ class Step:
 
 
 def make_plan(options: Options) -> list[Step]:
-    """All steps, each one after those that it needs. What was published comes first, as it takes less time."""
+    """All steps, each after the steps that it needs. Published networks come first, because they take less time."""
     steps: dict[str, Step] = {}
     for name in options.names:
         for step in _published(name, options):
@@ -132,7 +132,7 @@ def _published(name: str, options: Options) -> Iterator[Step]:
 
 
 def _trainings(options: Options) -> Iterator[Step]:
-    """SALICON from what `init` says, then each dataset from the best SALICON checkpoint; and all are evaluated."""
+    """SALICON from the initial weights, then each dataset from the best SALICON checkpoint, and all evaluations."""
     salicon, first = fetch_data("salicon"), None
     yield salicon
     if options.init != "scratch":
@@ -146,13 +146,13 @@ def _trainings(options: Options) -> Iterator[Step]:
                 data = fetch_data(name)
                 training = start if name == "salicon" else train_on(data, start, context, seed, options)
                 yield training
-                yield from _evaluations(CONTEXTS[context], data, training, options, seed)
+                yield from _evaluations(TRAINED[context], data, training, options, seed)
 
 
 def _submissions(options: Options, steps: Mapping[str, Step]) -> list[Step]:
-    """The benchmarks whose test photographs are there, predicted by the published network and by each trained here."""
+    """The benchmarks with test photographs, predicted by the published network and by each network trained here."""
     found = []
-    for benchmark, folder in ((key, test_folder(key, options.path)) for key in TEST_FOLDERS):
+    for benchmark, folder in ((key, test_folder(key, options.path)) for key in BENCHMARKS):
         if folder is None:
             continue
         name = BENCHMARKS[benchmark].dataset
@@ -165,14 +165,18 @@ def _submissions(options: Options, steps: Mapping[str, Step]) -> list[Step]:
                 options.title(key),
                 *([f"seed {source.seed}"] if key != "published" else []),
             ]
-            settings = {"folder": str(folder.resolve()), "size": options.size}
+            settings = {
+                "folder": str(folder.resolve()),
+                "size": options.input_size,
+                **decisive("submit", options.params),
+            }
             found.append(Step(", ".join(words), "submit", benchmark, settings, (source.name,), key, source.seed))
     return found
 
 
 def test_folder(benchmark: str, path: Path) -> Path | None:
-    """Where the test photographs of a benchmark are, if they are there."""
-    return next((path / name for name in TEST_FOLDERS[benchmark] if (path / name).is_dir()), None)
+    """The folder of a benchmark's test photographs, if there is one."""
+    return next((path / name for name in BENCHMARKS[benchmark].places if (path / name).is_dir()), None)
 
 
 def fetch_data(name: str) -> Step:
@@ -187,10 +191,10 @@ def fetch_weights(which: str, name: str) -> Step:
 
 
 def train_on(data: Step, start: Step | None, context: str, seed: int, options: Options) -> Step:
-    """A training; `start` is the step that its initial weights come of."""
-    params = {key: value for key, value in options.params.items() if key not in FREE} | {"seed": seed}
+    """A training; `start` is the step that provides its initial weights."""
     settings = {
-        **params,
+        **decisive("train", options.params),
+        "seed": seed,
         "context": context,
         "variant": options.variant,
         "size": options.size_for(data.data),
@@ -198,34 +202,69 @@ def train_on(data: Step, start: Step | None, context: str, seed: int, options: O
     }
     words = f"train on {data.data}, {context}, seed {seed}"
     needs = (data.name,) if start is None else (data.name, start.name)
-    return Step(words, "train", data.data, settings, needs, CONTEXTS[context], seed)
+    return Step(words, "train", data.data, settings, needs, TRAINED[context], seed)
 
 
 def _evaluations(
     network: str, data: Step, source: Step | None, options: Options, seed: int | None = None
 ) -> Iterator[Step]:
     for protocol in PROTOCOLS:
-        settings = {
-            "protocol": protocol,
-            "size": options.size,
-            "seed": options.params["seed"],
-        }
+        settings = {"protocol": protocol, "size": options.input_size, **decisive("evaluate", options.params)}
         words = [f"evaluate {options.title(network)} on {data.data}", *([] if seed is None else [f"seed {seed}"])]
         needs = (data.name,) if source is None else (data.name, source.name)
         yield Step(", ".join([*words, protocol]), "evaluate", data.data, settings, needs, network, seed)
 
 
-def flags_of(params: Mapping, but: Sequence[str] = ()) -> list[str]:
-    """The flags by which parameters differ from their defaults."""
-    flags = []
-    for key, value in params.items():
-        if key not in PARAMS or key in but or value == PARAMS[key]:
-            continue
-        flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list | tuple):
-            flags += [f"--{flag}", *map(str, value)]
-        else:
-            flags += [f"--{flag}", str(value)]
-    return flags
+def decisive(phase: str, params: Mapping) -> dict:
+    """The parameters that determine the result of a step of a phase, so that it is redone when one of them changes."""
+    affecting = (MAPS,) if phase != "train" else tuple({row.affects for row in PARAMS.values()} - {SPEED})
+    return {key: params[key] for key, row in PARAMS.items() if row.affects in affecting and has_flag(phase, key)}
+
+
+def has_flag(phase: str, key: str) -> bool:
+    """Whether a phase has the flag of a parameter."""
+    return phase == "train" or phase in PARAMS[key].phases
+
+
+# --- What the steps need ----------------------------------------------------------------------------------------------
+
+
+def table(options: Options, steps: Sequence[Step]) -> str:
+    """The plan for people: every step with its download and disk space, and the sums."""
+    needs = [needs_of(step, options) for step in steps]
+    rows: list[tuple[str, ...]] = [("", "step", "download", "disk")]
+    for number, (step, need) in enumerate(zip(steps, needs, strict=True), 1):
+        rows.append((str(number), step.name, *("not known" if size is None else in_gb(size) for size in need)))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    fetched, kept = (sum(size or 0 for size in column) for column in zip(*needs, strict=True))
+    unknown = sum(size is None for size, _ in needs)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Together: {fetched / 1e9:.2f} GB to download and {kept / 1e9:.2f} GB of disk space"
+            + (f", plus {unknown} downloads of unknown size." if unknown else "."),
+        ]
+    )
+
+
+def needs_of(step: Step, options: Options) -> tuple[int | None, int | None]:
+    """Bytes that a step downloads, and bytes that it writes; None if not known. Archives are kept while unpacking."""
+    if step.kind == "data":
+        there = any((folder / "stimuli").is_dir() for folder in (options.path / step.data, options.path))
+        size = 0 if there else DATASETS[step.data].bytes
+        return size, None if size is None else 2 * size
+    if step.kind == "weights":
+        which = step.settings["which"]
+        key = {"vgg16": "vgg16_hybrid", "published": f"model_{step.data}_cpu"}.get(which)
+        there = key is None or download.present(key, download.WEIGHTS_FOLDER) is not None
+        size = 0 if there else datasets.ENCODER_BYTES if which == "vgg16" else datasets.NETWORK_BYTES
+        return size, 2 * size
+    if step.kind == "train":  # The best checkpoint, and two with the optimizer's state while one replaces the other.
+        return 0, round(7 * datasets.NETWORK_BYTES * float(VARIANTS[options.variant]["width"]) ** 2)
+    return 0, 0
+
+
+def in_gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size else ""

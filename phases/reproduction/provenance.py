@@ -1,4 +1,4 @@
-"""Where numbers come from: the program, the machine, and what a step took of it."""
+"""Where numbers come from: the program, the machine, and the time and memory of a step."""
 
 import contextlib
 import platform
@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import tensorflow as tf
-
 from config import VERSION
 from utils import cores, versions
 
@@ -18,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Cost:
-    """Seconds, and the most memory in megabytes that this process had; None where the system does not tell."""
+    """Seconds, and the peak memory of this process in megabytes; None if the system does not provide it."""
 
     seconds: float = 0.0
     peak_mb: float | None = None
@@ -26,9 +24,9 @@ class Cost:
 
 @contextlib.contextmanager
 def measured() -> Iterator[Cost]:
-    """What the block takes."""
+    """Measure the time and memory of a block."""
     cost, started = Cost(), time.monotonic()
-    with contextlib.suppress(OSError):  # Linux forgets the peak so far.
+    with contextlib.suppress(OSError):  # Reset the peak on Linux.
         Path("/proc/self/clear_refs").write_text("5")
     try:
         yield cost
@@ -37,14 +35,14 @@ def measured() -> Iterator[Cost]:
 
 
 def peak_memory() -> float | None:
-    """The most memory in megabytes that this process had, on Linux since `measured` began, elsewhere since its own."""
+    """Peak memory of this process in megabytes; on Linux since `measured` began, elsewhere since the process did."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
     except (OSError, StopIteration, ValueError):
         pass
     try:
-        import resource  # It is not on Windows.
+        import resource  # not available on Windows
     except ImportError:
         return None
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -52,12 +50,12 @@ def peak_memory() -> float | None:
 
 
 def machine() -> dict[str, str]:
-    """The program and the machine, in words."""
+    """The program and the machine, for people."""
     return {
         "MSI-Net": f"{VERSION}, git commit {commit()}",
         **versions(),
         "system": platform.platform(),
-        "processor": f"{processor()}, {cores()} cores of it used",
+        "processor": f"{processor()}, {cores()} cores used",
         "GPUs": ", ".join(gpus()) or "none",
     }
 
@@ -70,6 +68,8 @@ def processor() -> str:
 
 
 def gpus() -> list[str]:
+    import tensorflow as tf
+
     found = []
     for device in tf.config.list_physical_devices("GPU"):
         found.append(tf.config.experimental.get_device_details(device).get("device_name", device.name))
@@ -77,7 +77,7 @@ def gpus() -> list[str]:
 
 
 def commit() -> str:
-    """The commit of the program, and whether its files have changed since; "not known" outside of a repository."""
+    """The commit of the program, and whether its files were changed since; "not known" outside of a repository."""
     try:
         revision, changes = (
             subprocess.run(

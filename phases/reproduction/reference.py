@@ -1,4 +1,4 @@
-"""Numbers that were printed elsewhere, to stand beside ours."""
+"""Published numbers, for comparison with ours."""
 
 import csv
 import math
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from acquisition.datasets import DATASETS
 from phases.reproduction.plan import NETWORKS
-from phases.reproduction.plan import PROTOCOLS as NAMES
 from scoring.protocols import PROTOCOLS
 from utils import UserError
 
@@ -18,21 +17,21 @@ DEFAULT_NETWORKS = ("published", "trained")
 
 @dataclass(frozen=True)
 class Reference:
-    """A number of another source, and which of ours it is to be compared with."""
+    """A published number, and the networks and protocols to compare it with."""
 
     dataset: str
     metric: str
     value: float
     source: str
     networks: Sequence[str] = DEFAULT_NETWORKS
-    protocols: Sequence[str] = NAMES
+    protocols: Sequence[str] = tuple(PROTOCOLS)
 
 
 def read(path: Path) -> list[Reference]:
     """Read a table of numbers: CSV in UTF-8 with commas; lines that begin with "#" are comments.
 
     Raises:
-        UserError: it cannot be read, or a line of it cannot be understood; it says which, and why.
+        UserError: the file cannot be read, or a line is invalid.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -1,12 +1,13 @@
-"""The rows of a reproduction's tables: for each network, dataset and protocol, the scores or why there are none."""
+"""The rows of a reproduction's tables: scores, or the reason why there are none, by network, dataset and protocol."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from config import PROTOCOLS
 from phases.reproduction.ledger import Outcome
-from phases.reproduction.plan import NETWORKS, PROTOCOLS, Options
+from phases.reproduction.plan import NETWORKS, Options
 from phases.reproduction.reference import Reference
 from scoring import protocols
 
@@ -17,9 +18,9 @@ class Score:
 
     Attributes:
         mean: over the images, and over the seeds if there are several.
-        low, high: the 95 % interval over the images; of several seeds, one standard deviation to each side.
-        seeds: how many.
-        images: with a value.
+        low, high: the 95 % interval over the images; for several seeds, one standard deviation to each side.
+        images: number of images with a value.
+        seeds: number of trainings.
     """
 
     mean: float
@@ -36,14 +37,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """What a network scores on a dataset.
+    """The scores of a network on a dataset.
 
     Attributes:
-        network: a key of `NETWORKS`; of the baselines there is a row for each.
+        network: a key of `NETWORKS`; each baseline has its own row.
         title: of the network, or of the baseline.
         dataset, protocol: their keys.
-        scores: by metric; without those that have no value.
-        reason: why there are none, in a few words, or why some seeds are missing.
+        scores: by metric, without metrics that have no value.
+        reason: a few words on why there are no scores, or why some seeds are missing.
     """
 
     network: str
@@ -55,7 +56,7 @@ class Row:
 
 
 def metrics_of(protocol: str, rows: Sequence[Row]) -> list[str]:
-    """The metrics of a protocol that any row has, or all where none has any."""
+    """The metrics of a protocol that any row has, or all if no row has scores."""
     names = protocols.PROTOCOLS[protocol].metrics
     found = {metric for row in rows if row.protocol == protocol for metric in row.scores}
     return [name for name in names if name in found] or list(names)
@@ -78,11 +79,11 @@ def make_rows(options: Options, outcomes: Sequence[Outcome]) -> list[Row]:
                 elif found:
                     rows.append(_row(options, found))
     order = {title: i for i, title in enumerate(dict.fromkeys(row.title for row in rows))}
-    return sorted(rows, key=lambda row: (PROTOCOLS.index(row.protocol), order[row.title]))
+    return sorted(rows, key=lambda row: (list(PROTOCOLS).index(row.protocol), order[row.title]))
 
 
 def _row(options: Options, outcomes: Sequence[Outcome]) -> Row:
-    """The row of a network, of one training or of several."""
+    """The row of a network, from one training or several."""
     step = outcomes[0].step
     columns = [_scores(outcome.result, outcome.result["contender"]) for outcome in outcomes if outcome.result]
     scores = columns[0] if len(columns) == 1 else _spread(columns)
@@ -104,7 +105,7 @@ def _spread(columns: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
 
 
 def _baselines(outcome: Outcome) -> list[Row]:
-    """A row for each baseline, and for the dataset's own maps, which CC, SIM and KLD compare with."""
+    """A row for each baseline, and for the dataset's own maps, which are the ground truth of CC, SIM and KLD."""
     step = outcome.step
     if not outcome.result:
         return [Row(step.network, "baselines", step.data, step.protocol, reason=outcome.reason)]
@@ -121,7 +122,7 @@ def _scores(result: Mapping, contender: str) -> dict[str, Score]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A number of ours beside one of another source; `ours` is None where there is none."""
+    """One of our numbers and the published one; `ours` is None if we have none."""
 
     reference: Reference
     row: Row
@@ -133,14 +134,14 @@ class Comparison:
 
     @property
     def is_outside(self) -> bool:
-        """Whether the number of the other source is outside of our interval, at the digits that tables have."""
+        """Whether the published number is outside our interval, rounded like in the tables."""
         return self.ours is not None and not (
             round(self.ours.low, 3) <= round(self.reference.value, 3) <= round(self.ours.high, 3)
         )
 
 
 def compare(rows: Sequence[Row], references: Sequence[Reference]) -> list[Comparison]:
-    """Each reference with the rows that it is for."""
+    """Each reference with the rows that it applies to."""
     return [
         Comparison(reference, row, row.scores.get(reference.metric))
         for reference in references

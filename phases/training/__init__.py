@@ -1,1 +1,1 @@
-"""What the `train` phase consists of beside its story."""
+"""The parts of the `train` phase."""

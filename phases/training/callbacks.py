@@ -1,4 +1,4 @@
-"""What happens between the steps and epochs of a training."""
+"""Callbacks between the steps and epochs of a training."""
 
 import contextlib
 import importlib.util
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from phases.training.batches import Batch, load_batches
 from utils import UserError
 
-BOARD_IMAGES = 4  # of the validation, shown after each epoch
+BOARD_IMAGES = 4  # validation images shown after each epoch
 
 
 class EpochEnd(keras.callbacks.Callback):
@@ -24,7 +24,7 @@ class EpochEnd(keras.callbacks.Callback):
 
     Args:
         run: a `run.Run`.
-        steps: of one epoch.
+        steps: training steps per epoch.
     """
 
     def __init__(self, run, steps: int):
@@ -66,7 +66,7 @@ class EpochEnd(keras.callbacks.Callback):
 
 
 class ValidateAverage(keras.callbacks.Callback):
-    """Lets the running average of the weights validate in their place."""
+    """Validates with the running average of the weights instead of the weights."""
 
     def on_test_begin(self, logs=None):
         self.stack = contextlib.ExitStack()
@@ -77,12 +77,12 @@ class ValidateAverage(keras.callbacks.Callback):
 
 
 class Board(keras.callbacks.TensorBoard):
-    """Adds to Keras' own losses and learning rate for TensorBoard the speed and a few validation maps.
+    """Writes the speed and a few validation maps for TensorBoard, in addition to what Keras writes.
 
     Args:
-        folder: to write.
-        validation: its plan, of which the first batches are shown.
-        images: of one epoch.
+        folder: the folder to write.
+        validation: the batches of the validation; the first ones are shown.
+        images: number of training images per epoch.
     """
 
     def __init__(self, folder: Path, validation: Sequence[Batch], images: int):
@@ -120,20 +120,20 @@ def side_by_side(photograph: tf.Tensor, saliency: tf.Tensor, truth: tf.Tensor) -
 
 
 def check_tensorboard() -> None:
-    """Check that what writes for TensorBoard is installed.
+    """Check that TensorBoard is installed.
 
     Raises:
         UserError: it is not.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs a package that is not installed: 'pip install tensorboard'.")
+        raise UserError("--tensorboard requires TensorBoard, which is not installed: run 'pip install tensorboard'.")
 
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
-    """The model with the running average of its weights, where its optimizer keeps one.
+    """Give the model the running average of its weights, if its optimizer keeps one, and then its weights again.
 
-    Keras' own `SwapEMAWeights` adds and subtracts to swap them, which leaves a rounding error in the weights.
+    `SwapEMAWeights` of Keras swaps them by adding and subtracting, which leaves a rounding error in the weights.
     """
     weights = [np.array(variable) for variable in model.trainable_variables]
     model.optimizer.finalize_variable_values(model.trainable_variables)

@@ -1,11 +1,11 @@
-"""The files of a training run, and that only one process at a time writes them."""
+"""The files of a training run. Only one process at a time writes them."""
 
 import contextlib
 import csv
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -13,28 +13,27 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 import checkpoint
-import utils
 from checkpoint import Knowledge
-from config import PARAMS
+from config import defaults
 from phases.training.callbacks import averaged_weights
-from utils import UserError, whole_file
+from utils import UserError, name_some, onednn_enabled, whole_file, write_json, write_record
 
-# What an interrupted run complains of, where hashes would say little.
+# Messages for changed settings whose values are hashes.
 CHANGED = {
-    "split": "other images train or validate than before",
-    "files": "photographs or saliency maps have changed since",
+    "split": "the training or validation images are not the same as before",
+    "files": "photographs or saliency maps have changed",
 }
 
-# Settings that an earlier version did not record: it did what is now the default, and shuffled one's own data.
-EARLIER = {key: list(value) if isinstance(value, tuple) else value for key, value in PARAMS.items()}
+# Settings that earlier versions did not record. They used today's defaults, but shuffled your own data.
+EARLIER = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults().items()}
 EARLIER |= {"custom_split": "by shuffling", "fit_pixels": None}
 
 
 class Run:
     """The files of one training run below `results/`, and its history.
 
-    The latest checkpoint holds all that is needed to continue: weights, optimizer, history and settings, in one file.
-    The best one holds the weights alone. The CSV, the curve and the record are for people to read.
+    The latest checkpoint contains everything that resuming needs: weights, optimizer, history and settings. The best
+    checkpoint contains only the weights. The CSV file, the curve and the record are for people.
     """
 
     def __init__(self, results: Path, name: str, settings: dict, knowledge: Knowledge | None = None, epochs: int = 0):
@@ -44,7 +43,7 @@ class Run:
         self.history_path = results / "history" / f"{name}.csv"
         self.cache_path = results / "cache" / name
         self.settings = settings
-        self.knowledge = knowledge  # What its checkpoints tell whoever predicts with them.
+        self.knowledge = knowledge  # for those who predict with its checkpoints
         self.epochs = epochs
         self.epochs_before: int | None = None
         self.history: list[dict] = []
@@ -52,10 +51,10 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from this run.
+        """Lock this run for this process.
 
         Raises:
-            UserError: another process trains it; it says which, and since when.
+            UserError: another process is training it.
         """
         file = self.latest_path.with_name(f"{self.latest_path.name.removesuffix('.weights.h5')}.lock")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,11 +63,11 @@ class Run:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise UserError(
-                f"Another training writes {self.latest_path}{_describe(owner)}. Wait until it ends, stop it, or name "
-                f"another --results folder."
+                f"Another process is training {self.latest_path}{_describe(owner)}. Wait until it ends, stop it, or "
+                f"choose another --results folder."
             ) from error
         try:
-            utils.write_json(owner, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+            write_json(owner, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
             yield
         finally:
             owner.unlink(missing_ok=True)
@@ -81,35 +80,35 @@ class Run:
         """The lowest validation loss so far.
 
         Raises:
-            UserError: none is a number.
+            UserError: no loss is a number.
         """
         losses = [row["val_loss"] for row in self.history if np.isfinite(row["val_loss"])]
         if not losses:
             raise UserError(
-                f"No epoch of this run has a validation loss that is a number, so there is no best checkpoint. Begin "
-                f"anew with --restart and a --learning-rate below {self.settings.get('learning_rate')}."
+                f"No epoch of this run has a validation loss that is a number, so there is no best checkpoint. Start "
+                f"over with --restart and a --learning-rate below {self.settings.get('learning_rate')}."
             )
         return min(losses)
 
     def beginning(self) -> str:
-        """What this process starts from, in words."""
+        """A phrase about what this process starts from."""
         if not self.history:
             return self.start
         return f"epoch {len(self.history)} of {self.latest_path}; first from {self.start}"
 
     def read(self) -> None:
-        """Take the history from the latest checkpoint.
+        """Read the history from the latest checkpoint.
 
         Raises:
             UserError: it belongs to a run with other settings.
         """
         attributes = checkpoint.read_attributes(self.latest_path)
-        with checkpoint.reading(self.latest_path, "is no checkpoint of a training run", "Begin anew with --restart."):
+        with checkpoint.reading(self.latest_path, "is no checkpoint of a training run", "Start over with --restart."):
             before = dict(attributes["settings"])
             self.history = [dict(row) for row in attributes["history"]]
             self.start = str(attributes["start"]).rpartition("; first from ")[2]  # Earlier versions repeated it.
             self.epochs_before = attributes.get("epochs")
-        if self.settings.get("init") is None:  # What a run started from need not be said again.
+        if self.settings.get("init") is None:  # A resumed run keeps its initial weights.
             self.settings["init"] = before.get("init")
         known = EARLIER | before
         changed = [
@@ -119,19 +118,19 @@ class Run:
         ]
         if changed:
             raise UserError(
-                f"{self.latest_path} belongs to a run with other settings: {'; '.join(changed)}. Repeat them to "
-                f"continue it, name another --results folder, or begin anew with --restart."
+                f"{self.latest_path} belongs to a run with other settings: {'; '.join(changed)}. Use the same settings "
+                f"to resume it, choose another --results folder, or start over with --restart."
             )
         if self.settings["init"] and "init" not in before:
-            print(f"--init {self.settings['init']} has no effect: this run goes on, and began from {self.start}.")
+            print(f"--init {self.settings['init']} has no effect: this resumed run started from {self.start}.")
 
     def save(self, model: keras.Model, row: dict) -> None:
-        """Add an epoch to the history and write every file, the latest checkpoint last.
+        """Add an epoch to the history and write all files.
 
-        Killed at any moment, the run continues from the latest checkpoint, and writes the others again.
+        A run that is killed at any moment resumes from the latest checkpoint, and writes the other files again.
 
         Raises:
-            UserError: the validation loss or a weight is not a number; then nothing is written.
+            UserError: the validation loss or a weight is not a number. Nothing is written in this case.
         """
         self._check_numbers(model, row)
         self.history.append(row)
@@ -145,34 +144,34 @@ class Run:
         with whole_file(self.latest_path) as temporary:
             checkpoint.save_checkpoint(model, temporary, attributes)
             if row["val_loss"] == self.best():
-                bare = keras.Model(model.inputs, model.outputs, name=model.name)  # The same layers, no optimizer.
+                bare = keras.Model(model.inputs, model.outputs, name=model.name)  # the same layers without optimizer
                 with averaged_weights(model), whole_file(self.best_path) as copy:
                     checkpoint.save_checkpoint(bare, copy, attributes)
             self._write_history()
 
     def last_good(self) -> str:
-        """What is there when an epoch fails, in words."""
-        return f"the last good checkpoint is {self.latest_path}" if self.history else "no epoch was complete"
+        """A phrase about the checkpoint that remains when an epoch fails."""
+        return f"the last good checkpoint is {self.latest_path}" if self.history else "no epoch was completed"
 
     def record(self, params: Mapping, device: str) -> None:
-        """Write the run record: all that someone needs to judge or repeat the run."""
+        """Write the run record: everything needed to judge or repeat the run."""
         record = {
             "settings": self.settings,
             "parameters": dict(params),
             "initial_weights": self.beginning(),
             "device": device,
-            "onednn": utils.onednn_enabled(),
+            "onednn": onednn_enabled(),
             "epochs_done": len(self.history),
             "seconds": round(sum(row["seconds"] for row in self.history), 1),
         }
-        utils.write_record(self.history_path.with_suffix(".json"), record)
+        write_record(self.history_path.with_suffix(".json"), record)
 
     def _check_numbers(self, model: keras.Model, row: dict) -> None:
         wrong = [key for key in ("loss", "val_loss") if not np.isfinite(row[key])]
         wrong += [v.path for v in (*model.variables, *model.optimizer.variables) if not np.isfinite(v).all()]
         if wrong:
             raise UserError(
-                f"At the end of epoch {row['epoch']}, {utils.name_some(wrong)} {'is' if len(wrong) == 1 else 'are'} "
+                f"At the end of epoch {row['epoch']}, {name_some(wrong)} {'is' if len(wrong) == 1 else 'are'} "
                 f"not a number; {self.last_good()}. Try a smaller --learning-rate."
             )
 
@@ -181,13 +180,35 @@ class Run:
             writer = csv.DictWriter(file, self.history[0])
             writer.writeheader()
             writer.writerows(self.history)
-        utils.plot_history(self.history_path.with_suffix(".png"), self.history)
+        plot_history(self.history_path.with_suffix(".png"), self.history)
+
+
+def plot_history(path: Path, history: Sequence[Mapping]) -> None:
+    """Draw the training and validation loss over the epochs as a PNG.
+
+    Args:
+        path: the file to write.
+        history: one row per epoch, with "epoch", "loss" and "val_loss".
+    """
+    from matplotlib.figure import Figure  # pyplot would require a display.
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    epochs = [row["epoch"] for row in history]
+    for key, label in (("loss", "training"), ("val_loss", "validation")):
+        axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
+    only_kld = "val_kld" not in history[0]  # If KLD has its own column, the loss is a sum of several terms.
+    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)" if only_kld else "loss")
+    axes.locator_params("x", integer=True)
+    axes.legend()
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def _describe(owner: Path) -> str:
-    """Who holds a lock, from what the holder wrote beside it."""
+    """The holder of a lock, from the file that it wrote next to the lock."""
     try:
         holder = json.loads(owner.read_text(encoding="utf-8"))
         return f": process {holder['process']}, since {holder['since']}"
-    except (OSError, ValueError, KeyError):  # It has only just begun.
+    except (OSError, ValueError, KeyError):  # It has only just started.
         return ""

@@ -1,0 +1,259 @@
+"""Scores of networks and maps, and the files of an evaluation."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+import msinet
+from checkpoint import LITE_PATH, file_sha256
+from msinet import Network
+from phases.evaluation.options import Images, Options
+from scoring import contenders, pictures, report
+from scoring.contenders import Contender
+from scoring.fitted import FittedDensity
+from scoring.fixations import blur_of_made_maps
+from scoring.ground_truth import Case, GroundTruth, load_cases
+from scoring.protocols import PROTOCOLS, Protocol, usable
+from utils import UserError, check_writable, name_some, write_record
+
+# Maximum bytes of a run's folder name and of a contender's name. File systems may reject longer names.
+LONGEST_NAME = 100
+
+# Parts of a network's record that do not affect its maps.
+INCIDENTAL = ("weights", "reason", "layout", "gpus", "onednn", "knowledge", "images_that_trained")
+
+
+def evaluate(options: Options, images: Images) -> None:
+    """Score networks and folders of maps, print one table, and write the run's files."""
+    if not images.scored:
+        raise UserError(f"The {options.split} split of {images.folder} contains no image; choose another --split.")
+    check_writable(options.folder_of_runs)
+    protocol, left_out = usable(PROTOCOLS[options.protocol])
+    if left_out:
+        print(left_out)
+    fitted = None if options.density is None else FittedDensity.load(options.density)
+
+    models = load_models(options, images)
+    settings = settings_of(options, images, protocol, models)
+    target = options.folder_of_runs / (options.name or default_name(options, models, settings))
+    check_same_settings(target / "summary.json", settings)
+    check_writable(target)
+
+    truth = GroundTruth(load_cases(images.folder, images.scored), options.sigma, options.params["seed"])
+    models = [with_density(model, fitted, options, images, target) for model in models]
+    scores, records = score_all(models, truth, protocol, options)
+
+    seed = options.params["seed"]
+    columns = report.estimates(scores, seed)
+    compared = report.differences({model.name: scores[model.name] for model in models}, seed)
+    print(f"\n{title(options, images, models)}\n")
+    print(report.table(columns, protocol))
+    if compared:
+        print(f"\nDifference from {models[0].name} on the same images\n")
+        print(report.table(compared, protocol))
+
+    report.write_per_image(target / "per_image.csv", [case.sample.name for case in truth.cases], scores)
+    pictures.draw_distributions(target / "distributions.png", scores, protocol)
+    metric = "NSS" if columns[models[0].name]["NSS"].images else "CC"
+    for model in models:
+        path = target / f"examples_{model.name}.png"
+        pictures.draw_examples(path, model, truth, protocol, scores[model.name], metric)
+        worst_by = "IG" if columns[model.name]["IG"].images else metric
+        path = target / f"worst_{model.name}.jpeg"
+        pictures.draw_worst(path, model, truth, protocol, scores[model.name], worst_by)
+    summary = {
+        **settings,
+        "images": len(images.scored),
+        "fixations": sum(len(case.fixations) for case in truth.cases),
+        "centre_bias": {"bandwidth": truth.centre_bias.bandwidth, "uniform_share": truth.centre_bias.uniform},
+        "contenders": records,
+        "scores": report.as_json(columns),
+        "differences_from_the_first": report.as_json(compared),
+    }
+    # Last, because a folder without it belongs to an interrupted run, and any other run may replace it.
+    write_record(target / "summary.json", summary)
+    print(f"\nScores of every image, the summary and pictures are in {target}.")
+
+
+# --- Networks and maps ------------------------------------------------------------------------------------------------
+
+
+def load_models(options: Options, images: Images) -> list[Contender]:
+    """The networks and folders to compare, each with a unique name."""
+    taken = {contenders.UNIFORM, contenders.CENTRE_BIAS, contenders.GOLD_STANDARD} if options.baselines else set()
+    models = []
+    if options.weights or not options.maps:
+        chosen: Sequence[str | None] = options.weights or [None]
+        for wanted in chosen:
+            network = msinet.load(
+                wanted,
+                data=options.data,
+                results=options.params["results"],
+                input_size=options.input_size,
+                device=options.params["device"],
+                mirrored=options.mirrored,
+                precision=options.params["precision"],
+                gpus=options.params["gpus"],
+            )
+            print(network.summary())
+            name = free_name(network.weights.path.name.split(".")[0], taken)
+            # The user did not choose it: readers of the table must not mistake it for the published network.
+            note = network.weights.reason if wanted is None and network.weights.path == LITE_PATH else ""
+            models.append(network_contender(name, network, options, images, note))
+    for folder in options.maps:
+        models.append(contenders.folder_contender(free_name(folder.resolve().name, taken), folder))
+    return models
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """A name that no other contender has, regardless of case. It is added to `taken`."""
+    wanted = _shortened(wanted) or "model"
+    candidates = itertools.chain([wanted], (f"{wanted}-{i}" for i in itertools.count(2)))
+    name = next(candidate for candidate in candidates if candidate.lower() not in taken)
+    taken.add(name.lower())
+    return name
+
+
+def network_contender(name: str, network: Network, options: Options, images: Images, note: str = "") -> Contender:
+    """A network as a contender. Its note also says if it was trained on some of the images to score."""
+
+    def maps(cases: Sequence[Case]) -> Iterator:
+        for prediction in network.predictions([case.sample.stimulus for case in cases], options.params["batch_size"]):
+            if prediction.saliency is None:
+                raise UserError(
+                    f"{prediction.photograph}: {prediction.error}. Replace it, or remove it from the dataset."
+                )
+            yield prediction.saliency
+
+    names = [sample.name for sample in images.scored]
+    known = network.knowledge
+    seen = len(known.trained_on(options.data, names)) if known and known.datasets else None
+    if seen:
+        note = "; ".join([*([note] if note else []), f"{seen} of {len(names)} images trained these weights"])
+    record = {**network.record(), "images_that_trained": seen}
+    settings = {key: value for key, value in record.items() if key not in INCIDENTAL}
+    return Contender(name, maps, record=record, settings=settings, note=note)
+
+
+def with_density(
+    model: Contender, fitted: FittedDensity | None, options: Options, images: Images, target: Path
+) -> Contender:
+    """A model with the density from a file, a density that is fitted now, or the default."""
+    if fitted is not None and options.density is not None:
+        return model.with_density(fitted, options.density)
+    if not options.fit:
+        return model
+    fitted, gained = contenders.fit_contender(model, load_cases(images.folder, images.training))
+    path = target / f"density_{model.name}.json"
+    fitted.save(path)
+    print(f"{gained} It was saved as {path}.")
+    return model.with_density(fitted, path)
+
+
+# --- Scores -----------------------------------------------------------------------------------------------------------
+
+
+def score_all(
+    models: Sequence[Contender], truth: GroundTruth, protocol: Protocol, options: Options
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, dict]]:
+    """The scores of each contender for each image, and each contender's record, both by name."""
+    everyone = [*models, *(contenders.baselines(truth) if options.baselines else [])]
+    records = {contender.name: contender.record for contender in everyone}
+    # Each core scores its own image, so matrix products must not use several cores.
+    with threadpool_limits(1, "blas"):
+        scores = {
+            contender.name: contenders.score_contender(contender, truth, protocol, options.metric_maps)
+            for contender in everyone
+        }
+        if options.baselines and any(case.has_observers for case in truth.cases):
+            gold = contenders.GOLD_STANDARD
+            scores[gold], records[gold] = contenders.score_gold_standard(truth, protocol)
+        elif options.baselines:
+            print("No gold standard: it needs images with fixations of at least two known observers.")
+    return scores, records
+
+
+def title(options: Options, images: Images, models: Sequence[Contender]) -> str:
+    """The lines above the table."""
+    line = (
+        f"{len(images.scored)} images of {options.data} ({options.split}), protocol {options.protocol}; "
+        f"mean [95 % interval over images]"
+    )
+    return "\n".join([line, *(f"{model.name}: {model.note}" for model in models if model.note)])
+
+
+# --- The run's folder -------------------------------------------------------------------------------------------------
+
+
+def settings_of(options: Options, images: Images, protocol: Protocol, models: Sequence[Contender]) -> dict:
+    """Everything that determines the result, in JSON types."""
+    density = "fitted to the training split" if options.fit else "default"
+    if options.density is not None:
+        density = f"SHA-256 {file_sha256(options.density)}"
+    return {
+        "data": options.data,
+        "folder": str(images.folder.resolve()),
+        "saliency": blur_of_made_maps(images.folder),
+        "split": options.split,
+        "valid_fraction": images.valid_fraction,
+        "protocol": protocol.name,
+        "metrics": list(protocol.metrics),
+        "sigma": options.sigma,
+        "baselines": options.baselines,
+        "metric_maps": options.metric_maps,
+        "density": density,
+        "seed": options.params["seed"],
+        "bootstrap_samples": report.BOOTSTRAP_SAMPLES,
+        "models": {model.name: model.settings for model in models},
+    }
+
+
+def default_name(options: Options, models: Sequence[Contender], settings: Mapping) -> str:
+    """A name for the run's folder that describes it and that is unique to the settings."""
+    flags = {
+        "baselines": options.baselines,
+        "metric-maps": options.metric_maps,
+        "fit": options.fit,
+        "density": options.density is not None,
+        f"sigma-{options.sigma}": options.sigma is not None,
+    }
+    given = [flag for flag, given in flags.items() if given]
+    words = [options.data, options.split, options.protocol, *given, *(model.name for model in models)]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return f"{_shortened('_'.join(words))}_{digest[:8]}"
+
+
+def check_same_settings(summary: Path, settings: Mapping) -> None:
+    """Check that no run with other settings is overwritten.
+
+    Args:
+        summary: path of the run's summary.
+        settings: see `settings_of`.
+
+    Raises:
+        UserError: there is a run with other settings.
+    """
+    if not summary.exists():
+        return
+    try:
+        before = json.loads(summary.read_text(encoding="utf-8"))
+        changed = [
+            f"{key} was {before.get(key)}, now {value}" for key, value in settings.items() if before.get(key) != value
+        ]
+    except (ValueError, AttributeError):
+        changed = ["its summary is not readable"]
+    if changed:
+        raise UserError(
+            f"{summary.parent} contains a run with other settings: {name_some(changed, '; ', 3)}. Choose another "
+            f"--name, or move that folder."
+        )
+
+
+def _shortened(name: str) -> str:
+    """The beginning of a name, in bytes because file systems limit bytes."""
+    return os.fsencode(name)[:LONGEST_NAME].decode(errors="ignore")

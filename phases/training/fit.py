@@ -1,0 +1,223 @@
+"""Training itself: the network, its loss and optimizer, and the epochs of a run."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+import checkpoint
+from checkpoint import Knowledge, TrainedOn
+from config import PARAMS, SPEED, VARIANTS
+from data import CUSTOM, Group, files_hash, is_split_by_folders, names_hash
+from images import find_damaged
+from model import build_model, choose_layout, describe_device
+from phases.training.batches import feed, group_by_shape, loaders, training_plan, validation_plan
+from phases.training.callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
+from phases.training.devices import choose_devices, strategy_for
+from phases.training.optimizer import compile_model, explain_learning_rate
+from phases.training.run import Run
+from precision import check_precision
+from utils import UserError, count, name_some
+
+
+def train(
+    groups: Mapping[str, tuple[Group, Group]],
+    params: Mapping,
+    *,
+    variant: str = "full",
+    context: str = "aspp",
+    init: str | None = None,
+    restart: bool = False,
+    fit_pixels: int | None = None,
+) -> None:
+    """Train, or resume an interrupted run with the same settings.
+
+    Args:
+        groups: for each dataset by name, the training and the validation samples.
+        params: `config.PARAMS` with a recipe's changes and the user's flags, and options of your own photographs.
+        variant: a key of `config.VARIANTS`.
+        context: one of `config.CONTEXTS`.
+        init: see `checkpoint.initial_weights`.
+        restart: whether to start over if a run of this name exists.
+        fit_pixels: number of pixels of the network's input if its shape follows each photograph's, see
+            `data.fitted_size`; None to use the groups' sizes.
+
+    Raises:
+        UserError: an existing run has other settings, another process is training it, initial weights are not
+            available, an image cannot be read, memory is too small, or the loss or a weight is not a number.
+    """
+    pairs = list(groups.values())
+    if fit_pixels is not None:
+        pairs = [part for pair in pairs for part in group_by_shape(pair, fit_pixels)]
+    train_groups, valid_groups = ([group for group in column if group.samples] for column in zip(*pairs, strict=True))
+    if not train_groups or not valid_groups:
+        raise UserError(
+            f"Training needs training images and validation images, received {_count(train_groups)} and "
+            f"{_count(valid_groups)}: add images, or choose another --valid-fraction."
+        )
+    settings = settings_of(groups, params, variant=variant, context=context, init=init, fit_pixels=fit_pixels)
+    knowledge = _knowledge(groups, settings)
+    run = Run(Path(params["results"]), settings["dataset"], settings, knowledge, epochs=params["epochs"])
+    with run.lock():
+        _train(run, params, train_groups, valid_groups, restart)
+
+
+def _train(
+    run: Run, params: Mapping, train_groups: Sequence[Group], valid_groups: Sequence[Group], restart: bool
+) -> None:
+    name, variant, context = (run.settings[key] for key in ("dataset", "variant", "context"))
+    if params["tensorboard"]:
+        check_tensorboard()
+    if slow := check_precision(params["precision"]):
+        print(slow)
+    layout = choose_layout(params["device"])
+    devices = choose_devices(params["gpus"], params["batch_size"])
+    strategy = strategy_for(devices)
+    device = describe_device(layout, len(devices))
+    resuming = run.exists() and not restart
+    if resuming:
+        run.read()
+        arrays = checkpoint.read_arrays(run.latest_path, "Start over with --restart.")
+    else:
+        arrays, run.start = checkpoint.initial_weights(
+            name, run.settings["init"], results=run.results, context=context, variant=variant
+        )
+
+    steps = len(training_plan(train_groups, params["batch_size"], params["seed"], 0))
+    width, batch_norm = VARIANTS[variant]["width"], needs_batch_norm(arrays, variant)
+    with strategy.scope():
+        model = build_model(layout, context, width, batch_norm, params["seed"], params["precision"])
+        compile_model(model, params, steps)
+        if resuming:
+            checkpoint.load_checkpoint(model, run.latest_path)
+        elif arrays:
+            checkpoint.assign(model, arrays)
+    print(f"Training {name}: {_count(train_groups)} images, validating with {_count(valid_groups)}, on {device}.")
+    print(f"Starting from {run.beginning()}.")
+    first = len(run.history)
+    if first >= params["epochs"]:
+        print(
+            f"This run is finished: {count(first, 'epoch')} of {params['epochs']}, best validation loss "
+            f"{run.best():.4f}. Continue with --epochs {first + params['epochs']}, or start over with --restart."
+        )
+        return
+    for note in explain_learning_rate(params, steps, first, run.epochs_before):
+        print(note)
+
+    run.record(params, device)
+    with (
+        _failures_explained([*train_groups, *valid_groups]),
+        loaders(run.cache_path, params, train_groups, valid_groups) as load,
+    ):
+        _fit(model, strategy, run, params, steps, load, train_groups, valid_groups)
+    run.record(params, device)
+    print(f"Done. The best checkpoint has validation loss {run.best():.4f}: {run.best_path}")
+
+
+def _fit(model, strategy, run: Run, params: Mapping, steps: int, load, train_groups, valid_groups) -> None:
+    """Train for the remaining epochs."""
+    first = len(run.history)
+    plan = [
+        batch
+        for epoch in range(first, params["epochs"])
+        for batch in training_plan(train_groups, params["batch_size"], params["seed"], epoch, params["scales"])
+    ]
+    validation = validation_plan(valid_groups, params["batch_size"])
+    callbacks: list = [ValidateAverage()] if params["weight_average"] else []
+    if params["tensorboard"]:
+        folder = run.results / "tensorboard" / run.settings["dataset"]
+        callbacks.append(Board(folder, validation, _count(train_groups)))
+    model.fit(
+        feed(strategy, plan, load[0]),
+        validation_data=feed(strategy, validation, load[1]),
+        validation_steps=len(validation),
+        initial_epoch=first,
+        epochs=params["epochs"],
+        steps_per_epoch=steps,
+        callbacks=[*callbacks, EpochEnd(run, steps)],
+        shuffle=False,
+        verbose=0,
+    )
+
+
+@contextlib.contextmanager
+def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
+    """Turn TensorFlow's errors about too little memory or a damaged image into errors that a user can act on."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            "There is not enough memory for this training: try a smaller --batch-size, --variant lite, or a smaller "
+            "--input-size."
+        ) from error
+    except tf.errors.OpError as error:
+        damaged = find_damaged([sample for group in groups for sample in group.samples])
+        if not damaged:
+            raise
+        raise UserError(
+            f"Training stopped at an image that cannot be read: {name_some(damaged, '; ')}. Replace it, or remove it "
+            f"with its map and fixations, and repeat the command."
+        ) from error
+
+
+def needs_batch_norm(arrays: Mapping, variant: str) -> bool:
+    """Whether to train with batch normalization: as the initial weights were if they are complete, else by variant.
+
+    Weights with folded normalization continue without it: normalizing again would undo what they learned.
+    """
+    found = checkpoint.describe(arrays)
+    return found.batch_norm if found.context else bool(VARIANTS[variant]["batch_norm"])
+
+
+def settings_of(groups: Mapping[str, tuple[Group, Group]], params: Mapping, **others) -> dict:
+    """All settings that must not change while a run is resumed.
+
+    They are all of `config.PARAMS` that affect more than speed, unless their row says that they may change.
+    """
+    kept = {key for key in params if key not in PARAMS or (PARAMS[key].affects != SPEED and not PARAMS[key].may_change)}
+    samples = {name: [*train.samples, *valid.samples] for name, (train, valid) in groups.items()}
+    by_name = CUSTOM in samples and not is_split_by_folders(samples[CUSTOM])
+    return {
+        "dataset": "+".join(groups),
+        **others,
+        **{
+            part: [[len(group.samples), *group.size] for group in column if group.samples]
+            for part, column in zip(("train", "valid"), zip(*groups.values(), strict=True), strict=True)
+        },
+        "split": [names_hash(*_names(pair)) for pair in groups.values()],
+        **({"custom_split": "by name"} if by_name else {}),
+        "files": [files_hash(found) for found in samples.values()],
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in params.items() if key in kept},
+    }
+
+
+def _knowledge(groups: Mapping[str, tuple[Group, Group]], settings: dict) -> Knowledge:
+    """What the checkpoints of a run record about it, for prediction."""
+    fit_shape = settings["fit_pixels"] is not None
+    first, _ = next(iter(groups.values()))
+    datasets = {
+        # With sizes by shape, all inputs have as many pixels as those of the first dataset.
+        name: TrainedOn(first.size if fit_shape else pair[0].size, *_names(pair), split)
+        for (name, pair), split in zip(groups.items(), settings["split"], strict=True)
+    }
+    largest = max(datasets.values(), key=lambda dataset: len(dataset.train))
+    return Knowledge(
+        largest.input_size,
+        settings["context"],
+        settings["variant"],
+        datasets,
+        settings.get("valid_fraction"),
+        fit_shape,
+        settings=settings,
+    )
+
+
+def _names(pair: tuple[Group, Group]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the training images and of the validation images."""
+    train, valid = (tuple(sample.name for sample in group.samples) for group in pair)
+    return train, valid
+
+
+def _count(groups: Sequence[Group]) -> int:
+    return sum(len(group.samples) for group in groups)
