@@ -38,7 +38,7 @@ def anchors(page: Path) -> set[str]:
 def commands(page: Path) -> list[str]:
     """The arguments of every `python main.py` and every `msinet` command on a page, in code blocks and in prose."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    return [found.strip() for found in re.findall(r"(?:python main\.py|\bmsinet)(?= [a-z-])([^`'\n]*)", text)]
+    return [found.strip() for found in re.findall(r"(?:python main\.py|(?:^|[`/])msinet)(?= )([^`'\n]*)", text, re.M)]
 
 
 def test_readme_is_short():
