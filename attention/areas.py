@@ -1,7 +1,7 @@
 """Areas of a photograph and the pixels that belong to them: a pixel belongs to an area if its center does.
 
-Coordinates are x to the right and y down, in pixels from the photograph's top left corner, so that the center of the top
-left pixel is at 0.5, 0.5. A center on the left or upper border of an area belongs to it; one on the right or lower
+Coordinates are x to the right and y down, in pixels from the photograph's top left corner, so that the center of the
+top left pixel is at 0.5, 0.5. A center on the left or upper border of an area belongs to it; one on the right or lower
 border does not. Areas that share a border therefore never share a pixel, and leave none out.
 """
 
@@ -28,18 +28,25 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Polygons:
-    """One or more polygons; a pixel belongs to the area if it belongs to any of them.
+class Polygon:
+    """A polygon that does not cross itself.
 
     Attributes:
-        parts: the corners of each, (N, 2) float, x and y, with N of at least 3; the last is joined to the first.
+        corners: (N, 2) float, x and y, with N of at least 3; the last is joined to the first.
     """
 
-    parts: Sequence[np.ndarray]
+    corners: np.ndarray
+
+
+@dataclass(frozen=True)
+class Union:
+    """Several shapes that are one area: a pixel belongs to it if it belongs to any of them."""
+
+    parts: Sequence["Area"]
 
 
 # An area is one of these; an array is a mask of the photograph's size, (H, W), true inside.
-Area = Box | Polygons | np.ndarray
+Area = Box | Polygon | Union | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def as_area(value: Any) -> Area:
     Raises:
         UserError: it is something else.
     """
-    if isinstance(value, Box | Polygons):
+    if isinstance(value, Box | Polygon | Union):
         return value
     try:
         array = np.asarray(value)
@@ -102,7 +109,7 @@ def as_area(value: Any) -> Area:
         if array.shape == (4,):
             return Box(*map(float, array))
         if array.ndim == 2 and array.shape[1] == 2:
-            return Polygons([array.astype(float)])
+            return Polygon(array.astype(float))
     except (TypeError, ValueError):
         pass
     raise UserError(
@@ -148,35 +155,38 @@ def _pixels_of(name: str, area: Area, shape: tuple[int, int]) -> Pixels:
                 f"{shape[1]}×{shape[0]}: make them equal."
             )
         pixels = _trimmed(0, 0, area)
+    elif isinstance(area, Union):
+        inside = np.zeros(shape, bool)
+        for part in (_pixels_of(name, part, shape) for part in area.parts):
+            inside[part.window] |= part.inside
+        pixels = _trimmed(0, 0, inside)
     else:
         corners = _corners(name, area)
-        for points in corners:
-            _check_inside(name, points, shape)
+        _check_inside(name, corners, shape)
         pixels = _filled(corners, shape)
     if not pixels.count:
         raise UserError(f"Area {name!r} holds the center of no pixel: make it larger.")
     return pixels
 
 
-def _corners(name: str, area: Box | Polygons) -> list[np.ndarray]:
-    """The corners of each part, (N, 2) float."""
+def _corners(name: str, area: Box | Polygon) -> np.ndarray:
+    """The corners of a shape, (N, 2) float."""
     if isinstance(area, Box):
         if not (area.width > 0 and area.height > 0):  # Also for NaN.
             raise UserError(
                 f"Area {name!r} is {area.width:g}×{area.height:g} pixels, expected a width and a height above 0."
             )
         x, y, right, bottom = area.x, area.y, area.x + area.width, area.y + area.height
-        return [np.array([(x, y), (right, y), (right, bottom), (x, bottom)])]
-    parts = [np.asarray(part, np.float64).reshape(-1, 2) for part in area.parts]
-    for points in parts:
-        if len(points) < 3:
-            raise UserError(f"Area {name!r} has {len(points)} corners, expected at least 3.")
-        if crossing := first_crossing(points):
-            raise UserError(
-                f"The outline of area {name!r} crosses itself (its sides {crossing[0] + 1} and {crossing[1] + 1}): "
-                f"order its corners along the outline, or split it into several areas."
-            )
-    return parts
+        return np.array([(x, y), (right, y), (right, bottom), (x, bottom)])
+    points = np.asarray(area.corners, np.float64)
+    if len(points) < 3:
+        raise UserError(f"Area {name!r} has {len(points)} corners, expected at least 3.")
+    if crossing := first_crossing(points):
+        raise UserError(
+            f"The outline of area {name!r} crosses itself (sides {crossing[0] + 1} and {crossing[1] + 1}): order its "
+            f"corners along the outline, or split it into several areas."
+        )
+    return points
 
 
 def _check_inside(name: str, points: np.ndarray, shape: tuple[int, int]) -> None:
@@ -188,15 +198,11 @@ def _check_inside(name: str, points: np.ndarray, shape: tuple[int, int]) -> None
         )
 
 
-def _filled(corners: Sequence[np.ndarray], shape: tuple[int, int]) -> Pixels:
-    every = np.concatenate(corners)
-    left, top = np.maximum(np.floor(every.min(0)), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(every.max(0)), shape[::-1]).astype(int)
+def _filled(corners: np.ndarray, shape: tuple[int, int]) -> Pixels:
+    left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(corners.max(0)), shape[::-1]).astype(int)
     size = max(0, bottom - top), max(0, right - left)
-    inside = np.zeros(size, bool)
-    for points in corners:
-        inside |= fill_polygon(points - (left, top), size)
-    return _trimmed(top, left, inside)
+    return _trimmed(top, left, fill_polygon(corners - (left, top), size))
 
 
 def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -258,10 +264,10 @@ def parse_ratio(ratio: Any) -> float:
     """
     try:
         parts = ratio.split(":") if isinstance(ratio, str) else ratio
-        width, height = (float(part) for part in (parts if np.size(parts) == 2 else (np.ravel(parts)[0], 1)))
+        width, height = (float(part) for part in (parts if np.ndim(parts) else (parts, 1)))
         if 0 < width < np.inf and 0 < height < np.inf:
             return width / height
-    except (TypeError, ValueError, IndexError, AttributeError):
+    except (TypeError, ValueError):
         pass
     raise UserError(f"Received the ratio {str(ratio)[:40]!r}, expected width:height above 0, such as 16:9.")
 

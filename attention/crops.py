@@ -1,10 +1,11 @@
 """The crop of a photograph that keeps the most attention.
 
-Larger crops keep more, so smaller ones need a reason: a crop scores the share of attention that it keeps, minus the share
-of the photograph that it covers. It therefore shrinks only where what it loses attracts less than the average pixel.
+Larger crops keep more, so a smaller one needs a reason: from the share of attention that a crop keeps goes `TIGHTNESS`
+times the share of the photograph that it covers. A crop shrinks only where what it loses attracts less than a fifth of
+the average pixel.
 
-A crop moves for a gain only: from the score goes `PULL` times its distance from the center crop. A photograph without a
-clear subject gets the center crop, and two versions of one photograph get the same crop unless their attention differs.
+A crop leaves the center for a gain only: off go `PULL` times its distance from there too. A photograph without a clear
+subject gets the center crop, and a negligible difference between two versions of a photograph moves no crop far.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from attention.areas import as_area, find_pixels, parse_ratio
 from attention.density import LogDensity, attention, integral
 from utils import UserError
 
-# What a crop must gain, as a share of attention, to move from the center by the whole of a side.
-PULL = 0.05
+# The share of attention that a crop must gain to move from the center by a whole side, and that it may lose to become
+# smaller by the area of the whole photograph.
+PULL, TIGHTNESS = 0.05, 0.2
 
 # Positions along the longer side of a photograph that are compared; between scales, sides shrink by this factor.
 POSITIONS, SHRINK = 512, 0.98
@@ -75,10 +77,10 @@ def crop(
     ]
     if not found:
         raise UserError(
-            f"The area to keep does not fit into a crop of {ratio}: choose another ratio, or a smaller area."
+            f"The area to keep does not fit into a crop of {ratio}: choose another ratio or a smaller area."
         )
     _, top, left, (height, width) = max(found, key=lambda row: row[0])
-    share = _box_sums(sums, np.array([top]), np.array([left]), (height, width))[0, 0]
+    share = box_sums(sums, np.array([top]), np.array([left]), (height, width))[0, 0]
     return Crop(left, top, width, height, float(share), center_share(sums, target))
 
 
@@ -100,7 +102,7 @@ def center_share(sums: np.ndarray, ratio: float) -> float:
     shape = sums.shape[0] - 1, sums.shape[1] - 1
     height, width = crop_sizes(shape, ratio, 1)[0]
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
-    return float(_box_sums(sums, np.array([top]), np.array([left]), (height, width))[0, 0])
+    return float(box_sums(sums, np.array([top]), np.array([left]), (height, width))[0, 0])
 
 
 def _best_position(
@@ -115,7 +117,7 @@ def _best_position(
     )
     if not (len(tops) and len(lefts)):
         return None
-    scores = _box_sums(sums, tops, lefts, size) - size[0] * size[1] / (shape[0] * shape[1])
+    scores = box_sums(sums, tops, lefts, size) - TIGHTNESS * size[0] * size[1] / (shape[0] * shape[1])
     away = [
         np.abs(starts + length / 2 - side / 2) / side
         for starts, length, side in zip((tops, lefts), size, shape, strict=True)
@@ -134,7 +136,7 @@ def _positions(side: int, length: int, step: int, kept: slice | None) -> np.ndar
     return np.unique([*range(first, last + 1, step), last, center])
 
 
-def _box_sums(sums: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def box_sums(sums: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The sums of boxes of one size at all tops and lefts, (tops, lefts)."""
     bottoms, rights = tops + size[0], lefts + size[1]
     corners = [sums[np.ix_(rows, columns)] for rows in (bottoms, tops) for columns in (rights, lefts)]

@@ -21,8 +21,8 @@ def attention(saliency: np.ndarray, density: LogDensity | None = None) -> np.nda
 
     Args:
         saliency: a saliency map of any scale, (H, W) or (H, W, 1).
-        density: fitted to a network's maps by 'evaluate --fit'; None to divide the map by its sum. For the lite network no
-            power, blur or mixture with the center bias predicts people's shares better (`benchmarks/areas.py --fit`).
+        density: fitted to a network's maps by 'evaluate --fit'; None to divide the map by its sum. No power, blur or
+            mixture with the center bias predicts people's shares clearly better (`benchmarks/areas.py`).
 
     Returns:
         float64, (H, W), of sum 1: the predicted share of the fixations of people who look at the photograph freely for

@@ -1,7 +1,8 @@
 """How far people's shares of attention lie from predicted ones: 90 % intervals, measured by `benchmarks/areas.py`.
 
-Errors grow with the share, and small shares are more often too small than too large. The intervals come from areas of 2
-to 25 % of a photograph. They hold for photographs and about 100 fixations of 15 people, whose own sampling error is included.
+Errors grow with the share, and small shares are more often too small than too large. The intervals come from areas of
+2 to 25 % of a photograph. They hold for photographs and about 100 fixations of 15 people, whose own sampling error is
+included.
 """
 
 import numpy as np

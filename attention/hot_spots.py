@@ -69,7 +69,9 @@ def hot_spots(saliency: np.ndarray, count: int = 5, density: LogDensity | None =
     pixels = attention(saliency, density)
     shares, rows, columns = _reduced(pixels)
     y, x = np.meshgrid(rows, columns, indexing="ij")
-    peaks = _climb(shares)
+    # Of equal cells, as in maps of 255 gray values, the one nearest to the center is the peak.
+    nearness = 2 - ((2 * y / pixels.shape[0] - 1) ** 2 + (2 * x / pixels.shape[1] - 1) ** 2)
+    peaks = _climb(shares + 1e-9 * shares.mean() * nearness)
     masses = np.bincount(peaks.ravel(), shares.ravel(), shares.size)
     spots = []
     for peak in np.argsort(-masses, kind="stable")[:count]:
@@ -115,7 +117,7 @@ def _climb(shares: np.ndarray) -> np.ndarray:
     for down, right in itertools.product(range(2 * reach + 1), repeat=2):
         if np.hypot(down - reach, right - reach) <= reach:
             window = slice(down, down + height), slice(right, right + width)
-            higher = padded[window] > greatest
+            higher = (padded[window] > greatest) | ((padded[window] == greatest) & (positions[window] < leads_to))
             greatest = np.where(higher, padded[window], greatest)
             leads_to = np.where(higher, positions[window], leads_to)
     while np.any(leads_to != (further := leads_to.ravel()[leads_to])):

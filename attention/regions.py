@@ -19,7 +19,7 @@ class Region:
         name: of the area.
         pixels: that belong to it.
         share_of_area: of the photograph's pixels.
-        share_of_attention: predicted share of the fixations of people who look at the photograph freely for a few seconds.
+        share_of_attention: predicted share of the fixations of people who look freely for a few seconds.
         low, high: the ends of its 90 % interval; see `errors`.
         lift: share of attention over share of area; above 1, the area attracts more than others of its size.
         lift_over_center_bias: share of attention over that which the area has by its place alone.
