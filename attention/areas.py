@@ -1,0 +1,283 @@
+"""Areas of a photograph and the pixels that belong to them: a pixel belongs to an area if its center does.
+
+Coordinates are x to the right and y down, in pixels from the photograph's top left corner, so that the center of the
+top left pixel is at 0.5, 0.5. A center on the left or upper border of an area belongs to it; one on the right or lower
+border does not. Areas that share a border therefore never share a pixel, and leave none out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils import UserError, name_some
+
+# Annotation tools round: coordinates may lie this many pixels outside the photograph.
+TOLERANCE = 1.0
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle with upright sides, in pixels."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """A polygon that does not cross itself.
+
+    Attributes:
+        corners: (N, 2) float, x and y, with N of at least 3; the last is joined to the first.
+    """
+
+    corners: np.ndarray
+
+
+@dataclass(frozen=True)
+class Union:
+    """Several shapes that are one area: a pixel belongs to it if it belongs to any of them."""
+
+    parts: Sequence["Area"]
+
+
+# An area is one of these; an array is a mask of the photograph's size, (H, W), true inside.
+Area = Box | Polygon | Union | np.ndarray
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The pixels of one area.
+
+    Attributes:
+        top, left: row and column of the smallest rectangle around them.
+        inside: (h, w) bool, that rectangle; true where a pixel belongs to the area.
+        count: how many do.
+    """
+
+    top: int
+    left: int
+    inside: np.ndarray
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the rectangle, to take it out of an array of the photograph's size."""
+        height, width = self.inside.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    @property
+    def count(self) -> int:
+        return int(np.count_nonzero(self.inside))
+
+    def sum(self, values: np.ndarray) -> float:
+        """The sum of an array of the photograph's size, (H, W), over the area."""
+        return float(values[self.window][self.inside].sum())
+
+    def shared(self, other: "Pixels") -> int:
+        """How many pixels belong to both areas."""
+        rows, columns = (
+            slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(self.window, other.window, strict=True)
+        )
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return 0
+        return int(np.count_nonzero(self._part(rows, columns) & other._part(rows, columns)))
+
+    def _part(self, rows: slice, columns: slice) -> np.ndarray:
+        top, left = self.top, self.left
+        return self.inside[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+
+
+def as_area(value: Any) -> Area:
+    """An area from what a caller of the Python functions writes.
+
+    Args:
+        value: four numbers (x, y, width, height); corners, (N, 2); a boolean mask, (H, W); or an `Area`.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(value, Box | Polygon | Union):
+        return value
+    try:
+        array = np.asarray(value)
+        if array.ndim == 2 and array.dtype == bool:
+            return array
+        if array.shape == (4,):
+            return Box(*map(float, array))
+        if array.ndim == 2 and array.shape[1] == 2:
+            return Polygon(array.astype(float))
+    except (TypeError, ValueError):
+        pass
+    raise UserError(
+        f"Received the area {str(value)[:60]!r}, expected (x, y, width, height), corners of shape (N, 2), or a boolean "
+        f"mask of the photograph's size."
+    )
+
+
+def find_pixels(areas: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, Pixels]:
+    """The pixels of each area of a photograph.
+
+    Args:
+        areas: by name; see `as_area`.
+        shape: height and width of the photograph.
+
+    Raises:
+        UserError: an area lies outside the photograph, holds no pixel, or is not a simple polygon; it says which.
+    """
+    if not areas:
+        raise UserError("Received no area, expected at least one.")
+    return {name: _pixels_of(name, as_area(area), shape) for name, area in areas.items()}
+
+
+def overlaps(pixels: Mapping[str, Pixels]) -> list[tuple[str, str, int]]:
+    """The pairs of areas that share pixels, and how many: (name, other name, pixels)."""
+    named = list(pixels.items())
+    pairs = [
+        (name, other_name, area.shared(other))
+        for i, (name, area) in enumerate(named)
+        for other_name, other in named[i + 1 :]
+    ]
+    return [pair for pair in pairs if pair[2]]
+
+
+# --- From shapes to pixels --------------------------------------------------------------------------------------------
+
+
+def _pixels_of(name: str, area: Area, shape: tuple[int, int]) -> Pixels:
+    if isinstance(area, np.ndarray):
+        if area.shape != tuple(shape):
+            raise UserError(
+                f"The mask of area {name!r} is {area.shape[1]}×{area.shape[0]} pixels, the photograph "
+                f"{shape[1]}×{shape[0]}: make them equal."
+            )
+        pixels = _trimmed(0, 0, area)
+    elif isinstance(area, Union):
+        inside = np.zeros(shape, bool)
+        for part in (_pixels_of(name, part, shape) for part in area.parts):
+            inside[part.window] |= part.inside
+        pixels = _trimmed(0, 0, inside)
+    else:
+        corners = _corners(name, area)
+        _check_inside(name, corners, shape)
+        pixels = _filled(corners, shape)
+    if not pixels.count:
+        raise UserError(f"Area {name!r} holds the center of no pixel: make it larger.")
+    return pixels
+
+
+def _corners(name: str, area: Box | Polygon) -> np.ndarray:
+    """The corners of a shape, (N, 2) float."""
+    if isinstance(area, Box):
+        if not (area.width > 0 and area.height > 0):  # Also for NaN.
+            raise UserError(
+                f"Area {name!r} is {area.width:g}×{area.height:g} pixels, expected a width and a height above 0."
+            )
+        x, y, right, bottom = area.x, area.y, area.x + area.width, area.y + area.height
+        return np.array([(x, y), (right, y), (right, bottom), (x, bottom)])
+    points = np.asarray(area.corners, np.float64)
+    if len(points) < 3:
+        raise UserError(f"Area {name!r} has {len(points)} corners, expected at least 3.")
+    if crossing := first_crossing(points):
+        raise UserError(
+            f"The outline of area {name!r} crosses itself (sides {crossing[0] + 1} and {crossing[1] + 1}): order its "
+            f"corners along the outline, or split it into several areas."
+        )
+    return points
+
+
+def _check_inside(name: str, points: np.ndarray, shape: tuple[int, int]) -> None:
+    low, high = points.min(0), points.max(0)
+    if not (np.all(low >= -TOLERANCE) and np.all(high <= np.array(shape[::-1]) + TOLERANCE)):  # Also for NaN.
+        raise UserError(
+            f"Area {name!r} reaches from {low[0]:g}, {low[1]:g} to {high[0]:g}, {high[1]:g}, outside the photograph of "
+            f"{shape[1]}×{shape[0]} pixels: correct its coordinates (x, y from the top left corner)."
+        )
+
+
+def _filled(corners: np.ndarray, shape: tuple[int, int]) -> Pixels:
+    left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(corners.max(0)), shape[::-1]).astype(int)
+    size = max(0, bottom - top), max(0, right - left)
+    return _trimmed(top, left, fill_polygon(corners - (left, top), size))
+
+
+def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The pixels whose centers are inside a polygon, (H, W) bool.
+
+    Going along a row, every side that is crossed switches between outside and inside.
+
+    Args:
+        points: corners, (N, 2) float, x and y.
+        shape: height and width of the result.
+    """
+    height, width = shape
+    switches = np.zeros((height, width + 1), np.int32)
+    for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
+        # The same order for both polygons along a shared side, so that rounding is the same.
+        (x0, y0), (x1, y1) = sorted((tuple(start), tuple(end)), key=lambda point: point[::-1])
+        rows = np.arange(max(0, int(np.ceil(y0 - 0.5))), min(height, int(np.ceil(y1 - 0.5))))
+        if len(rows):
+            x = x0 + (rows + 0.5 - y0) / (y1 - y0) * (x1 - x0)
+            switches[rows, np.clip(np.ceil(x - 0.5), 0, width).astype(int)] += 1
+    return np.cumsum(switches, axis=1)[:, :width] % 2 == 1
+
+
+def first_crossing(points: np.ndarray) -> tuple[int, int] | None:
+    """The first two sides of a polygon that cross, as their positions; None where none do. Touching is allowed.
+
+    Args:
+        points: corners, (N, 2) float; side i goes from corner i to the next.
+    """
+    starts, ends = points, np.roll(points, -1, axis=0)
+    for i in range(len(points) - 2):
+        others = slice(i + 2, len(points) - (i == 0))  # Neighbors share a corner.
+        a, b, c, d = starts[i], ends[i], starts[others], ends[others]
+        apart = _turn(a, b, c) * _turn(a, b, d) < 0
+        crossing = apart & (_turn(c, d, a) * _turn(c, d, b) < 0)
+        if crossing.any():
+            return i, i + 2 + int(np.argmax(crossing))
+    return None
+
+
+def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Positive, negative or zero: to which side of the line from a to b the points c lie; signs, (N,)."""
+    return np.sign((b - a)[..., 0] * (c - a)[..., 1] - (b - a)[..., 1] * (c - a)[..., 0])
+
+
+def _trimmed(top: int, left: int, inside: np.ndarray) -> Pixels:
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    if not len(rows):
+        return Pixels(top, left, inside[:0, :0])
+    part = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Pixels(int(top + rows[0]), int(left + columns[0]), part)
+
+
+def parse_ratio(ratio: Any) -> float:
+    """Width over height from "16:9", (16, 9) or a number.
+
+    Raises:
+        UserError: it is something else, or not above 0.
+    """
+    try:
+        parts = ratio.split(":") if isinstance(ratio, str) else ratio
+        width, height = (float(part) for part in (parts if np.ndim(parts) else (parts, 1)))
+        if 0 < width < np.inf and 0 < height < np.inf:
+            return width / height
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"Received the ratio {str(ratio)[:40]!r}, expected width:height above 0, such as 16:9.")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check that no two areas of one photograph share a name.
+
+    Raises:
+        UserError: it names those that do.
+    """
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise UserError(f"Several areas have the name {name_some(repeated)}: give each area of a photograph its own.")

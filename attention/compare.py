@@ -1,0 +1,108 @@
+"""How attention differs between two pictures, such as two versions of a design."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attention.areas import find_pixels
+from attention.density import LogDensity, attention, check_map, integral
+from attention.errors import difference_interval
+from attention.regions import Region, measure
+from utils import UserError, name_some
+
+# Rows and columns of the grid of differences.
+GRID = 3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An area's shares of attention in two pictures, 0 to 1.
+
+    Attributes:
+        name: of the area.
+        first, second: what `regions` says of it in each.
+        difference: second share minus first, -1 to 1.
+        low, high: the ends of its 90 % interval.
+    """
+
+    name: str
+    first: Region
+    second: Region
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How attention differs between two pictures.
+
+    Attributes:
+        areas: one row for each area that was given.
+        grid: second share minus first in each of 3×3 cells, (3, 3), from the top left one; it sums to 0.
+        first_peak, second_peak: x and y of the highest value of each map, as shares of its sides.
+        movement: distance between the two, as a share of the first picture's diagonal.
+    """
+
+    areas: tuple[Difference, ...]
+    grid: np.ndarray
+    first_peak: tuple[float, float]
+    second_peak: tuple[float, float]
+    movement: float
+
+
+def compare(
+    first: np.ndarray,
+    second: np.ndarray,
+    areas: Mapping[str, Any] | None = None,
+    second_areas: Mapping[str, Any] | None = None,
+    density: LogDensity | None = None,
+) -> Comparison:
+    """Compare where two pictures attract attention.
+
+    Args:
+        first, second: their saliency maps, (H, W), of any scales and sizes.
+        areas: of the first picture; see `regions.regions`.
+        second_areas: those with the same names in the second; None where they are in the same places.
+        density: see `density.attention`.
+
+    Raises:
+        UserError: a map or an area is not one, or the names differ.
+    """
+    first, second = check_map(first), check_map(second)
+    areas = areas or {}
+    second_areas = areas if second_areas is None else second_areas
+    if unpaired := sorted(set(areas) ^ set(second_areas)):
+        raise UserError(f"Only one of two pictures has the area {name_some(unpaired)}: give it in both, or in neither.")
+    rows = []
+    if areas:
+        before = measure(first, find_pixels(areas, first.shape), density)
+        after = {row.name: row for row in measure(second, find_pixels(second_areas, second.shape), density)}
+        for row in before:
+            shares = row.share_of_attention, after[row.name].share_of_attention
+            rows.append(
+                Difference(row.name, row, after[row.name], shares[1] - shares[0], *difference_interval(*shares))
+            )
+    grid = grid_shares(attention(second, density)) - grid_shares(attention(first, density))
+    peaks = [peak(saliency) for saliency in (first, second)]
+    moved = (np.array(peaks[1]) - peaks[0]) * first.shape[::-1]
+    return Comparison(tuple(rows), grid, peaks[0], peaks[1], float(np.hypot(*moved) / np.hypot(*first.shape)))
+
+
+def grid_shares(shares: np.ndarray) -> np.ndarray:
+    """The shares of attention of 3×3 equal cells, (3, 3); a pixel that a border cuts counts in part for each cell."""
+    sums = integral(shares)
+    for axis, side in enumerate(shares.shape):
+        edges = np.linspace(0, side, GRID + 1)
+        lower = np.minimum(edges.astype(int), side - 1)
+        part = np.expand_dims(edges - lower, 1 - axis)
+        sums = sums.take(lower, axis) * (1 - part) + sums.take(lower + 1, axis) * part
+    return np.diff(np.diff(sums, axis=0), axis=1)
+
+
+def peak(saliency: np.ndarray) -> tuple[float, float]:
+    """x and y of the highest value of a map, as shares of its sides."""
+    row, column = np.unravel_index(np.argmax(saliency), saliency.shape)
+    return (column + 0.5) / saliency.shape[1], (row + 0.5) / saliency.shape[0]
