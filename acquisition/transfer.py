@@ -11,7 +11,6 @@ import re
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -152,7 +151,7 @@ def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: b
     while True:
         try:
             if not part.is_complete():
-                with requests.Session() as session, _warnings_about_certificates(verify):
+                with requests.Session() as session:
                     _receive(session, part, path.suffix, verify)
             if md5 in (None, part.hash.hexdigest()):
                 part.finish(path)
@@ -170,6 +169,7 @@ def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: b
                 f"warning: the certificate of {host} is invalid, as expected; the file's checksum is verified instead.",
                 file=sys.stderr,
             )
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # The line above is the warning.
             verify = False
         except TemporaryError as error:
             if part.size >= furthest + PIECE:
@@ -358,14 +358,6 @@ def _drive_file(session: requests.Session, url: str) -> str:
 
 
 # --- Small helpers ----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _warnings_about_certificates(shown: bool) -> Iterator[None]:
-    with warnings.catch_warnings():
-        if not shown:  # `_fetch_from` prints its own warning.
-            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
-        yield
 
 
 def _hash(path: Path | None = None):

@@ -168,5 +168,5 @@ def read_saliency(path: Path) -> np.ndarray:
             raise Unreadable("not a regular file")
         saliency = np.array(saliency, np.float64)
     except (tf.errors.OpError, Unreadable, ValueError, TypeError, EOFError) as error:
-        raise UserError(f"{path} is not a readable map, or damaged. Make it again.") from error
+        raise UserError(f"{path} is not a map, or is damaged. Make it again.") from error
     return saliency[..., 0] if saliency.ndim == 3 and saliency.shape[-1] == 1 else saliency
