@@ -403,7 +403,7 @@ def test_another_precision_is_scored_again(internet, quick, run):
     scores = run.rows()["published", "published network", "osie", "mit"]["scores"]
     assert run("-d", "osie", "--precision", "bfloat16") == 0
     assert run.rows()["published", "published network", "osie", "mit"]["scores"] != scores
-    assert len(quick) == 8 and run.page().count("--precision bfloat16") == 4
+    assert len(quick) == 12 and run.page().count("--precision bfloat16") == 6
 
 
 def test_every_command_has_the_options_of_its_step(internet, vgg16, run, quick, monkeypatch):
