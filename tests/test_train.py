@@ -304,7 +304,7 @@ def test_training_that_varies_its_images_caches_those_of_the_validation_only(tin
     with batches.loaders(tmp_path / "cache", {**defaults(), "cache": True, "mirror": True}, *groups) as (training, _):
         assert training.keywords == {"augmentation": {"mirror": True}}
         assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert "only those of the validation are cached" in capsys.readouterr().out
+    assert "only the validation images are cached" in capsys.readouterr().out
 
 
 def test_cache_that_does_not_fit_on_the_disk_is_not_begun(tiny_dataset, tmp_path, monkeypatch):
