@@ -263,8 +263,8 @@ def parse_ratio(ratio: Any) -> float:
         UserError: it is something else, or not above 0.
     """
     try:
-        parts = ratio.split(":") if isinstance(ratio, str) else ratio
-        width, height = (float(part) for part in (parts if np.ndim(parts) else (parts, 1)))
+        parts = ratio.split(":") if isinstance(ratio, str) else ratio if np.ndim(ratio) else (ratio, 1)
+        width, height = (float(part) for part in parts)
         if 0 < width < np.inf and 0 < height < np.inf:
             return width / height
     except (TypeError, ValueError):

@@ -21,7 +21,7 @@ def attention(saliency: np.ndarray, density: LogDensity | None = None) -> np.nda
 
     Args:
         saliency: a saliency map of any scale, (H, W) or (H, W, 1).
-        density: fitted to a network's maps by 'evaluate --fit'; None to divide the map by its sum. No power, blur or
+        density: fitted to a network's maps by 'evaluate --fit'; None to divide the map by its sum. No power and no
             mixture with the center bias predicts people's shares clearly better (`benchmarks/areas.py`).
 
     Returns:

@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
-from scipy.ndimage import gaussian_filter  # noqa: E402
 
 from acquisition.datasets import DATASETS  # noqa: E402
 from attention import crops, errors  # noqa: E402
@@ -42,7 +41,6 @@ PEOPLE, CENTER, HALF, OTHER_HALF = "people", "center bias", "half of the observe
 TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "power 0.8": lambda saliency: attention(saliency**0.8),
     "power 1.2": lambda saliency: attention(saliency**1.2),
-    "blur of 2 %": lambda saliency: attention(gaussian_filter(saliency, 0.02 * np.sqrt(saliency.size), mode="nearest")),
     "10 % center bias": lambda saliency: 0.9 * attention(saliency) + 0.1 * center_bias(saliency.shape),
 }
 
@@ -298,7 +296,8 @@ def smart_crop(file: Path, size: tuple[int, int]) -> tuple[int, int]:
 
     with Image.open(file) as image:
         shape = image.height, image.width
-        box = smartcrop.SmartCrop().crop(image.convert("RGB"), size[1], size[0], min_scale=1)["top_crop"]
+        height, width = (round(100 * side / min(size)) for side in size)  # As in its own examples.
+        box = smartcrop.SmartCrop().crop(image.convert("RGB"), width, height, min_scale=1)["top_crop"]
     top, left = (min(max(0, round(box[k])), side - length) for k, side, length in zip("yx", shape, size, strict=True))
     return top, left
 
@@ -328,10 +327,8 @@ def print_tables(result: dict) -> None:
             print(f"| {name} | {ratio} | {' | '.join(f'{row[method]:.3f}' for method in methods)} |")
     for name in NAMES:
         row = result["compare"][name]
-        print(
-            f"\n{name}: of {row['pairs']} differences of more than 10 points, {row['sign_agreement']:.1%} have the right"
-        )
-        print(f"right sign; {row['coverage_of_the_difference']:.1%} of all differences are in their interval")
+        print(f"\n{name}: {row['sign_agreement']:.1%} of {row['pairs']} differences of more than 10 points have")
+        print(f"the right sign; {row['coverage_of_the_difference']:.1%} of all differences are in their interval")
 
 
 if __name__ == "__main__":

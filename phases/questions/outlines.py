@@ -85,7 +85,7 @@ def _write(image: Image.Image, labels: Mapping[str, tuple[int, int]]) -> None:
         left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
         margin = max(1, (bottom - top) // 4)
         width, height = right - left + 2 * margin, bottom - top + 2 * margin
-        x = max(0, min(x, image.width - width))
+        x = max(0, min(x, int(image.width - width)))
         places = [max(0, min(y + step * height, image.height - height)) for step in (0, -1, 1, -2, 2, 3, -3, 4)]
         free = (place for place in places if not any(_cover((x, place, x + width, place + height), t) for t in taken))
         place = next(free, places[0])
