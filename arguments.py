@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from acquisition import datasets
-from config import BELOW_1, MAX_PIXELS, PARAMS, RECIPES, Param, defaults
+from .acquisition import datasets
+from .config import BELOW_1, MAX_PIXELS, PARAMS, RECIPES, Param, defaults
 
 MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 

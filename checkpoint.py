@@ -17,13 +17,13 @@ import h5py
 import keras
 import numpy as np
 
-import download
-from bundled import BUNDLED
-from config import VERSION
-from download import WEIGHTS_FOLDER
-from model import NORM_EPSILON, published_name
-from utils import DownloadError, UserError, check_space, whole_file
-from weight_files import (
+from . import download
+from .bundled import BUNDLED
+from .config import VERSION
+from .download import WEIGHTS_FOLDER
+from .model import NORM_EPSILON, published_name
+from .utils import DownloadError, UserError, check_space, whole_file
+from .weight_files import (
     NORM_VARIABLES,
     check_stored,
     describe,
@@ -34,7 +34,7 @@ from weight_files import (
     reading,
     write_note,
 )
-from weight_files import Architecture as Architecture  # Used by others through this module.
+from .weight_files import Architecture as Architecture  # Used by others through this module.
 
 # The bundled network that is used when no other weights are available.
 LITE_PATH = BUNDLED["lite"]
@@ -347,7 +347,7 @@ def write_knowledge(path: Path, knowledge: Knowledge) -> None:
 
 
 def knowledge_of(network) -> Knowledge:
-    """The metadata for an export of an `msinet.Network`: its own, with the input size that it predicts at."""
+    """The metadata for an export of an `network.Network`: its own, with the input size that it predicts at."""
     if network.knowledge:
         return replace(network.knowledge, input_size=network.input_size, fit_shape=network.fit_shape)
     return Knowledge(network.input_size, network.architecture.context, network.architecture.variant)

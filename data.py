@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import utils
-from acquisition.datasets import CUSTOM, DATASETS, Dataset
-from config import MAX_PIXELS
-from utils import UserError, name_some
+from . import utils
+from .acquisition.datasets import CUSTOM, DATASETS, Dataset
+from .config import MAX_PIXELS
+from .utils import UserError, name_some
 
 # Formats that TensorFlow decodes: all of these to three channels, only those of maps to one channel.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -69,7 +69,7 @@ def find_dataset(name: str, path: Path) -> Path:
         if (folder / "stimuli").is_dir():
             return folder
     if name in DATASETS:
-        import download
+        from . import download
 
         return download.dataset(name, path)
     if not path.exists():

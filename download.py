@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from acquisition.build import find_weights, incomplete, install_weights, make_dataset
-from acquisition.datasets import DATASETS, weight_files
-from acquisition.hosts import unreachable
-from acquisition.obtain import by_hand, obtain, read_origins, write_origins
-from acquisition.staging import STAGING, disk_errors_reported, locked
-from utils import DownloadError
+from .acquisition.build import find_weights, incomplete, install_weights, make_dataset
+from .acquisition.datasets import DATASETS, weight_files
+from .acquisition.hosts import unreachable
+from .acquisition.obtain import by_hand, obtain, read_origins, write_origins
+from .acquisition.staging import STAGING, disk_errors_reported, locked
+from .utils import DownloadError
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 

@@ -6,17 +6,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import UserError  # Before TensorFlow, for its settings.
-
-# isort: split
 import matplotlib
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-import geometry
-from config import MAX_PIXELS
-from data import Header, Sample, Unreadable, read_header, why_unreadable
+from . import geometry
+from .config import MAX_PIXELS
+from .data import Header, Sample, Unreadable, read_header, why_unreadable
+from .utils import UserError
 
 # Values of the border around an image, and around its saliency map, in the network's input.
 IMAGE_PADDING, MAP_PADDING = geometry.PADDING, 0

@@ -7,8 +7,21 @@ import io
 import sys
 from pathlib import Path
 
-from acquisition import datasets
-from arguments import (
+if not __package__:
+    # Run as a script from a clone: its folder is the package msinet, whatever the folder's name is (PEP 366).
+    from importlib import util
+
+    _root = Path(__file__).resolve().parent
+    _spec = util.spec_from_file_location("msinet", _root / "__init__.py", submodule_search_locations=[str(_root)])
+    assert _spec and _spec.loader
+    sys.modules["msinet"] = util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["msinet"])
+    # Python put the folder on the path, where its modules `data` and `utils` would hide those of other programs.
+    sys.path = [folder for folder in sys.path if Path(folder).resolve() != _root]
+    __package__ = "msinet"
+
+from .acquisition import datasets
+from .arguments import (
     add_data,
     add_dataset_path,
     add_input_size,
@@ -23,8 +36,8 @@ from arguments import (
     pixel_count,
     port_number,
 )
-from config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS, VERSION
-from utils import UserError
+from .config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS, VERSION
+from .utils import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +62,7 @@ def run_phase(options: argparse.Namespace) -> int | None:
     Modules in `phases/` import neither TensorFlow nor Keras at the top, so that mistakes are reported at once. They
     check their options first, and then import the modules that need TensorFlow inside `run`.
     """
-    phase = importlib.import_module(f"phases.{options.phase}")
+    phase = importlib.import_module(f".phases.{options.phase}", __package__)
     values = vars(options) | {"params": params_of(options)}
     return phase.run(phase.Options(**{field.name: values[field.name] for field in dataclasses.fields(phase.Options)}))
 

@@ -7,12 +7,11 @@ network (`keras_convolutions`) and the plain inference graph with constant weigh
 import functools
 from collections.abc import Callable, Mapping
 
-from utils import UserError, quiet_stderr  # Before TensorFlow, for its settings.
-
-# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
+
+from .utils import UserError, quiet_stderr
 
 CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from config import MAX_PIXELS
-from data import IMAGE_SUFFIXES, list_images
-from utils import UserError
+from .config import MAX_PIXELS
+from .data import IMAGE_SUFFIXES, list_images
+from .utils import UserError
 
 NAME_TOO_LONG = "its name is too long for a map with the same name"
 
@@ -96,7 +96,7 @@ def write_maps(
 
     Args:
         photograph: names the files.
-        prediction: a `msinet.Prediction` of its file.
+        prediction: a `network.Prediction` of its file.
         options: the format, and whether to write an overlay.
         write: called with the name and the contents of each file.
 
@@ -106,7 +106,7 @@ def write_maps(
     Raises:
         OSError: a file cannot be written for a reason that other photographs share, such as a full disk.
     """
-    from images import Unwritable, encode_map, encode_overlay  # They import TensorFlow.
+    from .images import Unwritable, encode_map, encode_overlay  # They import TensorFlow.
 
     if prediction.saliency is None:
         return {}, prediction.error

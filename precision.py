@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from model import CHANNELS_LAST, LAST, POLICIES, Convolution, tensor_convolutions
-from utils import UserError
+from .model import CHANNELS_LAST, LAST, POLICIES, Convolution, tensor_convolutions
+from .utils import UserError
 
 # These convolutions compute in float32 in every precision. bfloat16 has eight significant bits: the input of the first
 # one, pixels minus their means, would be off by up to half a gray level; the output of the last one becomes the map.

@@ -19,9 +19,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from config import VERSION
+from .config import VERSION
 
-# TensorFlow reads these variables when it is imported, so import this module first. Values that the user set are kept.
+# TensorFlow reads these variables when it is imported, so `__init__.py` imports this module first. Values that the
+# user set are kept.
 # oneDNN: TensorFlow enables it by default only on newer processors, but it is up to three times as fast on all.
 # Log level 3: only errors, because TensorFlow's other messages would drown ours.
 TENSORFLOW_SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -23,9 +23,9 @@ import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from config import VARIANTS
-from model import msi_net, published_name, scaled_filters
-from utils import UserError
+from .config import VARIANTS
+from .model import msi_net, published_name, scaled_filters
+from .utils import UserError
 
 # Size limit in bytes. The full network with its optimizer's state takes 300 MB.
 LARGEST_FILE = 2**30

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from acquisition.transfer import CHUNK, RESERVE
-from utils import DownloadError, check_space, whole_file
+from ..utils import DownloadError, check_space, whole_file
+from .transfer import CHUNK, RESERVE
 
 # Photographs and maps hardly compress, MATLAB files and binary maps do. Beyond both bounds, the archive is a bomb.
 GREATEST_RATIO = 100

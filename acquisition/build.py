@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from acquisition.archives import extract
-from acquisition.convert import convert
-from acquisition.datasets import Archive, Dataset
-from acquisition.obtain import Fetched, discard
-from utils import DownloadError, files_by_name, list_files, sweep_leftovers, whole_file
+from ..utils import DownloadError, files_by_name, list_files, sweep_leftovers, whole_file
+from .archives import extract
+from .convert import convert
+from .datasets import Archive, Dataset
+from .obtain import Fetched, discard
 
 
 def make_dataset(row: Dataset, files: Sequence[Fetched], staging: Path) -> Path:

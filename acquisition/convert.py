@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils import DownloadError, name_some, parallel_map, whole_file
+from ..utils import DownloadError, name_some, parallel_map, whole_file
 
 
 def convert(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import DIMS
+from ..config import DIMS
 
 # Your own photographs. They have no row, because nothing is known about them in advance.
 CUSTOM = "custom"
@@ -94,7 +94,7 @@ def _reader(name: str) -> Callable[[Path], Mapping[str, Callable]]:
     """The function `read_<name>` of `readers`, imported only when it is needed, because it would slow down `--help`."""
 
     def read(raw: Path) -> Mapping[str, Callable]:
-        from acquisition import readers
+        from . import readers
 
         return getattr(readers, f"read_{name}")(raw)
 

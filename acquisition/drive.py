@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 from urllib.parse import urlencode, urljoin
 
-from acquisition.datasets import GOOGLE_DRIVE
+from .datasets import GOOGLE_DRIVE
 
 
 def is_on_drive(url: str) -> bool:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from utils import DownloadError
+from ..utils import DownloadError
 
 CONNECT_SECONDS = 4  # for a host to answer; a missing network is reported within 5 seconds
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from acquisition.datasets import Archive
-from acquisition.hosts import check_address
-from acquisition.transfer import fetch, file_md5
-from utils import DownloadError, whole_file, write_json
+from ..utils import DownloadError, whole_file, write_json
+from .datasets import Archive
+from .hosts import check_address
+from .transfer import fetch, file_md5
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from acquisition.gaze import UNKNOWN_OBSERVER, Fixations, lit_pixels
-from utils import files_by_name, list_files
+from ..utils import files_by_name, list_files
+from .gaze import UNKNOWN_OBSERVER, Fixations, lit_pixels
 
 Reading = Mapping[str, Callable[[], Fixations]]
 

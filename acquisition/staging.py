@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils import DownloadError, NoSpaceError
+from ..utils import DownloadError, NoSpaceError
 
 # Next to the datasets: unfinished archives and datasets, and the checksums of earlier downloads.
 STAGING = ".downloads"

@@ -19,9 +19,9 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from acquisition import drive
-from acquisition.hosts import CONNECT_SECONDS, check_address, unreachable
-from utils import DownloadError, NoSpaceError, check_space, write_json
+from ..utils import DownloadError, NoSpaceError, check_space, write_json
+from . import drive
+from .hosts import CONNECT_SECONDS, check_address, unreachable
 
 READ_SECONDS = 30  # timeout between two bytes
 ATTEMPTS = 5  # in a row without progress, at each source

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import UserError, name_some
+from ..utils import UserError, name_some
 
 # Annotation tools round: coordinates may lie this many pixels outside the photograph.
 TOLERANCE = 1.0

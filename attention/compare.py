@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from attention.areas import find_pixels
-from attention.density import LogDensity, attention, check_map, integral
-from attention.errors import difference_interval
-from attention.regions import Region, measure
-from utils import UserError, name_some
+from ..utils import UserError, name_some
+from .areas import find_pixels
+from .density import LogDensity, attention, check_map, integral
+from .errors import difference_interval
+from .regions import Region, measure
 
 # Rows and columns of the grid of differences.
 GRID = 3

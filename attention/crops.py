@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from attention.areas import as_area, find_pixels, parse_ratio
-from attention.density import LogDensity, attention, integral
-from utils import UserError
+from ..utils import UserError
+from .areas import as_area, find_pixels, parse_ratio
+from .density import LogDensity, attention, integral
 
 # The share of attention that a crop must gain to move from the center by a whole side, and that it may lose to become
 # smaller by the area of the whole photograph.

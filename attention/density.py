@@ -4,9 +4,9 @@ from typing import Protocol
 
 import numpy as np
 
-from attention.measured import MEASURED
-from scoring.metrics import as_distribution
-from utils import UserError
+from ..scoring.metrics import as_distribution
+from ..utils import UserError
+from .measured import MEASURED
 
 
 class LogDensity(Protocol):

@@ -7,7 +7,7 @@ included.
 
 import numpy as np
 
-from attention.measured import MEASURED
+from .measured import MEASURED
 
 # Predicted shares at which the errors were measured; between them, they are interpolated.
 KNOTS = np.array([0, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 1])

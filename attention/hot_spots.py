@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attention.density import LogDensity, attention
+from .density import LogDensity, attention
 
 # Maps are reduced to at most this many cells along the longer side: a network's map has no finer detail.
 CELLS = 160

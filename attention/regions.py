@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from attention.areas import Pixels, find_pixels
-from attention.density import LogDensity, attention, center_bias, check_map
-from attention.errors import interval
+from .areas import Pixels, find_pixels
+from .density import LogDensity, attention, center_bias, check_map
+from .errors import interval
 
 
 @dataclass(frozen=True)

@@ -10,26 +10,24 @@ Errors that set an interval never count towards its coverage: five folds of phot
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from acquisition.datasets import DATASETS  # noqa: E402
-from attention import crops, errors  # noqa: E402
-from attention.areas import parse_ratio  # noqa: E402
-from attention.density import attention, center_bias, integral  # noqa: E402
-from attention.measured import MEASURED  # noqa: E402
-from data import find_dataset, image_size, pair_files, split  # noqa: E402
-from scoring.fixations import read_fixations  # noqa: E402
-from utils import parallel_map, whole_file, write_json  # noqa: E402
+from msinet.acquisition.datasets import DATASETS  # noqa: E402
+from msinet.attention import crops, errors  # noqa: E402
+from msinet.attention.areas import parse_ratio  # noqa: E402
+from msinet.attention.density import attention, center_bias, integral  # noqa: E402
+from msinet.attention.measured import MEASURED  # noqa: E402
+from msinet.data import find_dataset, image_size, pair_files, split  # noqa: E402
+from msinet.scoring.fixations import read_fixations  # noqa: E402
+from msinet.utils import parallel_map, whole_file, write_json  # noqa: E402
 
 NAMES = ("osie", "mit1003")
 RATIOS = ("1:1", "4:5", "16:9")

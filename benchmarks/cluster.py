@@ -20,11 +20,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
-import main  # noqa: E402
-from photographs import sample_photograph  # noqa: E402
-from utils import quiet_stderr  # noqa: E402
+from msinet import main  # noqa: E402
+from msinet.photographs import sample_photograph  # noqa: E402
+from msinet.utils import quiet_stderr  # noqa: E402
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -166,7 +165,7 @@ def print_listing(scratch: Path, number: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from phases.distributed.store import Photographs
+    from msinet.phases.distributed.store import Photographs
 
     folder = next(scratch.glob("in*"))
     manifest = scratch / "list.parquet"

@@ -21,22 +21,21 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
-from utils import quiet_stderr  # noqa: E402
+from msinet.utils import quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
     from PIL import Image
     from selenium import webdriver
 
-    import checkpoint
     import msinet
-    from config import DEMO_SIZES, VARIANTS
-    from data import list_images
-    from model import build_model
-    from phases import demo as serve
-    from photographs import sample_photograph
+    from msinet import checkpoint
+    from msinet.config import DEMO_SIZES, VARIANTS
+    from msinet.data import list_images
+    from msinet.model import build_model
+    from msinet.phases import demo as serve
+    from msinet.photographs import sample_photograph
 
 BACKENDS = ("wasm", "webgl", "webgpu", "cpu")
 CHROMIUM_FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader")

@@ -10,7 +10,6 @@ the milliseconds. Differences are relative to TensorFlow in float32, in gray lev
 """
 
 import argparse
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,9 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
-from utils import cores, count, quiet_stderr  # noqa: E402
+from msinet.utils import cores, count, quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
@@ -30,15 +28,15 @@ with quiet_stderr():
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-import images  # noqa: E402
 import msinet  # noqa: E402
 from benchmarks.speed import SIZE, processor, seeded_arrays, shortest  # noqa: E402
-from config import VARIANTS  # noqa: E402
-from data import read_header  # noqa: E402
-from model import build_model  # noqa: E402
-from phases.formats import FORMATS  # noqa: E402
-from photographs import sample_photograph  # noqa: E402
-from precision import processor_has_bfloat16  # noqa: E402
+from msinet import images  # noqa: E402
+from msinet.config import VARIANTS  # noqa: E402
+from msinet.data import read_header  # noqa: E402
+from msinet.model import build_model  # noqa: E402
+from msinet.phases.formats import FORMATS  # noqa: E402
+from msinet.photographs import sample_photograph  # noqa: E402
+from msinet.precision import processor_has_bfloat16  # noqa: E402
 
 Engine = Callable[[np.ndarray], np.ndarray]
 
@@ -158,7 +156,7 @@ def run() -> None:
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     if options.variant == "full":
-        network = msinet.from_arrays(seeded_arrays(build_model()), SIZE)
+        network = msinet.network.from_arrays(seeded_arrays(build_model()), SIZE)
     else:
         network = msinet.load("lite", input_size=SIZE)
     path = sample_photograph()

@@ -15,20 +15,19 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 # This folder would hide modules of the same name as a script.
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
 
-from utils import parallel_map, quiet_stderr  # noqa: E402
+from msinet.utils import parallel_map, quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
     from scipy.ndimage import gaussian_filter
 
-    from data import Sample
-    from scoring import density
-    from scoring.ground_truth import Case, GroundTruth
-    from scoring.protocols import PROTOCOLS, TUEBINGEN
+    from msinet.data import Sample
+    from msinet.scoring import density
+    from msinet.scoring.ground_truth import Case, GroundTruth
+    from msinet.scoring.protocols import PROTOCOLS, TUEBINGEN
 
 SHAPE, FIXATIONS = (600, 800), 100
 

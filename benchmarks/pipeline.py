@@ -10,26 +10,24 @@ which matters if other programs run too. The second table gives the images per s
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
-from utils import quiet_stderr  # noqa: E402
+from msinet.utils import quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
     import tensorflow as tf
 
-import data  # noqa: E402
 from benchmarks.speed import operations  # noqa: E402
-from config import RECIPES, VARIANTS, defaults  # noqa: E402
-from model import build_model  # noqa: E402
-from phases.training.batches import Batch, loaders, training_plan  # noqa: E402
+from msinet import data  # noqa: E402
+from msinet.config import RECIPES, VARIANTS, defaults  # noqa: E402
+from msinet.model import build_model  # noqa: E402
+from msinet.phases.training.batches import Batch, loaders, training_plan  # noqa: E402
 
 # Height and width of the photographs, and of the network's input for them.
 KINDS = {"SALICON": ((480, 640), (240, 320)), "MIT1003": ((768, 1024), (360, 360))}

@@ -21,22 +21,21 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
-from utils import onednn_enabled, quiet_stderr  # noqa: E402
+from msinet.utils import onednn_enabled, quiet_stderr  # noqa: E402
 
 with quiet_stderr():
     import numpy as np
     import tensorflow as tf
 
-import checkpoint  # noqa: E402
 import msinet  # noqa: E402
-from config import VARIANTS, defaults  # noqa: E402
-from model import build_model  # noqa: E402
-from phases import test  # noqa: E402
-from phases.training import optimizer  # noqa: E402
-from photographs import find_images, sample_photograph  # noqa: E402
-from precision import processor_has_bfloat16  # noqa: E402
+from msinet import checkpoint  # noqa: E402
+from msinet.config import VARIANTS, defaults  # noqa: E402
+from msinet.model import build_model  # noqa: E402
+from msinet.phases import test  # noqa: E402
+from msinet.phases.training import optimizer  # noqa: E402
+from msinet.photographs import find_images, sample_photograph  # noqa: E402
+from msinet.precision import processor_has_bfloat16  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
 SIZE = SIZES[-1]
@@ -195,7 +194,7 @@ def run() -> None:
 
     model = build_model(width=VARIANTS[options.variant]["width"], seed=1)
     arrays = msinet.load("lite").arrays if options.variant == "lite" else seeded_arrays(model)
-    network = msinet.from_arrays(arrays, SIZE)
+    network = msinet.network.from_arrays(arrays, SIZE)
     networks = {name: replace(network, precision=name) for name in precisions}
     print_network_speed(model, networks, options.repetitions)
     print_test_speed(networks, options.images)

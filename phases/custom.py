@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scoring import fixations
+from ..scoring import fixations
 
 
 def make_missing_maps(folder: Path, blur: fixations.Blur | None = None) -> None:

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import matplotlib
 
-import checkpoint
-import msinet
-from config import DEMO_SIZES
-from images import IMAGE_PADDING, OVERLAY_COLORS
-from msinet import Network
-from phases.formats.node import DEMO_FOLDER, install_node_packages
-from phases.formats.tfjs import write_tfjs
-from photographs import sample_photograph
-from utils import UserError, check_replaceable, whole_folder
+from .. import checkpoint
+from ..config import DEMO_SIZES
+from ..images import IMAGE_PADDING, OVERLAY_COLORS
+from ..network import Network, load
+from ..photographs import sample_photograph
+from ..utils import UserError, check_replaceable, whole_folder
+from .formats.node import DEMO_FOLDER, install_node_packages
+from .formats.tfjs import write_tfjs
 
 PAGE_FILES = (
     "index.html", "page.css", "page.js", "sources.js", "maps.js", "view.js", "network.js", "worker.js", "backends.js",
@@ -99,10 +98,10 @@ def run(options: Options) -> None:
 
 def choose_networks(data: str, weights: str | None, results: Path) -> list[Network]:
     """The networks that the page offers: the one that `--weights` names, or the lite network and the best available."""
-    best = msinet.load(weights, data=data, results=results, device="cpu")
+    best = load(weights, data=data, results=results, device="cpu")
     if weights or best.weights.path == checkpoint.LITE_PATH or not checkpoint.LITE_PATH.exists():
         return [best]
-    return [msinet.load("lite", data=data, results=results, device="cpu"), best]
+    return [load("lite", data=data, results=results, device="cpu"), best]
 
 
 # --- The folder -------------------------------------------------------------------------------------------------------

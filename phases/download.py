@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import download
-from acquisition import datasets
-from utils import UserError
+from .. import download
+from ..acquisition import datasets
+from ..utils import UserError
 
 
 @dataclass(frozen=True)

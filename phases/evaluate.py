@@ -5,14 +5,14 @@ This file chooses the images. `phases/evaluation` scores them, and is imported w
 
 from pathlib import Path
 
-import data
-from acquisition import datasets
-from config import VALID_FRACTION
-from data import CUSTOM
-from phases.custom import make_missing_maps
-from phases.evaluation.options import Images, Options
-from scoring.protocols import PROTOCOLS
-from utils import UserError, quiet_stderr
+from .. import data
+from ..acquisition import datasets
+from ..config import VALID_FRACTION
+from ..data import CUSTOM
+from ..scoring.protocols import PROTOCOLS
+from ..utils import UserError, quiet_stderr
+from .custom import make_missing_maps
+from .evaluation.options import Images, Options
 
 
 def run(options: Options) -> None:
@@ -20,7 +20,7 @@ def run(options: Options) -> None:
     check(options)
     images = choose_images(options)
     with quiet_stderr():
-        from phases.evaluation import scores
+        from .evaluation import scores
     scores.evaluate(options, images)
 
 
@@ -60,7 +60,7 @@ def choose_fraction(options: Options) -> float:
     if options.maps and not options.weights:
         return VALID_FRACTION
     with quiet_stderr():
-        from checkpoint import choose_weights, read_knowledge
+        from ..checkpoint import choose_weights, read_knowledge
     wanted = options.weights[0] if options.weights else None
     known = read_knowledge(choose_weights(CUSTOM, wanted, Path(options.params["results"])).path)
     return VALID_FRACTION if known is None or known.valid_fraction is None else known.valid_fraction

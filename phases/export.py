@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from config import EXPORTS
-from photographs import sample_photograph
-from utils import UserError, check_replaceable, check_writable, quiet_stderr, whole_folder, write_record
+from ..config import EXPORTS
+from ..photographs import sample_photograph
+from ..utils import UserError, check_replaceable, check_writable, quiet_stderr, whole_folder, write_record
 
 # The greatest accepted difference from the program's maps, which go from 0 to 1, by the bits of a weight.
 BOUNDS = {32: 1e-4, 16: 2e-3, 8: 0.15}
@@ -42,19 +42,17 @@ def run(options: Options) -> None:
         offered = " or ".join(str(offered) for offered in EXPORTS[name])
         raise UserError(f"--format {name} has {offered} bits a weight, not {bits}.")
     with quiet_stderr():
-        import msinet
-        from phases.formats import FORMATS, hub, proof
-        from phases.formats.card import describe_export, describe_use
-        from phases.formats.node import install_node_packages
+        from ..network import load
+        from .formats import FORMATS, hub, proof
+        from .formats.card import describe_export, describe_use
+        from .formats.node import install_node_packages
     parts = FORMATS[name]
     require_packages(name, (package for part in parts for package in part.packages))
     if name == "tfjs":
         install_node_packages()
     results = Path(options.params["results"])
     check_writable((options.output or results / "exports" / name).parent)
-    network = msinet.load(
-        options.weights, data=options.data, results=results, input_size=options.input_size, device="cpu"
-    )
+    network = load(options.weights, data=options.data, results=results, input_size=options.input_size, device="cpu")
     network = replace(network, fit_shape=False)  # The examples and signatures of an export have one size.
     size, variant = network.input_size, network.architecture.variant.replace(" ", "")
     print(f"Weights: {network.weights.path} ({network.weights.reason}).")

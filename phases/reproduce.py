@@ -10,10 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from phases.reproduction import page, plan, reference
-from phases.reproduction.ledger import Ledger
-from phases.reproduction.plan import Options
-from utils import UserError, check_writable, count, quiet_stderr
+from ..utils import UserError, check_writable, count, quiet_stderr
+from .reproduction import page, plan, reference
+from .reproduction.ledger import Ledger
+from .reproduction.plan import Options
 
 
 def run(options: Options) -> int:
@@ -33,7 +33,7 @@ def run(options: Options) -> int:
         return 0
     check_writable(options.folder)
     with quiet_stderr():
-        from phases.reproduction.steps import actions
+        from .reproduction.steps import actions
     # TensorFlow warns about many networks in one process, as if one network were compiled again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with alone(options.folder):

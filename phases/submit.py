@@ -13,12 +13,12 @@ from PIL import Image
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-from acquisition.datasets import BENCHMARKS, Benchmark
-from data import image_size, list_images
-from utils import UserError, check_writable, count, quiet_stderr, whole_file, write_record
+from ..acquisition.datasets import BENCHMARKS, Benchmark
+from ..data import image_size, list_images
+from ..utils import UserError, check_writable, count, quiet_stderr, whole_file, write_record
 
 if TYPE_CHECKING:  # It needs TensorFlow.
-    from msinet import Network
+    from ..network import Network
 
 # Maximum distance of the logarithm of a written density's sum from 0. The benchmark accepts 1e-3.
 TOLERANCE = 1e-6
@@ -54,8 +54,8 @@ def run(options: Options) -> None:
     folder = Path(options.params["results"]) / "submissions"
     check_writable(folder)
     with quiet_stderr():
-        from scoring import density
-        from scoring.fitted import FittedDensity
+        from ..scoring import density
+        from ..scoring.fitted import FittedDensity
     fitted = FittedDensity.load(options.density) if options.density else None
     network = load_network(options, benchmark)
     print(network.summary())
@@ -89,9 +89,9 @@ def load_network(options: Options, benchmark: Benchmark) -> "Network":
         UserError: it would be the lite network although the user did not choose it.
     """
     with quiet_stderr():
-        import msinet
-        from checkpoint import LITE_PATH
-    network = msinet.load(
+        from ..checkpoint import LITE_PATH
+        from ..network import load
+    network = load(
         options.weights,
         data=benchmark.dataset,
         results=options.params["results"],
@@ -161,7 +161,7 @@ def write_submission(
     Raises:
         UserError: an image cannot be read.
     """
-    from images import encode_map
+    from ..images import encode_map
 
     densities, maps = folder / f"{name}_densities.hdf5", folder / f"{name}_maps.zip"
     names = {image: image.relative_to(root).as_posix() for image in images}

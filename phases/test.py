@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from photographs import Options, find_images, map_pixels, name_maps, sample_photograph, write_maps
-from utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
+from ..photographs import Options, find_images, map_pixels, name_maps, sample_photograph, write_maps
+from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
 
 
 def run(options: Options) -> int:
@@ -19,14 +19,14 @@ def run(options: Options) -> int:
     options.check()
     if options.cluster:
         with quiet_stderr():
-            from phases.distributed import cluster
+            from .distributed import cluster
         return cluster.run(options)
     path = Path(options.path or sample_photograph())
     images = find_images(path)  # Before the weights, which may be a long download.
     with quiet_stderr():
-        import msinet
+        from ..network import load
     params, results = options.params, Path(options.params["results"])
-    network = msinet.load(
+    network = load(
         options.weights,
         data=options.data,
         results=results,
@@ -53,7 +53,7 @@ def test(network, images: Sequence[Path], root: Path, options: Options) -> tuple
     """Predict images into `results/images/`, and with `--overlay` write overlays into `results/overlays/`.
 
     Args:
-        network: a `msinet.Network`.
+        network: a `network.Network`.
         images: see `photographs.find_images`.
         root: the folder that contains them, or the only image itself.
         options: the format, the batch size and the folder of results.
@@ -61,7 +61,7 @@ def test(network, images: Sequence[Path], root: Path, options: Options) -> tuple
     Returns:
         The number of maps written, and a sentence for each image that failed.
     """
-    from msinet import PIXELS_IN_FLIGHT
+    from ..network import PIXELS_IN_FLIGHT
 
     results = Path(options.params["results"])
 

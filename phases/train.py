@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import data
-from acquisition import datasets
-from config import VALID_FRACTION
-from data import CUSTOM
-from phases.custom import make_missing_maps
-from scoring.fixations import Blur
-from utils import UserError, quiet_stderr
+from .. import data
+from ..acquisition import datasets
+from ..config import VALID_FRACTION
+from ..data import CUSTOM
+from ..scoring.fixations import Blur
+from ..utils import UserError, quiet_stderr
+from .custom import make_missing_maps
 
 # Options that only your own photographs have.
 OF_CUSTOM = ("valid_fraction", "sigma", "pixels_per_degree")
@@ -72,7 +72,7 @@ def run(options: Options) -> None:
         name: data.load_groups(name, options.path, size, valid_fraction=valid_fraction) for name, size in sizes.items()
     }
     with quiet_stderr():
-        from phases.training import fit
+        from .training import fit
     fit.train(
         groups,
         params,
@@ -96,7 +96,7 @@ def check(options: Options) -> None:
 def check_resumed(results: Path, name: str, settings: Mapping) -> None:
     """Refuse to resume a run that has other settings than these, before maps are made that it cannot use."""
     with quiet_stderr():
-        from phases.training.run import Run
+        from .training.run import Run
     run = Run(results, name, dict(settings))
     if run.exists():
         run.read()

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data import MAP_SUFFIXES, files_by_name
-from scoring import density
-from scoring.fitted import FittedDensity, fit_density
-from scoring.ground_truth import Case, GroundTruth, pixels_at, read_saliency
-from scoring.protocols import Protocol
-from utils import UserError, name_some, parallel_map
+from ..data import MAP_SUFFIXES, files_by_name
+from ..utils import UserError, name_some, parallel_map
+from . import density
+from .fitted import FittedDensity, fit_density
+from .ground_truth import Case, GroundTruth, pixels_at, read_saliency
+from .protocols import Protocol
 
 # Training images for the fit of a density; its 34 parameters do not need more.
 FIT_IMAGES = 200

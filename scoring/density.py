@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from scoring.metrics import as_distribution
+from .metrics import as_distribution
 
 # Keeps the density of a map's black pixels above zero.
 FLOOR = 1e-8

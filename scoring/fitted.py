@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
-from scoring.density import FLOOR, on_pixels
-from scoring.metrics import as_distribution
-from utils import UserError, write_json
+from ..utils import UserError, write_json
+from .density import FLOOR, on_pixels
+from .metrics import as_distribution
 
 KNOTS, CENTRE_KNOTS = 20, 12
 

@@ -17,11 +17,11 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm.contrib.concurrent import thread_map
 
-from acquisition.convert import gaussian_blur
-from acquisition.gaze import UNKNOWN_OBSERVER, lit_pixels
-from data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
-from scoring.metrics import count_map
-from utils import UserError, cores, name_some, whole_folder, write_json
+from ..acquisition.convert import gaussian_blur
+from ..acquisition.gaze import UNKNOWN_OBSERVER, lit_pixels
+from ..data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
+from ..utils import UserError, cores, name_some, whole_folder, write_json
+from .metrics import count_map
 
 TABLE = "fixations.csv"
 COLUMNS = ("image", "x", "y")  # and, if known, "observer"

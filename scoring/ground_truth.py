@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from acquisition.convert import gaussian_blur
-from acquisition.gaze import UNKNOWN_OBSERVER
-from data import MAP_FORMATS, Sample, Unreadable, image_size, read_header
-from images import decode_image
-from scoring import density, metrics
-from scoring.fixations import TABLE, read_fixations
-from utils import UserError
+from ..acquisition.convert import gaussian_blur
+from ..acquisition.gaze import UNKNOWN_OBSERVER
+from ..data import MAP_FORMATS, Sample, Unreadable, image_size, read_header
+from ..images import decode_image
+from ..utils import UserError
+from . import density, metrics
+from .fixations import TABLE, read_fixations
 
 # NumPy parses an array's header as Python code, which sometimes raises SystemError in parallel threads (Python 3.11).
 ONE_HEADER = threading.Lock()

@@ -22,7 +22,7 @@ Special cases:
 import numpy as np
 from scipy.special import xlogy
 
-from utils import UserError
+from ..utils import UserError
 
 # MATLAB's `eps`, which both benchmarks add to probabilities.
 EPSILON = 2.2204e-16

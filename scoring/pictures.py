@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from images import decode_image
-from scoring.contenders import Contender
-from scoring.ground_truth import Case, GroundTruth
-from scoring.protocols import Protocol
-from scoring.report import Scores
-from utils import whole_file
+from ..images import decode_image
+from ..utils import whole_file
+from .contenders import Contender
+from .ground_truth import Case, GroundTruth
+from .protocols import Protocol
+from .report import Scores
 
 # Largest number of images in the picture of the worst tenth.
 MOST_WORST = 20

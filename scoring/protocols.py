@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acquisition.convert import gaussian_blur
-from scoring import metrics
-from utils import UserError
+from ..acquisition.convert import gaussian_blur
+from ..utils import UserError
+from . import metrics
 
 if TYPE_CHECKING:  # It imports TensorFlow, which the command line must not load.
-    from scoring.ground_truth import Case, GroundTruth
+    from .ground_truth import Case, GroundTruth
 
 # A saliency map, (H, W), or one per metric by name.
 Maps = np.ndarray | Mapping[str, np.ndarray]

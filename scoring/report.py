@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scoring.protocols import Protocol
-from utils import whole_file
+from ..utils import whole_file
+from .protocols import Protocol
 
 BOOTSTRAP_SAMPLES = 2000
 

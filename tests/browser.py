@@ -15,15 +15,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoint
-import images
-import main
-import model
 import msinet
-from config import DEMO_SIZES
-from phases import demo
-from phases.formats import node as node_packages
-from photographs import sample_photograph
+from msinet import checkpoint, images, main, model
+from msinet.config import DEMO_SIZES
+from msinet.phases import demo
+from msinet.phases.formats import node as node_packages
+from msinet.photographs import sample_photograph
 
 NO_WEBGL = ("--disable-gpu", "--disable-software-rasterizer")
 SOFTWARE_GPU = (

@@ -8,9 +8,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import utils  # noqa: F401 - before TensorFlow, for its settings
-
-# isort: split
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,8 +15,8 @@ import tiny_archives
 from loopback import Loopback
 from tiny_archives import zip_of
 
-from acquisition import transfer
-from acquisition.datasets import DATASETS
+from msinet.acquisition import transfer
+from msinet.acquisition.datasets import DATASETS
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -152,7 +149,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 def run_with_published_kernels(file: str):
     """Run a test file as a program in a process that uses those kernels; returns what it prints last, from JSON."""
-    environment = {"PYTHONPATH": str(Path(file).parents[1]), **PUBLISHED_KERNELS}
+    environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **PUBLISHED_KERNELS}
     finished = subprocess.run(
         [sys.executable, file], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
@@ -166,7 +163,7 @@ def seeded_arrays(network) -> dict[str, np.ndarray]:
     Array i in the published order is drawn from `default_rng(1000 + i)`: normal, times 0.05 for a bias and
     sqrt(2 / inputs) for a kernel.
     """
-    from model import published_name
+    from msinet.model import published_name
 
     stages = ("conv1", "conv2", "conv3", "conv4", "conv5", "aspp", "decoder")
 
@@ -186,7 +183,7 @@ def seeded_arrays(network) -> dict[str, np.ndarray]:
 
 def set_arrays(network, arrays) -> None:
     """Put arrays by published name into a Keras network without batch normalisation."""
-    from model import keras_name
+    from msinet.model import keras_name
 
     for name, values in arrays.items():
         layer, kind = name.rsplit("/", 1)

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # What each module may import of the program. A folder's row applies to all its files that have no row of their own.
 MAY_IMPORT = {
+    "__init__": "network utils config",
     "config": "",
     "bundled": "",
     "utils": "config",
@@ -26,9 +27,9 @@ MAY_IMPORT = {
     "weight_files": "model utils config",
     "checkpoint": "weight_files bundled download model utils config",
     "scoring": "scoring images data acquisition utils config",
-    "msinet": "checkpoint images data precision model acquisition.datasets utils config",
+    "network": "checkpoint images data precision model acquisition.datasets utils config",
     "photographs": "images data utils config",
-    "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs msinet "
+    "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs network "
     "scoring checkpoint images data precision model loss acquisition.datasets utils config",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
@@ -36,10 +37,10 @@ MAY_IMPORT = {
     "phases.reproduce": "phases.reproduction utils",
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
     "checkpoint download data acquisition.datasets utils config",
-    "phases.evaluation": "phases.evaluation msinet scoring checkpoint data utils config",
-    "phases.distributed": "phases.distributed photographs msinet images data model utils config",
+    "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
+    "phases.distributed": "phases.distributed photographs network images data model utils config",
     "phases.training": "phases.training checkpoint images data model loss precision utils config",
-    "phases.formats": "phases.formats bundled msinet checkpoint images geometry data model utils config",
+    "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config",
     "main": "phases arguments acquisition.datasets utils config",
 }
 
@@ -59,10 +60,13 @@ def imports(name: str, file: Path, known: set[str]) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{name}: a relative import hides its module"
+            package = [] if file.name == "__init__.py" and "." not in name else name.split(".")
+            if node.level:  # `from ..a import b` in x.y.z is x.a.
+                package = package[: len(package) - node.level + (file.name == "__init__.py")]
+            module = ".".join([*(package if node.level else []), *([node.module] if node.module else [])])
             for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in known else node.module)
+                inner = f"{module}.{alias.name}".lstrip(".")
+                found.add(inner if inner in known else module)
     return (found & known) - {name}
 
 

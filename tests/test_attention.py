@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from attention import crops
-from attention.areas import Box, Polygon, Union, find_pixels, overlaps, parse_ratio
-from attention.compare import compare, grid_shares
-from attention.crops import crop
-from attention.density import attention, center_bias
-from attention.errors import KNOTS, difference_interval, interval
-from attention.hot_spots import hot_spots
-from attention.regions import regions, totals
-from utils import UserError
+from msinet.attention import crops
+from msinet.attention.areas import Box, Polygon, Union, find_pixels, overlaps, parse_ratio
+from msinet.attention.compare import compare, grid_shares
+from msinet.attention.crops import crop
+from msinet.attention.density import attention, center_bias
+from msinet.attention.errors import KNOTS, difference_interval, interval
+from msinet.attention.hot_spots import hot_spots
+from msinet.attention.regions import regions, totals
+from msinet.utils import UserError
 
 SHAPE = 48, 64
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-import data
-import images
-from data import Group, Sample
-from phases.training import batches
-from phases.training.batches import Batch
+from msinet import data, images
+from msinet.data import Group, Sample
+from msinet.phases.training import batches
+from msinet.phases.training.batches import Batch
 
 
 def samples_named(names) -> list[Sample]:

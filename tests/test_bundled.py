@@ -7,9 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-import bundled
-import checkpoint
-from weight_files import Architecture
+from msinet import bundled, checkpoint
+from msinet.weight_files import Architecture
 
 
 def test_model_card_is_generated_from_the_facts():

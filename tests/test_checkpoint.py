@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoint
-import model
 import msinet
-from utils import UserError
-from weight_files import Architecture, expected_shapes, write_note
+from msinet import checkpoint, model
+from msinet.utils import UserError
+from msinet.weight_files import Architecture, expected_shapes, write_note
 
 WIDTH = 0.125  # Narrow networks, so that many can be written and read.
 
@@ -335,7 +334,7 @@ def test_network_predicts_at_the_size_that_it_was_trained_with(tmp_path, arrays)
     assert other.input_size == (16, 16)
     exported = checkpoint.knowledge_of(other)
     assert exported.input_size == (16, 16) and exported.datasets == KNOWN.datasets
-    unknown = checkpoint.knowledge_of(msinet.from_arrays(arrays, (24, 32)))
+    unknown = checkpoint.knowledge_of(msinet.network.from_arrays(arrays, (24, 32)))
     assert (unknown.input_size, unknown.context, unknown.datasets) == ((24, 32), "aspp", {})
 
 

@@ -21,13 +21,13 @@ import tensorflow as tf
 from conftest import assert_close, write
 from PIL import Image
 
-import main
 import msinet
-from data import list_images
-from images import encode_map, encode_overlay
-from phases import test
-from photographs import Options, find_images, output_paths
-from utils import UserError
+from msinet import main
+from msinet.data import list_images
+from msinet.images import encode_map, encode_overlay
+from msinet.phases import test
+from msinet.photographs import Options, find_images, output_paths
+from msinet.utils import UserError
 
 # Ray reads them when it is imported.
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4, RAY_USAGE_STATS_ENABLED="0")
@@ -40,10 +40,10 @@ import pyarrow.parquet as pq  # noqa: E402
 from ray import cloudpickle  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from phases.distributed import cluster  # noqa: E402
-from phases.distributed import index as cluster_index  # noqa: E402
-from phases.distributed import store as cluster_store  # noqa: E402
-from phases.distributed.store import Photographs  # noqa: E402
+from msinet.phases.distributed import cluster  # noqa: E402
+from msinet.phases.distributed import index as cluster_index  # noqa: E402
+from msinet.phases.distributed import store as cluster_store  # noqa: E402
+from msinet.phases.distributed.store import Photographs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray causes warnings.
 
@@ -252,9 +252,14 @@ def test_full_disk_stops_the_run_and_leaves_no_partial_file(tmp_path, worker, mo
 
 
 def test_killed_workers_temporary_files_are_removed_after_the_run(tmp_path):
-    script = "import os, sys, utils; utils.whole_file(utils.Path(sys.argv[1])).__enter__().touch(); os._exit(9)"
+    script = """
+import os, sys
+from msinet import utils
+utils.whole_file(utils.Path(sys.argv[1])).__enter__().touch()
+os._exit(9)
+"""
     map_file = str(tmp_path / "results" / "images" / "sub" / "map.png")
-    subprocess.run([sys.executable, "-c", script, map_file], cwd=Path(main.__file__).parent, check=False)
+    subprocess.run([sys.executable, "-c", script, map_file], check=False)
     assert list((tmp_path / "results" / "images" / "sub").iterdir())
     with cluster_store.open_store(str(tmp_path / "results")).cleaned():
         pass

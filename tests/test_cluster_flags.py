@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import write
 
-import main
-from phases import distributed
+from msinet import main
+from msinet.phases import distributed
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
     write(tmp_path / "a.jpg", b"")
-    for module in ("ray", "phases.distributed.cluster"):
+    for module in ("ray", "msinet.phases.distributed.cluster"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delattr(distributed, "cluster", raising=False)
@@ -34,7 +34,11 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
     ],
 )
 def test_wrong_flags_are_one_line_before_tensorflow_is_imported(tmp_path, flags, complaint):
-    script = "import sys, main; sys.exit(main.main(sys.argv[1:]) + 10 * ('tensorflow' in sys.modules))"
+    script = """
+import sys
+from msinet import main
+sys.exit(main.main(sys.argv[1:]) + 10 * ('tensorflow' in sys.modules))
+"""
     command = [sys.executable, "-c", script, "test", "--results", str(tmp_path), *flags.split()]
     finished = subprocess.run(command, cwd=Path(main.__file__).parent, capture_output=True, text=True, check=False)
     assert complaint in finished.stderr and finished.stderr.count("\n") == 1

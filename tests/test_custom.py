@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from conftest import write
 
-import main
-from scoring import fixations
+from msinet import main
+from msinet.scoring import fixations
 
 HEIGHT, WIDTH = 48, 64
 

@@ -10,10 +10,10 @@ import pytest
 from conftest import write
 from PIL import Image
 
-import data
-from acquisition.datasets import DATASETS
-from data import Sample
-from utils import UserError
+from msinet import data
+from msinet.acquisition.datasets import DATASETS
+from msinet.data import Sample
+from msinet.utils import UserError
 
 # First positions of `numpy.random.RandomState(42).shuffle(arange(n))`.
 FIRST_TRAINING_INDICES = {

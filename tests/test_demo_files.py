@@ -16,35 +16,21 @@ from browser import (
     SOFTWARE_GPU,
     TINY_SIZE,
     Plain,
-    address,
     assert_same_map,
-    browser,
-    camera_film,
     delayed,
     expected_map,
-    folder,
-    live,
-    network,
-    node,
-    page,
-    sample,
     serving,
     serving_changed,
-    slow_address,
-    start_browser,
-    weights,
     write_weights,
 )
 from conftest import write
 
-import checkpoint
-import images
-import main
 import msinet
-from phases import demo
-from phases.formats import node as node_packages
-from photographs import sample_photograph
-from utils import UserError
+from msinet import checkpoint, images, main
+from msinet.phases import demo
+from msinet.phases.formats import node as node_packages
+from msinet.photographs import sample_photograph
+from msinet.utils import UserError
 
 # --- Missing files and backends ---------------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import approx_fprime
 from scipy.special import logsumexp
 
-from scoring import density, metrics
-from scoring import fitted as fitting
-from utils import UserError
+from msinet.scoring import density, metrics
+from msinet.scoring import fitted as fitting
+from msinet.utils import UserError
 
 
 def smooth_map(seed, shape=(24, 32), sigma=3):

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import data
-from config import defaults
-from phases.training import batches, devices, fit
-from utils import UserError
+from msinet import data
+from msinet.config import defaults
+from msinet.phases.training import batches, devices, fit
+from msinet.utils import UserError
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_losses_are_the_same_on_one_and_two_devices_and_a_run_can_switch_between_them(tiny_dataset, tmp_path):
     folder = tiny_dataset(count=10)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = dict(os.environ)
     command = [sys.executable, __file__, str(folder), str(tmp_path)]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib import cbook
 
-import main
 import msinet
+from msinet import main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

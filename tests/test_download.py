@@ -31,15 +31,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tiny_archives import COUNT, HEIGHT, WIDTH, zip_of
 
-import checkpoint
-import config
-import data
-import download
-import main
-from acquisition import archives, build, datasets, drive, hosts, readers, transfer
-from acquisition.datasets import DATASETS
-from phases.training import batches
-from utils import DownloadError, NoSpaceError
+from msinet import checkpoint, config, data, download, main
+from msinet.acquisition import archives, build, datasets, drive, hosts, readers, transfer
+from msinet.acquisition.datasets import DATASETS
+from msinet.phases.training import batches
+from msinet.utils import DownloadError, NoSpaceError
 
 ROOT = Path(__file__).parents[1]
 CONTENTS = b"PK" + np.random.default_rng(0).bytes(300_000)
@@ -158,8 +154,8 @@ def test_input_size_is_the_published_one_unless_config_overrides_it(monkeypatch)
 
 @pytest.fixture(scope="module")
 def lite_network():
-    from loss import kld
-    from model import build_model
+    from msinet.loss import kld
+    from msinet.model import build_model
 
     network = build_model(width=0.125, seed=1)
     network.compile("sgd", kld, jit_compile=False)
@@ -725,8 +721,8 @@ DRIVER = """
 import sys, time
 from dataclasses import replace
 from pathlib import Path
-import download
-from acquisition.datasets import DATASETS
+from msinet import download
+from msinet.acquisition.datasets import DATASETS
 folder, url, stage = sys.argv[1:]
 row = DATASETS["osie"]
 archive = replace(row.archives[0], urls=(url,), member_md5={})
@@ -744,7 +740,7 @@ download.dataset("osie", Path(folder))
 
 
 def start(folder, url, stage=""):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(folder), url, stage], stdout=subprocess.PIPE, text=True, env=environment
     )

@@ -14,14 +14,9 @@ import tensorflow as tf
 from conftest import write
 from scipy.ndimage import gaussian_filter
 
-import checkpoint
-import data
-import images
-import main
-import model
-import utils
-from scoring import contenders, density, ground_truth, metrics, pictures, report
-from scoring.protocols import MIT
+from msinet import checkpoint, data, images, main, model, utils
+from msinet.scoring import contenders, density, ground_truth, metrics, pictures, report
+from msinet.scoring.protocols import MIT
 
 SHAPE = (48, 64)
 

@@ -16,18 +16,14 @@ import pytest
 import tensorflow as tf
 from conftest import write
 
-import bundled
-import checkpoint
-import images
-import main
-import model
 import msinet
-from config import DEMO_SIZES, EXPORTS
-from phases import export
-from phases.formats import FORMATS, base, card, hub, keras, node, tfjs
-from phases.formats.examples import run_example
-from photographs import sample_photograph
-from utils import UserError, check_writable
+from msinet import bundled, checkpoint, images, main, model
+from msinet.config import DEMO_SIZES, EXPORTS
+from msinet.phases import export
+from msinet.phases.formats import FORMATS, base, card, hub, node, tfjs
+from msinet.phases.formats.examples import run_example
+from msinet.photographs import sample_photograph
+from msinet.utils import check_writable
 
 ROOT = Path(__file__).parents[1]
 EVERY = [(name, bits) for name, offered in EXPORTS.items() for bits in offered]
@@ -127,11 +123,9 @@ def test_example_in_the_text_predicts_the_programs_map(exported, network, photog
     np.testing.assert_allclose(saliency, network.predict(image), atol=1e-4)
 
 
-def test_example_runs_without_this_program_on_its_path(exported, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    part = dataclasses.replace(keras.FORMAT, example="import msinet")
-    with pytest.raises(UserError, match="No module named 'msinet'"):
-        run_example(part, exported("keras", 32), np.zeros((8, 8, 3), np.uint8), (72, 96))
+def test_only_the_examples_that_need_this_program_import_it():
+    parts = [part for parts in FORMATS.values() for part in parts]
+    assert all(("msinet" in re.findall(r"import (\w+)", part.example)) == part.needs_program for part in parts)
 
 
 @pytest.mark.parametrize(("name", "bits"), EVERY)
@@ -201,7 +195,7 @@ def test_hub_folder_of_the_bundled_network_has_its_scores_and_card(tmp_path):
 def test_tensorflow_js_agrees_at_the_demos_sizes(tmp_path, width, sizes, bits, bound):
     skip_without_runtime("tfjs")
     node.install_node_packages()
-    network = msinet.from_arrays(seeded_network(width), (240, 320))
+    network = msinet.network.from_arrays(seeded_network(width), (240, 320))
     tfjs.write_tfjs(network, tmp_path, bits)
     keras_model = base.keras_model(network)
     photograph = images.decode_image(tf.io.read_file(str(sample_photograph())), 3)
@@ -212,7 +206,7 @@ def test_tensorflow_js_agrees_at_the_demos_sizes(tmp_path, width, sizes, bits, b
 
 
 def test_tensorflow_js_has_fused_convolutions_and_shards_of_at_most_4_mebibytes(tmp_path):
-    tfjs.write_tfjs(msinet.from_arrays(seeded_network(0.25), (240, 320)), tmp_path, 32)
+    tfjs.write_tfjs(msinet.network.from_arrays(seeded_network(0.25), (240, 320)), tmp_path, 32)
     description = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     operations = [node["op"] for node in description["modelTopology"]["node"]]
     assert operations.count("_FusedConv2D") == 23

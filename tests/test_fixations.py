@@ -13,11 +13,11 @@ from conftest import write
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-import data
-from acquisition.convert import gaussian_blur
-from scoring import fixations
-from scoring.fixations import Blur
-from utils import UserError
+from msinet import data
+from msinet.acquisition.convert import gaussian_blur
+from msinet.scoring import fixations
+from msinet.scoring.fixations import Blur
+from msinet.utils import UserError
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH = 48, 64
@@ -271,7 +271,7 @@ def test_killed_run_leaves_no_incomplete_maps(dataset):
     script = """
 import os, signal, sys
 from pathlib import Path
-from scoring import fixations
+from msinet.scoring import fixations
 
 blur_fixations, done = fixations.blur_fixations, []
 

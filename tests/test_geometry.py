@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import geometry
-import images
+from msinet import geometry, images
 
 # Heights and widths: portrait and landscape, tiny, one pixel wide, smaller and larger than the network, and off by one
 # from its own size and from halves, where rounding to even matters.

@@ -18,11 +18,9 @@ import pytest
 import tensorflow as tf
 from test_checkpoint import WIDTH, encoder_of, write_checkpoint, write_frozen_graph, write_imagenet, write_saved_model
 
-import checkpoint
-import main
-import model
-from utils import UserError
-from weight_files import LARGEST_GRAPH, expected_shapes
+from msinet import checkpoint, main, model
+from msinet.utils import UserError
+from msinet.weight_files import LARGEST_GRAPH, expected_shapes
 
 ROOT = Path(__file__).parents[1]
 
@@ -350,7 +348,7 @@ def program(folder: Path) -> dict:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT / "tests")])}
     command = [sys.executable, "-X", "faulthandler", __file__, str(folder)]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr[-4000:]

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-import images
+from msinet import images
 
 # --- Geometry ---------------------------------------------------------------------------------------------------------
 

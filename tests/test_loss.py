@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import loss
-from loss import kld
-from scoring import metrics
+from msinet import loss
+from msinet.loss import kld
+from msinet.scoring import metrics
 
 
 @pytest.mark.parametrize("case", ["kld0", "kld1", "kld2"])

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-import main
-from acquisition.datasets import input_size, names
-from arguments import params_of
-from config import PARAMS, RECIPES, VARIANTS, defaults
+from msinet import main
+from msinet.acquisition.datasets import input_size, names
+from msinet.arguments import params_of
+from msinet.config import PARAMS, RECIPES, VARIANTS, defaults
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_help_and_bad_arguments_do_not_import_heavy_packages():
     script = """
-import sys, main
+import sys
+from msinet import main
 for arguments in (
     ["--help"], ["train", "--help"], ["download", "--help"], ["test", "-d", "nothing"], ["train", "--epochs", "0"]
 ):
@@ -34,7 +35,8 @@ assert not heavy, heavy
 
 def test_options_that_do_not_fit_together_are_reported_before_tensorflow_is_imported():
     script = """
-import sys, main
+import sys
+from msinet import main
 for command in (
     "train -d osie osie", "train -d osie --sigma 3", "train -d custom -p nowhere", "submit -d mit300 -p nowhere",
     "evaluate --protocol mit --fit", "evaluate --fit --split all", "evaluate --name ..",
@@ -49,7 +51,7 @@ for command in (
 
 @pytest.mark.parametrize("phase", ["train", "download", "evaluate", "submit", "reproduce"])
 def test_every_phase_has_options_with_the_names_of_its_flags(phase):
-    options = importlib.import_module(f"phases.{phase}").Options
+    options = importlib.import_module(f"msinet.phases.{phase}").Options
     required = ["-d", "mit300", "-p", "x"] if phase == "submit" else []
     flags = vars(main.parse([phase, *required])).keys() - PARAMS.keys() - {"phase", "recipe"}
     assert {field.name for field in dataclasses.fields(options)} == flags | {"params"}

@@ -9,8 +9,8 @@ from conftest import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring import metrics
-from utils import UserError
+from msinet.scoring import metrics
+from msinet.utils import UserError
 
 CASES = range(5)
 EXPECTED = json.loads((FIXTURES / "metrics.json").read_text(encoding="utf-8"))

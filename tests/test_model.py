@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from conftest import run_with_published_kernels, seeded_arrays, set_arrays
 
-import model
-from config import VARIANTS
-from utils import UserError
+from msinet import model
+from msinet.config import VARIANTS
+from msinet.utils import UserError
 
 PARAMETERS = {"conv": 14_714_688, "aspp": 9_831_936, "decoder": 387_585}
 

@@ -13,13 +13,10 @@ import tensorflow as tf
 from conftest import assert_close, write
 from PIL import Image
 
-import checkpoint
-import data
-import main
-import model
 import msinet
-import utils
-from utils import UserError
+from msinet import checkpoint, data, main, model, utils
+from msinet.photographs import sample_photograph
+from msinet.utils import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +48,10 @@ def test_map_of_an_array_equals_the_file_that_the_command_writes(tmp_path, weigh
         np.testing.assert_array_equal(network.predict(Image.open(path)), written)
 
 
-@pytest.mark.parametrize("module", ["main", "msinet", "model", "images", "phases.cluster", "benchmarks.speed"])
+@pytest.mark.parametrize(
+    "module",
+    ["main", "network", "loss", "scoring.fitted", "phases.distributed.cluster"],
+)
 def test_tensorflow_is_imported_with_our_settings(module):
     script = f"""
 import importlib.abc, os, sys
@@ -62,11 +62,11 @@ class Finder(importlib.abc.MetaPathFinder):
             raise SystemExit(print(os.environ.get("TF_ENABLE_ONEDNN_OPTS")))
 
 sys.meta_path.insert(0, Finder())
-import {module}
+import msinet.{module}
 print(os.environ.get("TF_ENABLE_ONEDNN_OPTS"))  # `main` imports TensorFlow later.
 """
     for given, expected in ((None, "1"), ("0", "0")):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = dict(os.environ)
         del environment["TF_ENABLE_ONEDNN_OPTS"]
         environment |= {"TF_ENABLE_ONEDNN_OPTS": given} if given else {}
         command = [sys.executable, "-c", script]
@@ -89,11 +89,12 @@ def test_run_record_says_whether_onednn_is_enabled(network):
     ],
 )
 def test_maps_are_identical_with_equal_settings_and_close_across_threads_and_processors(tmp_path, settings, identical):
-    found, path = msinet.load("lite").predict(main.sample_photograph()), tmp_path / "map.npy"
+    found, path = msinet.load("lite").predict(sample_photograph()), tmp_path / "map.npy"
     script = (
-        f"import numpy, main, msinet; numpy.save({str(path)!r}, msinet.load('lite').predict(main.sample_photograph()))"
+        "import numpy, msinet; from msinet.photographs import sample_photograph; "
+        f"numpy.save({str(path)!r}, msinet.load('lite').predict(sample_photograph()))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
+    environment = {**os.environ, **settings}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     if identical:
         np.testing.assert_array_equal(np.load(path), found)

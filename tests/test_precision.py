@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoint
-import main
-import model
 import msinet
-import precision as precision_module
-from data import read_header
-from images import IMAGE_PADDING, read_image, resize_and_pad
-from photographs import sample_photograph
-from utils import UserError
+from msinet import checkpoint, main, model
+from msinet import precision as precision_module
+from msinet.data import read_header
+from msinet.images import IMAGE_PADDING, read_image, resize_and_pad
+from msinet.photographs import sample_photograph
+from msinet.utils import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +48,7 @@ def nodes(network: msinet.Network) -> dict[str, tf.DType]:
 
 @pytest.fixture(scope="module")
 def narrow():
-    return msinet.from_arrays(checkpoint.arrays_of(model.build_model(width=0.125, seed=5)), (48, 64))
+    return msinet.network.from_arrays(checkpoint.arrays_of(model.build_model(width=0.125, seed=5)), (48, 64))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -141,7 +139,7 @@ def test_more_gpus_than_available_is_a_clear_error(narrow, tmp_path, monkeypatch
 
 
 def test_two_devices_give_the_same_maps_in_the_same_order_as_one(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = dict(os.environ)
     finished = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout.splitlines()[-1])
@@ -155,7 +153,7 @@ def two_devices() -> dict:
     """Predict seven photographs on one device, and then with batches distributed across two."""
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
-    one = msinet.from_arrays(checkpoint.arrays_of(model.build_model(width=0.125, seed=5)), (48, 64))
+    one = msinet.network.from_arrays(checkpoint.arrays_of(model.build_model(width=0.125, seed=5)), (48, 64))
     two = replace(one, gpus=("CPU:0", "CPU:1"))
     random = np.random.default_rng(0)
     photographs = [random.integers(0, 255, (40 + i, 60, 3), np.uint8) for i in range(7)]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attention.areas import Box, Pixels, find_pixels
-from attention.crops import Crop
-from attention.hot_spots import HotSpot
-from phases.questions import outlines
-from phases.questions.area_files import decode_rle, parse_areas, read_areas
-from utils import UserError
+from msinet.attention.areas import Box, Pixels, find_pixels
+from msinet.attention.crops import Crop
+from msinet.attention.hot_spots import HotSpot
+from msinet.phases.questions import outlines
+from msinet.phases.questions.area_files import decode_rle, parse_areas, read_areas
+from msinet.utils import UserError
 
 SHAPE = 40, 60
 PHOTOGRAPHS = ["a", "folder/b"]

@@ -23,18 +23,15 @@ from loopback import status
 from test_checkpoint import encoder_of, write_checkpoint, write_frozen_graph
 from tiny_archives import zip_of
 
-import checkpoint
-import download
-import main
-import model
-from acquisition import datasets
-from acquisition.datasets import BENCHMARKS, DATASETS, Benchmark
-from config import MAPS, PARAMS, PROTOCOLS, SPEED, TRAINING, defaults
-from phases import evaluate, reproduce, train
-from phases.reproduction import commands, plan, reference
-from phases.reproduction.ledger import Ledger, Outcome, brief, key_of
-from scoring import pictures
-from utils import DownloadError, UserError
+from msinet import checkpoint, download, main, model
+from msinet.acquisition import datasets
+from msinet.acquisition.datasets import BENCHMARKS, DATASETS, Benchmark
+from msinet.config import MAPS, PARAMS, PROTOCOLS, SPEED, TRAINING, defaults
+from msinet.phases import evaluate, reproduce, train
+from msinet.phases.reproduction import commands, plan, reference
+from msinet.phases.reproduction.ledger import Ledger, Outcome, brief, key_of
+from msinet.scoring import pictures
+from msinet.utils import DownloadError, UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -314,9 +311,9 @@ def test_killed_before_a_step_is_written_down_it_is_done_again(internet, quick, 
 DRIVER = """
 import sys, time
 from dataclasses import replace
-import main
-from acquisition.datasets import DATASETS
-from phases.evaluation import scores
+from msinet import main
+from msinet.acquisition.datasets import DATASETS
+from msinet.phases.evaluation import scores
 DATASETS["osie"] = replace(DATASETS["osie"], train=3, valid=1, input_size=(48, 64))
 score = scores.score_all
 def stand_still(models, truth, protocol, options):
@@ -342,7 +339,7 @@ def test_killed_in_the_middle_of_a_step_it_goes_on(internet, run, tmp_path, monk
         [sys.executable, "-c", DRIVER, *map(str, arguments)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ},
     )
     with process:
         assert any(line == "standing still\n" for line in process.stdout)

@@ -11,14 +11,12 @@ from conftest import write
 from PIL import Image
 from scipy.special import logsumexp
 
-import checkpoint
-import main
-import model
-from acquisition.datasets import BENCHMARKS, Benchmark
-from phases import submit
-from scoring import density
-from scoring.fitted import FittedDensity
-from utils import UserError
+from msinet import checkpoint, main, model
+from msinet.acquisition.datasets import BENCHMARKS, Benchmark
+from msinet.phases import submit
+from msinet.scoring import density
+from msinet.scoring.fitted import FittedDensity
+from msinet.utils import UserError
 
 SIZES = {"Action/001.jpg": (40, 60), "Action/002.jpg": (40, 60), "Random/001.jpg": (64, 48), "Random/002.jpg": (50, 50)}
 

@@ -15,14 +15,9 @@ import tensorflow as tf
 from conftest import write
 from PIL import Image
 
-import checkpoint
-import data
-import images
-import main
-import model
 import msinet
-import utils
-from photographs import output_paths
+from msinet import checkpoint, data, images, main, model, utils
+from msinet.photographs import output_paths
 
 
 @pytest.fixture
@@ -250,8 +245,7 @@ def test_very_narrow_images_need_little_memory(tmp_path, weights):
         image = np.random.default_rng(i).integers(0, 256, shape, np.uint8)
         write(tmp_path / "in" / f"{i}.png", tf.io.encode_png(image))
     script = f"""
-import resource, sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import resource
 import msinet
 network = msinet.load({str(weights)!r}, input_size=(240, 320))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -17,15 +17,11 @@ import pytest
 import tensorflow as tf
 from conftest import FIXTURES, run_with_published_kernels, seeded_arrays, set_arrays
 
-import checkpoint
-import data
-import loss
-import main
-import model
-from config import PARAMS, SPEED, VERSION, defaults
-from phases.training import batches, callbacks, fit, optimizer
-from phases.training.run import Run
-from utils import UserError
+from msinet import checkpoint, data, loss, main, model
+from msinet.config import PARAMS, SPEED, VERSION, defaults
+from msinet.phases.training import batches, callbacks, fit, optimizer
+from msinet.phases.training.run import Run
+from msinet.utils import UserError
 
 ROOT = Path(__file__).parents[1]
 

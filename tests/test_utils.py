@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import write
 
-import utils
-from utils import UserError, list_files, sweep_leftovers, whole_file, whole_folder
+from msinet import utils
+from msinet.utils import UserError, list_files, sweep_leftovers, whole_file, whole_folder
 
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="the system has no such signals")
@@ -19,7 +19,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="the system has no such si
 WRITER = """
 import sys, time
 from pathlib import Path
-import utils
+from msinet import utils
 moment, target = sys.argv[1], Path(sys.argv[2])
 def stop(*arguments):
     print("stopped", flush=True)
@@ -37,7 +37,7 @@ def start(moment, target) -> subprocess.Popen:
     """A process that has stopped in the middle of its work."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, moment, str(target)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -23,11 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils import TENSORFLOW_SETTINGS, UserError, count, parallel_map, versions  # Before TensorFlow, for its settings.
-
-# isort: split
 import tensorflow as tf
 from tqdm import tqdm
+
+from ...utils import TENSORFLOW_SETTINGS, UserError, count, parallel_map, versions
 
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics by default.
@@ -38,12 +37,11 @@ except ImportError as error:
         "--cluster needs Ray, which is not installed: python -m pip install -r requirements-cluster.txt"
     ) from error
 
-import msinet
-from model import choose_layout
-from msinet import Network
-from phases.distributed import index
-from phases.distributed.store import Photographs, Store, absolute, fetch, is_address, open_store
-from photographs import Options, Photograph, map_pixels, sample_photograph, write_maps
+from ...model import choose_layout
+from ...network import PIXELS_IN_FLIGHT, Network, load
+from ...photographs import Options, Photograph, map_pixels, sample_photograph, write_maps
+from . import index
+from .store import Photographs, Store, absolute, fetch, is_address, open_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +100,7 @@ def run(options: Options) -> int:
     photographs = Photographs(absolute(path), results.path, options.suffix)
     if next(iter(photographs), None) is None:  # Before the weights, which may be a long download.
         raise UserError(f"No image below {path}. Name a folder of photographs, or a list of them, with -p.")
-    network = msinet.load(
+    network = load(
         options.weights,
         data=options.data,
         results=Path("results") if is_address(params["results"]) else Path(params["results"]),
@@ -296,7 +294,7 @@ class Worker:
                 lambda step: self._finish(*step),
                 steps,
                 weight=lambda step: map_pixels(step[1]),
-                most=msinet.PIXELS_IN_FLIGHT,
+                most=PIXELS_IN_FLIGHT,
             )
             for row in finished:
                 now = time.perf_counter()

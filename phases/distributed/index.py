@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from phases.distributed.store import Photographs, Store
-from photographs import Photograph
-from utils import UserError
+from ...photographs import Photograph
+from ...utils import UserError
+from .store import Photographs, Store
 
 INDEX, RUN = "index", "run.json"
 

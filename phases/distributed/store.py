@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from data import IMAGE_SUFFIXES
-from photographs import Photograph, name_maps, same_name
-from utils import UserError, sweep_leftovers, whole_file
+from ...data import IMAGE_SUFFIXES
+from ...photographs import Photograph, name_maps, same_name
+from ...utils import UserError, sweep_leftovers, whole_file
 
 # A request that the store answers with an error, or not at all, is retried; the pauses between attempts double.
 STORE_ATTEMPTS = 8

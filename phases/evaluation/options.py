@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import Sample
+from ...data import Sample
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Options:
         fit: whether to fit each model's density to the training split.
         density: file of a density that was fitted before.
         name: of the run's folder in `results/evaluation/`.
-        input_size, mirrored: see `msinet.load`.
+        input_size, mirrored: see `network.load`.
         valid_fraction: share of your own images that validates; None for the share that the weights were trained with.
     """
 

@@ -9,17 +9,16 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-import msinet
-from checkpoint import LITE_PATH, file_sha256
-from msinet import Network
-from phases.evaluation.options import Images, Options
-from scoring import contenders, pictures, report
-from scoring.contenders import Contender
-from scoring.fitted import FittedDensity
-from scoring.fixations import blur_of_made_maps
-from scoring.ground_truth import Case, GroundTruth, load_cases
-from scoring.protocols import PROTOCOLS, Protocol, usable
-from utils import UserError, check_writable, name_some, write_record
+from ...checkpoint import LITE_PATH, file_sha256
+from ...network import Network, load
+from ...scoring import contenders, pictures, report
+from ...scoring.contenders import Contender
+from ...scoring.fitted import FittedDensity
+from ...scoring.fixations import blur_of_made_maps
+from ...scoring.ground_truth import Case, GroundTruth, load_cases
+from ...scoring.protocols import PROTOCOLS, Protocol, usable
+from ...utils import UserError, check_writable, name_some, write_record
+from .options import Images, Options
 
 # Maximum bytes of a run's folder name and of a contender's name. File systems may reject longer names.
 LONGEST_NAME = 100
@@ -90,7 +89,7 @@ def load_models(options: Options, images: Images) -> list[Contender]:
     if options.weights or not options.maps:
         chosen: Sequence[str | None] = options.weights or [None]
         for wanted in chosen:
-            network = msinet.load(
+            network = load(
                 wanted,
                 data=options.data,
                 results=options.params["results"],

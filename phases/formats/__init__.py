@@ -1,7 +1,7 @@
 """The formats of `export`, one file each: how the network is written, read back and used."""
 
-from phases.formats import hub, keras, litert, onnx, savedmodel, tfjs, weights
-from phases.formats.base import Format
+from . import hub, keras, litert, onnx, savedmodel, tfjs, weights
+from .base import Format
 
 # The choices of `--format` and their bits are in `config.EXPORTS`. Most formats hold the network once.
 FORMATS: dict[str, tuple[Format, ...]] = {

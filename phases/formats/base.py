@@ -9,10 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import checkpoint
-import geometry
-from model import build_model, msi_net, tensor_convolutions
-from msinet import Network
+from ... import checkpoint, geometry
+from ...model import build_model, msi_net, tensor_convolutions
+from ...network import Network
 
 
 def _copy_geometry(folder: Path) -> None:
@@ -61,7 +60,7 @@ PYTHON_EXAMPLE = """import numpy as np
 {imports}
 from PIL import Image
 
-from geometry import fit, restore  # geometry.py is in this folder
+from ...geometry import fit, restore  # geometry.py is in this folder
 
 photograph = np.asarray(Image.open("photograph.png").convert("RGB"))
 images = fit(photograph, ({height}, {width}))[None]  # (1, {height}, {width}, 3), 0 to 255

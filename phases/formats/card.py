@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
-import bundled
-from msinet import Network
-from phases.formats.base import Format, fill
-from utils import count
+from ... import bundled
+from ...network import Network
+from ...utils import count
+from .base import Format, fill
 
 # Published files are named after their dataset.
 PUBLISHED_FILE = re.compile(r"model_(\w+)_[cg]pu$")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from phases.formats.base import Format, fill
-from phases.formats.node import DEMO_FOLDER, last_error
-from utils import UserError
+from ...utils import UserError
+from .base import Format, fill
+from .node import DEMO_FOLDER, last_error
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,11 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
-import bundled
-from images import IMAGE_PADDING
-from msinet import Network
-from phases.formats import keras, onnx
-from phases.formats.card import Provenance, provenance
+from ... import bundled
+from ...images import IMAGE_PADDING
+from ...network import Network
+from . import keras, onnx
+from .card import Provenance, provenance
 
 # The formats in the repository.
 PARTS = (keras.FORMAT, onnx.FORMAT)

@@ -7,10 +7,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import checkpoint
-from model import DilatedConv2D, LegacyUpsampling
-from msinet import Network
-from phases.formats.base import Format, keras_model, python_example
+from ... import checkpoint
+from ...model import DilatedConv2D, LegacyUpsampling
+from ...network import Network
+from .base import Format, keras_model, python_example
 
 FILE = "msinet.keras"
 

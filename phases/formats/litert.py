@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from msinet import Network
-from phases.formats.base import Format, named_graph, python_example
-from utils import quiet_stderr
+from ...network import Network
+from ...utils import quiet_stderr
+from .base import Format, named_graph, python_example
 
 FILE = "msinet.tflite"
 

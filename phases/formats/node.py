@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import UserError
+from ...utils import UserError
 
 DEMO_FOLDER = Path(__file__).parents[2] / "demo"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet import Network
-from phases.formats.base import Format, named_graph, python_example
+from ...network import Network
+from .base import Format, named_graph, python_example
 
 FILE = "msinet.onnx"
 

@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data import Unreadable, list_images, read_header
-from images import IMAGE_PADDING, read_image, resize_and_pad
-from msinet import Network
-from phases.formats.base import Format, keras_model
-from phases.formats.examples import run_example
-from phases.formats.node import package_versions
-from utils import UserError, check_space
+from ...data import Unreadable, list_images, read_header
+from ...images import IMAGE_PADDING, read_image, resize_and_pad
+from ...network import Network
+from ...utils import UserError, check_space
+from .base import Format, keras_model
+from .examples import run_example
+from .node import package_versions
 
 # Each export is also checked at this size, with two images in a batch: other sizes take other code paths in some
 # runtimes.

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-import checkpoint
-from images import IMAGE_PADDING, crop_and_restore, resize_and_pad
-from msinet import Network
-from phases.formats.base import SAVE_MAP, Format, named_graph
+from ... import checkpoint
+from ...images import IMAGE_PADDING, crop_and_restore, resize_and_pad
+from ...network import Network
+from .base import SAVE_MAP, Format, named_graph
 
 FOLDER = "saved_model"
 

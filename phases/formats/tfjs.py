@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.json_format import MessageToDict
 
-from images import IMAGE_PADDING
-from msinet import Network
-from phases.formats.base import Format, fill, named_graph
-from phases.formats.node import DEMO_FOLDER, package_versions, run_in_node
+from ...images import IMAGE_PADDING
+from ...network import Network
+from .base import Format, fill, named_graph
+from .node import DEMO_FOLDER, package_versions, run_in_node
 
 FILE = "model.json"
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-import checkpoint
-from model import build_model
-from msinet import Network
-from phases.formats.base import SAVE_MAP, Format, keras_model
+from ... import checkpoint
+from ...model import build_model
+from ...network import Network
+from .base import SAVE_MAP, Format, keras_model
 
 FILE = "msinet.weights.h5"
 

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
-from attention.areas import Pixels
-from attention.crops import Crop
-from attention.hot_spots import HotSpot
+from ...attention.areas import Pixels
+from ...attention.crops import Crop
+from ...attention.hot_spots import HotSpot
 
 # Sides of a photograph to the thickness of lines and the height of letters.
 LINE, LETTERS = 400, 40

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from config import PARAMS
-from phases import download, evaluate, submit, train
-from phases.reproduction.ledger import Outcome
-from phases.reproduction.plan import Options, Step, has_flag
+from ...config import PARAMS
+from .. import download, evaluate, submit, train
+from .ledger import Outcome
+from .plan import Options, Step, has_flag
 
 SHORT = {"data": "-d", "path": "-p"}
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from phases.reproduction.ledger import Outcome
-from phases.reproduction.plan import Options
-from utils import whole_file
+from ...utils import whole_file
+from .ledger import Outcome
+from .plan import Options
 
 
 def draw_curves(folder: Path, options: Options, trainings: Sequence[Outcome]) -> list[Path]:

@@ -2,9 +2,9 @@
 
 import itertools
 
-from config import PROTOCOLS
-from phases.reproduction.rows import Row, metrics_of
-from scoring import protocols
+from ...config import PROTOCOLS
+from ...scoring import protocols
+from .rows import Row, metrics_of
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import VERSION
-from phases.reproduction.plan import Step
-from phases.reproduction.provenance import measured
-from utils import DownloadError, UserError, whole_file, write_json
+from ...config import VERSION
+from ...utils import DownloadError, UserError, whole_file, write_json
+from .plan import Step
+from .provenance import measured
 
 # Steps that only look at files. They are quick and run every time. Their results are part of the keys of the steps that
 # need them, so that changed data or weights are scored again.

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from acquisition.datasets import DATASETS
-from config import PROTOCOLS
-from phases.reproduction import latex, provenance
-from phases.reproduction.commands import command_of
-from phases.reproduction.curves import draw_curves
-from phases.reproduction.ledger import Outcome
-from phases.reproduction.plan import Options
-from phases.reproduction.reference import Reference
-from phases.reproduction.rows import compare, make_rows, metrics_of
-from scoring import protocols
-from utils import count, whole_file, write_json
+from ...acquisition.datasets import DATASETS
+from ...config import PROTOCOLS
+from ...scoring import protocols
+from ...utils import count, whole_file, write_json
+from . import latex, provenance
+from .commands import command_of
+from .curves import draw_curves
+from .ledger import Outcome
+from .plan import Options
+from .reference import Reference
+from .rows import compare, make_rows, metrics_of
 
 
 class Report:

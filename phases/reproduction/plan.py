@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import download
-from acquisition import datasets
-from acquisition.datasets import BENCHMARKS, DATASETS
-from config import MAPS, PARAMS, PROTOCOLS, SPEED, VARIANTS
+from ... import download
+from ...acquisition import datasets
+from ...acquisition.datasets import BENCHMARKS, DATASETS
+from ...config import MAPS, PARAMS, PROTOCOLS, SPEED, VARIANTS
 
 # The networks of the tables, in order. If another network replaces "published", its name is used instead.
 NETWORKS = {

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import VERSION
-from utils import cores, versions
+from ...config import VERSION
+from ...utils import cores, versions
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from acquisition.datasets import DATASETS
-from phases.reproduction.plan import NETWORKS
-from scoring.protocols import PROTOCOLS
-from utils import UserError
+from ...acquisition.datasets import DATASETS
+from ...scoring.protocols import PROTOCOLS
+from ...utils import UserError
+from .plan import NETWORKS
 
 COLUMNS = ("dataset", "metric", "value", "source")  # Two more may follow: "network" and "protocol".
 DEFAULT_NETWORKS = ("published", "trained")

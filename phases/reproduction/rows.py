@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from config import PROTOCOLS
-from phases.reproduction.ledger import Outcome
-from phases.reproduction.plan import NETWORKS, Options
-from phases.reproduction.reference import Reference
-from scoring import protocols
+from ...config import PROTOCOLS
+from ...scoring import protocols
+from .ledger import Outcome
+from .plan import NETWORKS, Options
+from .reference import Reference
 
 
 @dataclass(frozen=True)

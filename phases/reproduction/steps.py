@@ -5,13 +5,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-import checkpoint
-import data
-import download
-from phases import evaluate, submit, train
-from phases.reproduction.commands import request
-from phases.reproduction.ledger import Action, slug
-from phases.reproduction.plan import Options, Step
+from ... import checkpoint, data, download
+from .. import evaluate, submit, train
+from .commands import request
+from .ledger import Action, slug
+from .plan import Options, Step
 
 
 def actions(options: Options) -> dict[str, Action]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from data import Group, Sample, fitted_size, image_size
-from images import IMAGE_PADDING, MAP_PADDING, decode_image, pad, resize_to_fit
-from utils import check_space
+from ...data import Group, Sample, fitted_size, image_size
+from ...images import IMAGE_PADDING, MAP_PADDING, decode_image, pad, resize_to_fit
+from ...utils import check_space
 
 # --- Plans: which images are in each batch ----------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from phases.training.batches import Batch, load_batches
-from utils import UserError
+from ...utils import UserError
+from .batches import Batch, load_batches
 
 BOARD_IMAGES = 4  # validation images shown after each epoch
 

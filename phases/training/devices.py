@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from model import find_gpus
-from utils import UserError
+from ...model import find_gpus
+from ...utils import UserError
 
 
 def choose_devices(gpus: int, batch_size: int) -> list[str]:

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import tensorflow as tf
 
-import checkpoint
-from checkpoint import Knowledge, TrainedOn
-from config import PARAMS, SPEED, VARIANTS
-from data import CUSTOM, Group, files_hash, is_split_by_folders, names_hash
-from images import find_damaged
-from model import build_model, choose_layout, describe_device
-from phases.training.batches import feed, group_by_shape, loaders, training_plan, validation_plan
-from phases.training.callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
-from phases.training.devices import choose_devices, strategy_for
-from phases.training.optimizer import compile_model, explain_learning_rate
-from phases.training.run import Run
-from precision import check_precision
-from utils import UserError, count, name_some
+from ... import checkpoint
+from ...checkpoint import Knowledge, TrainedOn
+from ...config import PARAMS, SPEED, VARIANTS
+from ...data import CUSTOM, Group, files_hash, is_split_by_folders, names_hash
+from ...images import find_damaged
+from ...model import build_model, choose_layout, describe_device
+from ...precision import check_precision
+from ...utils import UserError, count, name_some
+from .batches import feed, group_by_shape, loaders, training_plan, validation_plan
+from .callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
+from .devices import choose_devices, strategy_for
+from .optimizer import compile_model, explain_learning_rate
+from .run import Run
 
 
 def train(

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import keras
 
-from loss import cc, combined, kld, nss
-from utils import count
+from ...loss import cc, combined, kld, nss
+from ...utils import count
 
 # The paper's value and the default of TensorFlow 1; the default of Keras is 1e-7.
 ADAM_EPSILON = 1e-8

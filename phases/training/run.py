@@ -12,11 +12,11 @@ import keras
 import numpy as np
 from filelock import FileLock, Timeout
 
-import checkpoint
-from checkpoint import Knowledge
-from config import defaults
-from phases.training.callbacks import averaged_weights
-from utils import UserError, name_some, onednn_enabled, whole_file, write_json, write_record
+from ... import checkpoint
+from ...checkpoint import Knowledge
+from ...config import defaults
+from ...utils import UserError, name_some, onednn_enabled, whole_file, write_json, write_record
+from .callbacks import averaged_weights
 
 # Messages for changed settings whose values are hashes.
 CHANGED = {

@@ -14,20 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from utils import UserError, cores, onednn_enabled, parallel_map  # Before TensorFlow, for its settings.
-
-# isort: split
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-import checkpoint
-from acquisition import datasets
-from checkpoint import Architecture, Choice, Knowledge
-from config import MAX_PIXELS
-from data import Unreadable, fitted_size, read_header
-from images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
-from model import (
+from . import checkpoint
+from .acquisition import datasets
+from .checkpoint import Architecture, Choice, Knowledge
+from .config import MAX_PIXELS
+from .data import Unreadable, fitted_size, read_header
+from .images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
+from .model import (
     CHANNELS_FIRST,
     CHANNELS_LAST,
     choose_layout,
@@ -37,7 +34,8 @@ from model import (
     normalize,
     tensor_convolutions,
 )
-from precision import check_precision, half_convolutions
+from .precision import check_precision, half_convolutions
+from .utils import UserError, cores, onednn_enabled, parallel_map
 
 # An array, a Pillow image, or the path of an image file.
 Photograph = np.ndarray | Image.Image | Path | str
