@@ -166,7 +166,7 @@ def test_unreadable_photograph_is_named_and_does_not_stop_the_others(network, ph
     bad = write(tmp_path / "bad.jpg", b"no image")
     maps = network.predict_many([photograph(), bad])
     next(maps)
-    with pytest.raises(UserError, match=r"bad\.jpg: not an image"):
+    with pytest.raises(UserError, match=r"bad\.jpg: not a readable image"):
         next(maps)
     predictions = list(network.predictions([photograph(), bad, photograph()]))
     assert [bool(p.error) for p in predictions] == [False, True, False]
