@@ -45,4 +45,4 @@ def difference_interval(first: float, second: float) -> tuple[float, float]:
     difference = second - first
     low = difference - np.hypot(second - low_second, high_first - first)
     high = difference + np.hypot(high_second - second, first - low_first)
-    return float(max(low, -1)), float(min(high, 1))
+    return max(float(low), -1.0), min(float(high), 1.0)
