@@ -1,6 +1,6 @@
 """MSI-Net from Python: a trained network as an object, from photographs to saliency maps.
 
-from . import network
+import msinet
 
 network = msinet.load("lite")
 saliency = network.predict("photograph.jpg")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-from msinet.network import main  # noqa: E402
+from msinet import main  # noqa: E402
 from msinet.photographs import sample_photograph  # noqa: E402
 from msinet.utils import quiet_stderr  # noqa: E402
 

@@ -24,9 +24,9 @@ with quiet_stderr():
     import tensorflow as tf
 
 from benchmarks.speed import operations  # noqa: E402
+from msinet import data  # noqa: E402
 from msinet.config import RECIPES, VARIANTS, defaults  # noqa: E402
 from msinet.model import build_model  # noqa: E402
-from msinet.network import data  # noqa: E402
 from msinet.phases.training.batches import Batch, loaders, training_plan  # noqa: E402
 
 # Height and width of the photographs, and of the network's input for them.

@@ -29,9 +29,9 @@ with quiet_stderr():
     import tensorflow as tf
 
 import msinet  # noqa: E402
+from msinet import checkpoint  # noqa: E402
 from msinet.config import VARIANTS, defaults  # noqa: E402
 from msinet.model import build_model  # noqa: E402
-from msinet.network import checkpoint  # noqa: E402
 from msinet.phases import test  # noqa: E402
 from msinet.phases.training import optimizer  # noqa: E402
 from msinet.photographs import find_images, sample_photograph  # noqa: E402
