@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 # Frames that are decoded before the network needs them.
 AHEAD = 8
 
-# Where scenes change: thumbnails of this size (width, height) differ by more than so many gray levels on average.
-# Sensor noise, motion and changing light stay below.
-THUMBNAIL, CUT = (32, 18), 20
+# At a cut, thumbnails of this size (width, height) differ by more gray levels on average, and their color histograms by a
+# larger share of their pixels. Noise and slow changes of light stay below the first, motion and pans below the second.
+THUMBNAIL, DIFFERENT_LEVELS, DIFFERENT_COLORS = (32, 18), 8, 0.2
 
 
 def predict(
@@ -59,13 +59,11 @@ def predict(
     return smooth_maps(maps(), smooth) if smooth else maps()
 
 
-def _ahead(frames: Iterable[Frame]) -> Iterator[Frame]:
+def _ahead(frames: Iterable[Frame]) -> Generator[Frame, None, None]:
     """The same frames, decoded in another thread."""
     source = iter(frames)
-    with contextlib.closing(
-        parallel_map(lambda _: next(source, None), itertools.count(), workers=1, ahead=AHEAD)
-    ) as decoded:
-        yield from iter(decoded.__next__, None)
+    decoded = parallel_map(lambda _: next(source, None), itertools.count(), workers=1, ahead=AHEAD)
+    yield from iter(decoded.__next__, None)
 
 
 def sample(frames: Iterable[Frame], every: int = 1, fps: float | None = None) -> Iterator[Frame]:
@@ -97,14 +95,12 @@ def smooth_maps(rows: Iterable[tuple[Frame, np.ndarray]], seconds: float) -> Ite
     Yields:
         Frames with smoothed maps, float32 (H, W), 0 to 255.
     """
-    mean = thumbnail = time = None
+    last = None  # the frame before: its time, thumbnail and mean
     for frame, saliency in rows:
-        before, thumbnail = thumbnail, _thumbnail(frame.pixels)
-        if mean is None or is_cut(before, thumbnail):
-            mean = saliency
-        else:
-            mean = mean + (saliency - mean) * np.float32(1 - math.exp(-(frame.time - time) / seconds))
-        time = frame.time
+        thumbnail, mean = _thumbnail(frame.pixels), saliency
+        if last is not None and not is_cut(last[1], thumbnail):
+            mean = last[2] + (saliency - last[2]) * np.float32(1 - math.exp(-(frame.time - last[0]) / seconds))
+        last = frame.time, thumbnail, mean
         shifted = mean - mean.min()
         yield frame, shifted * np.float32(255 / max(shifted.max(), 1e-7))
 
@@ -114,5 +110,13 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether another scene begins between two frames, given their thumbnails, 0 to 255."""
-    return bool(np.abs(after - before).mean() > CUT)
+    """Whether another scene begins between two frames, given their thumbnails, float32 (h, w, 3), 0 to 255."""
+    if np.abs(after - before).mean() <= DIFFERENT_LEVELS:
+        return False
+    differences = [np.abs(_histogram(before, color) - _histogram(after, color)).sum() for color in range(3)]
+    return bool(np.mean(differences) / 2 > DIFFERENT_COLORS)
+
+
+def _histogram(thumbnail: np.ndarray, color: int) -> np.ndarray:
+    """Shares of the pixels in 16 ranges of one color's level."""
+    return np.histogram(thumbnail[..., color], 16, (0, 256))[0] / thumbnail[..., color].size

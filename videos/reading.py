@@ -27,6 +27,12 @@ MISSING_SECONDS = Fraction(1, 4)
 # A camera or server that sends nothing for this long, in seconds, has ended its stream.
 STREAM_TIMEOUT = 30
 
+# FFmpeg's numbers. Older versions of PyAV have no names for them. The fast conversion (bilinear) is off by up to 1 gray
+# level for 8 bits, and by up to 2 for 10; the precise one (bicubic, with accurate rounding and full chroma) is slower.
+FAST, PRECISE = 2, 4 | 0x2000 | 0x40000
+LIMITED_RANGE, FULL_RANGE = 1, 2
+BT709, UNSPECIFIED = 1, 2  # color matrices
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -126,7 +132,7 @@ def open_clip(source: str | Path, most_pixels: int = MAX_PIXELS) -> Iterator[Cli
     if not is_live(source) and is_animation(Path(source)):
         with Image.open(source) as image:
             _check_size(image.size, most_pixels)
-            clip = Clip(str(source), Fraction(0), Fraction(1, 1000), length=image.n_frames)
+            clip = Clip(str(source), Fraction(0), Fraction(1, 1000), length=getattr(image, "n_frames", 1))
             clip.rate = 1 / _duration(image)
             clip.frames = _animation(clip, image)
             yield clip
@@ -230,13 +236,18 @@ def _promised(stream) -> Fraction:
 
 def _rgb(image, size: tuple[int, int]) -> np.ndarray:
     """RGB of full range, (H, W, 3), from any format, range and color matrix; of the first frame's size."""
-    flags = pyav().video.reformatter.Interpolation
-    # The fast conversion is off by up to 1 level for 8 bits, and by up to 2 for more.
-    fast = max(component.bits for component in image.format.components) <= 8
-    quality = flags.BILINEAR if fast else flags.BICUBIC | flags.ACCURATE_RND | flags.FULL_CHR_H_INT
     width, height = size
-    full = pyav().video.reformatter.ColorRange.JPEG
-    return image.reformat(width, height, "rgb24", interpolation=int(quality), dst_color_range=full).to_ndarray()
+    precise = max(component.bits for component in image.format.components) > 8
+    # Like players: where a file does not name its matrix, FFmpeg would take that of standard definition for all.
+    untagged = image.colorspace == UNSPECIFIED and image.height >= 720
+    return image.reformat(
+        width,
+        height,
+        "rgb24",
+        src_colorspace=BT709 if untagged else None,
+        interpolation=PRECISE if precise else FAST,
+        dst_color_range=FULL_RANGE,
+    ).to_ndarray()
 
 
 def _turn(pixels: np.ndarray, image) -> np.ndarray:

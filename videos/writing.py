@@ -4,16 +4,15 @@ import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from utils import whole_file
-from videos.reading import Clip, pyav
+from videos.reading import BT709, LIMITED_RANGE, Clip, pyav
 
 # Gray levels of maps stay within 2 of the original. Without B-frames, durations are exact.
-ENCODER = {"preset": "veryfast", "crf": "12", "bf": "0"}
-
-BT709 = 1  # FFmpeg's number of the color matrix, primaries and transfer curve
+ENCODER = {"preset": "veryfast", "crf": "8", "bf": "0"}
 
 
 @contextlib.contextmanager
@@ -34,12 +33,9 @@ def write_clip(path: Path, clip: Clip, sound: bool = False) -> Iterator["Writer"
     av = pyav()
     try:
         with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-            with contextlib.ExitStack() as stack:
-                writer = Writer(container, clip)
-                if sound:
-                    writer.copy_sound(stack)
-                yield writer
-                writer.finish()
+            writer = Writer(container, clip, sound)
+            yield writer
+            writer.finish()
     except av.FFmpegError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -48,42 +44,35 @@ class Writer:
     """A video that is being written; `write_clip` makes one.
 
     Attributes:
-        note: why the sound could not be copied, in a few words; empty if there was none or it was.
+        note: why the sound is not copied, in a few words; empty if it is, or if there is none.
     """
 
-    def __init__(self, container, clip: Clip):
+    def __init__(self, container, clip: Clip, sound: bool):
         self.note = ""
         self._container, self._clip = container, clip
         self._stream = container.add_stream("libx264", rate=clip.rate, options=ENCODER)
         self._stream.time_base = self._stream.codec_context.time_base = clip.time_base
         self._waiting = None  # The last frame, until its duration is known.
         self._last = -1
-        self._sound: Iterator = iter(())
-        self._next_sound = None
-
-    def copy_sound(self, stack: contextlib.ExitStack) -> None:
-        """Prepare to copy the sound's packets; the source is opened once more, until the stack is closed."""
-        av = pyav()
-        if self._clip.live or not Path(self._clip.source).is_file():
-            return
-        try:
-            source = stack.enter_context(av.open(self._clip.source))
-        except av.FFmpegError:  # An animated image.
-            return
-        stream = source.streams.best("audio")
-        if stream is None:
-            return
-        name = stream.codec_context.name if stream.codec_context else "unknown"
-        if name not in self._container.supported_codecs:
-            self.note = f"its sound ({name}) cannot be copied into an MP4 file"
-            return
-        copy = self._container.add_stream_from_template(stream)
-        self._sound = self._packets(source, stream, copy)
+        self._sound = self._copy_sound() if sound else iter(())
         self._next_sound = next(self._sound, None)
 
-    def _packets(self, source, stream, copy) -> Iterator[tuple[Fraction, object]]:
-        start = round(self._clip.start / stream.time_base)
-        with contextlib.suppress(pyav().FFmpegError):  # Of a damaged clip.
+    def _copy_sound(self) -> Iterator[tuple[Fraction, Any]]:
+        """Add a stream for the clip's sound, then yield its packets with their times; it opens the source once more."""
+        av = pyav()
+        if self._clip.live:
+            self.note = "the sound of cameras and streams is not copied"
+            return
+        with contextlib.suppress(av.FFmpegError), av.open(self._clip.source) as source:
+            stream = source.streams.best("audio")
+            if stream is None:
+                return
+            codec = stream.codec_context.name if stream.codec_context else "unknown"
+            if codec not in self._container.supported_codecs:
+                self.note = f"its sound ({codec}) cannot be copied into an MP4 file"
+                return
+            copy = self._container.add_stream_from_template(stream)
+            start = round(self._clip.start / stream.time_base)
             for packet in source.demux(stream):
                 if packet.dts is not None:
                     packet.stream, packet.pts, packet.dts = copy, packet.pts - start, packet.dts - start
@@ -127,22 +116,21 @@ class Writer:
         height, width = pixels.shape[:2]
         # Half of an odd side is no whole pixel, so that all three channels of odd sizes have the full resolution.
         layout = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-        limited = av.video.reformatter.ColorRange.MPEG
         if self._waiting is None:
-            self._describe(width, height, layout, limited)
+            self._describe(width, height, layout)
         if pixels.ndim == 3:
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-            return image.reformat(format=layout, dst_colorspace=BT709, dst_color_range=limited)
+            return image.reformat(format=layout, dst_colorspace=BT709, dst_color_range=LIMITED_RANGE)
         planes = np.full((3, height, width) if layout == "yuv444p" else (height * 3 // 2, width), 128, np.uint8)
         planes.reshape(-1, width)[:height] = np.round(pixels * np.float32(219 / 255) + 16)
         image = av.VideoFrame.from_ndarray(planes, layout)
-        image.colorspace, image.color_range = BT709, limited
+        image.colorspace, image.color_range = BT709, LIMITED_RANGE
         return image
 
-    def _describe(self, width: int, height: int, layout: str, color_range) -> None:
+    def _describe(self, width: int, height: int, layout: str) -> None:
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, layout
-        context.color_range = color_range
-        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = LIMITED_RANGE
+        context.colorspace = context.color_primaries = context.color_trc = BT709  # one number for all three
         if self._clip.pixel_aspect != 1:
             context.sample_aspect_ratio = self._clip.pixel_aspect
