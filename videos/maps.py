@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # Frames that are decoded before the network needs them.
 AHEAD = 8
 
-# At a cut, thumbnails of this size (width, height) differ by more gray levels on average, and their color histograms by a
-# larger share of their pixels. Noise and slow changes of light stay below the first, motion and pans below the second.
+# At a cut, thumbnails of this size (width, height) differ by more gray levels on average, and their color histograms by
+# a larger share of their pixels. Noise and slow changes of light stay below the first, motion below the second.
 THUMBNAIL, DIFFERENT_LEVELS, DIFFERENT_COLORS = (32, 18), 8, 0.2
 
 

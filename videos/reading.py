@@ -246,7 +246,6 @@ def _rgb(image, size: tuple[int, int]) -> np.ndarray:
         "rgb24",
         src_colorspace=BT709 if untagged else None,
         interpolation=PRECISE if precise else FAST,
-        dst_color_range=FULL_RANGE,
     ).to_ndarray()
 
 
