@@ -105,7 +105,7 @@ def choose_kept(options: Options, photographs: Mapping[str, Path]) -> dict[str, 
     if options.areas and not options.keep:
         raise UserError("--areas only names areas for --keep: say which must not be cut, such as --keep face.")
     everywhere = choose_areas(None, boxes, photographs)
-    kept = {}
+    kept: dict[str, Area] = {}
     for name in photographs:
         named = [area for area_name, area in found.get(name, {}).items() if area_name in options.keep]
         parts = [*named, *everywhere.get(name, {}).values()]

@@ -101,7 +101,16 @@ def _write_areas(folder: Path, answers: list) -> dict[str, Any]:
     ]
     write_csv(folder / "regions.csv", rows)
     write_csv(folder / "totals.csv", [asdict(mean) for mean in means])
-    head = ("photograph", "area", "share of area", "share of attention", "90 % interval", "lift", "over center bias", "rank")
+    head = (
+        "photograph",
+        "area",
+        "share of area",
+        "share of attention",
+        "90 % interval",
+        "lift",
+        "over center bias",
+        "rank",
+    )
     print_table(
         head,
         [

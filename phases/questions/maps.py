@@ -11,6 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...attention.density import DOMAIN, MEANING, LogDensity, Reduced
+from ...attention.errors import COVERAGE
+from ...attention.measured import MEASURED
 from ...data import MAP_SUFFIXES, Unreadable, list_images, read_header
 from ...photographs import find_images
 from ...utils import UserError, files_by_name, name_some, only_python_on_stderr, parallel_map, quiet_stderr
@@ -209,7 +211,7 @@ def save_picture(picture: Image.Image, folder: Path, name: str) -> None:
     path = folder / "pictures" / f"{name}.jpeg"
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    picture.save(path, quality=92)
+    picture.save(path, quality=92, subsampling=0)  # Thin yellow lines keep their color.
 
 
 def describe(options: MapOptions, source: Source, failures: list[str]) -> dict:
@@ -220,6 +222,7 @@ def describe(options: MapOptions, source: Source, failures: list[str]) -> dict:
         "meaning": MEANING,
         "data": options.data,
         "density": density,
+        "interval": {"coverage": COVERAGE, "network": MEASURED["network"], "sha256": MEASURED["sha256"]},
         **source.record,
         "failures": failures,
     }

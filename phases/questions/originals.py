@@ -46,11 +46,10 @@ def save_crop(original: Image.Image, box: Crop, folder: Path, name: str, side: i
     if side and max(picture.size) > side:
         if picture.mode in ("P", "1"):  # Neighboring numbers of a palette are not neighboring colors.
             picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-        shape = tuple(max(1, round(length * side / max(picture.size))) for length in picture.size)
-        picture = picture.resize(shape, Image.Resampling.LANCZOS)
+        width, height = (max(1, round(length * side / max(picture.size))) for length in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     suffix = SUFFIXES.get(original.format or "", ".png")
     path = folder / f"{name}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {} if suffix == ".png" else {"quality": QUALITY}
-    picture.save(path, icc_profile=original.info.get("icc_profile"), **options)
+    picture.save(path, icc_profile=original.info.get("icc_profile"), quality=QUALITY)  # PNG has no quality.
     return path.relative_to(folder).as_posix()
