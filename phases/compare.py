@@ -78,12 +78,16 @@ def run(options: Options) -> int:
         pairs = zip(sources[0].maps(first), sources[1].maps(second), strict=True)
         answer = partial(_compare, areas=areas, density=density, folder=folder)
         answers, failures = answer_each(pairs, len(first), answer)
-        content = _write(folder, answers)
+        tables = _rows(answers)
+        for name, rows in tables.items():
+            if rows:
+                write_csv(folder / f"{name}.csv", rows)
+        _print(answers)
         record = {"first": str(options.first), "second": str(options.second), **describe(options, sources[0], failures)}
         if options.maps:
             record["maps"] = [source.record["maps"] for source in sources]
         misses = find_misses(options.fail_below, answers)
-        write_record(folder / RECORD, {**record, **content, "misses": misses})
+        write_record(folder / RECORD, {**record, **tables, "misses": misses})
     print(f"{MEANING}\n{count(len(answers), 'pair')} compared; see {target}.")
     for miss in misses:
         print(f"failed: {miss}", file=sys.stderr)
@@ -167,8 +171,8 @@ def _compare(
     return first.name, found
 
 
-def _write(folder: Path, answers: Sequence[tuple[str, Comparison]]) -> dict[str, Any]:
-    """Write and print the tables; returns what the record says."""
+def _rows(answers: Sequence[tuple[str, Comparison]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the tables: of areas, of the grid's cells, and of the peaks."""
     areas = [
         {
             "image": name,
@@ -196,30 +200,27 @@ def _write(folder: Path, answers: Sequence[tuple[str, Comparison]]) -> dict[str,
         }
         for name, found in answers
     ]
-    if areas:
-        write_csv(folder / "compare.csv", areas)
-        head = ("picture", "area", "first", "second", "difference in points", "90 % interval")
-        print_table(
-            head,
-            [
-                (
-                    row["image"],
-                    row["name"],
-                    percent(row["first_share"]),
-                    percent(row["second_share"]),
-                    points(row["difference"]),
-                    f"{points(row['low'])} to {points(row['high'])}",
-                )
-                for row in areas
-            ],
+    return {"areas": areas, "grid": grid, "peaks": peaks}
+
+
+def _print(answers: Sequence[tuple[str, Comparison]]) -> None:
+    rows = [
+        (
+            name,
+            row.name,
+            percent(row.first.share_of_attention),
+            percent(row.second.share_of_attention),
+            points(row.difference),
+            f"{points(row.low)} to {points(row.high)}",
         )
+        for name, found in answers
+        for row in found.areas
+    ]
+    if rows:
+        print_table(("picture", "area", "first", "second", "difference in points", "90 % interval"), rows)
         print()
-    write_csv(folder / "grid.csv", grid)
-    write_csv(folder / "peaks.csv", peaks)
     for name, found in answers[:MOST_GRIDS]:
-        print(
-            f"{name}: difference in points in each ninth; the peak moved by {percent(found.movement)} of the diagonal."
-        )
+        moved = percent(found.movement)
+        print(f"{name}: the peak moved by {moved} of the diagonal; differences of a 3×3 grid in points:")
         for cells in found.grid:
             print("".join(f"{points(cell):>8}" for cell in cells))
-    return {"areas": areas, "grid": grid, "peaks": peaks}

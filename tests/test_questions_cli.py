@@ -311,7 +311,7 @@ def compare(*arguments):
 def test_two_pictures_are_compared_by_area_grid_and_peak(work, capsys):
     assert compare("--area", "sign:5,10,20,10") == 0
     shares = [share(saliency, AREAS["sign"]) for saliency in MAPS.values()]
-    (row,) = table(work, "compare/compare.csv")
+    (row,) = table(work, "compare/areas.csv")
     assert [float(row[key]) for key in ("first_share", "second_share")] == pytest.approx(shares, rel=1e-4)
     assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
     assert float(row["difference"]) == pytest.approx(shares[1] - shares[0], rel=1e-4)
@@ -341,10 +341,10 @@ def test_folders_are_compared_by_name_and_the_second_picture_may_have_its_own_ar
     for name in MAPS:
         Image.new("RGB", SHAPE[::-1]).save(work / "new" / f"{name}.png")
     assert run("compare", "photos", "new", "--maps", "maps", "maps", "--areas", areas) == 0
-    assert [float(row["difference"]) for row in table(work, "compare/compare.csv")] == [0] * 4
+    assert [float(row["difference"]) for row in table(work, "compare/areas.csv")] == [0] * 4
     (work / "own.csv").write_text(f"{HEAD}\na,sign,5,10,20,10\nb,sign,30,10,20,10\n", encoding="utf-8")
     assert compare("--areas", "own.csv") == 0
-    (row,) = table(work, "compare/compare.csv")
+    (row,) = table(work, "compare/areas.csv")
     assert float(row["second_share"]) == pytest.approx(share(MAPS["sub/b"], (30, 10, 20, 10)), rel=1e-4)
 
 

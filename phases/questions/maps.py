@@ -163,7 +163,7 @@ def answer_each(rows: Iterator[tuple[Mapped, ...]], total: int, answer: Callable
         try:
             return answer(*row), ""
         except (UserError, Unreadable) as error:
-            return None, f"{row[0].file}: {str(error).rstrip('.')}."
+            return None, f"{' and '.join(str(item.file) for item in row)}: {str(error).rstrip('.')}."
 
     def weight(row: tuple[Mapped, ...]) -> int:
         return sum(0 if item.saliency is None else item.saliency.size for item in row)
