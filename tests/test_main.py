@@ -44,6 +44,7 @@ for command in (
     "train -d osie osie", "train -d osie --sigma 3", "train -d custom -p nowhere", "submit -d mit300 -p nowhere",
     "evaluate --protocol mit --fit", "evaluate --fit --split all", "evaluate --name ..",
     "evaluate -d custom -p nowhere",
+    "regions -p nowhere", "regions --area button", "crop --ratio 0:1", "compare nowhere.png nowhere.png",
     "reproduce --seeds 2", "reproduce --train --reference nowhere.csv",
 ):
     assert main.main(command.split()) == 2, command

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -234,6 +235,7 @@ def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, wo
     [
         ("regions -p photos --maps maps --area sign:1,2,3", ["expected name:x,y,width,height"]),
         ("regions -p photos --maps maps --area a:1,2,3,4 --area a:5,6,7,8", ["Several areas have the name a"]),
+        ("regions -p photos/broken.png --maps maps/a.npy", ["photos/broken.png: not a readable image"]),
         ("regions -p nowhere", ["No such file or folder: nowhere"]),
         ("regions -p photos --maps nowhere", ["nowhere", "expected a folder"]),
         ("regions -p photos --maps maps/sub", ["has no map for 2 of 2 photographs: a, sub/b"]),
@@ -252,9 +254,11 @@ def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, wo
     ],
 )
 def test_bad_flags_are_one_line_and_no_answer_is_written(work, capsys, command, words):
+    if "broken" in command:
+        (work / "photos" / "broken.png").write_bytes(b"broken")
     assert main.main(command.split()) == 2
     one_line(capsys, *words)
-    assert not [*(work / "results").glob("*/*")] if (work / "results").exists() else True
+    assert not [*(work / "results").glob("*/*")]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +285,20 @@ def test_a_photograph_that_fails_is_reported_and_the_others_are_written(work, ca
     assert [failure.split(":")[0] for failure in failures] == ["photos/broken.png", "photos/other.png"]
     rows = record(work, file).get("hot_spots") or record(work, file)["crops"]
     assert {row["image"] for row in rows} == {"a", "sub/b"}
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="there every file's name is valid text")
+@pytest.mark.parametrize(("phase", "file"), [(regions, "regions/hot_spots.csv"), (crop, "crops/crops.csv")])
+def test_photographs_with_odd_names_and_of_one_pixel_are_answered(work, capsys, phase, file):
+    odd, long = os.fsdecode(b"latin\xe9"), "l" * 251
+    for name in (odd, long):
+        Image.new("RGB", (1, 1)).save(work / "photos" / f"{name}.png")
+    np.save(work / "maps" / f"{odd}.npy", np.ones((1, 1)))
+    np.save(work / "maps" / f"{long}.npy", np.ones((1, 1)))
+    assert phase() == 1
+    assert "llll.png: its name is too long" in capsys.readouterr().err
+    lines = (work / "results" / file).read_bytes().splitlines()
+    assert sum(line.startswith(b"latin\xe9,") for line in lines) == 1 and len(lines) == 4
 
 
 def test_a_folder_of_other_files_is_not_replaced(work, capsys):

@@ -1,5 +1,6 @@
 """Photographs and their saliency maps, predicted or existing, for the phases that answer questions about them."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -163,7 +164,12 @@ def answer_each(rows: Iterator[tuple[Mapped, ...]], total: int, answer: Callable
         try:
             return answer(*row), ""
         except (UserError, Unreadable) as error:
-            return None, f"{' and '.join(str(item.file) for item in row)}: {str(error).rstrip('.')}."
+            reason = str(error).rstrip(".")
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            reason = "its name is too long for a file with the same name"
+        return None, f"{' and '.join(str(item.file) for item in row)}: {reason}."
 
     def weight(row: tuple[Mapped, ...]) -> int:
         return sum(0 if item.saliency is None else item.saliency.size for item in row)

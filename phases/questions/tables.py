@@ -11,7 +11,8 @@ MOST_ROWS = 20
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with equal keys, which become the header; numbers with 6 digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # Names of photographs may be bytes that are not valid text.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.DictWriter(file, list(rows[0]) if rows else [])
         table.writeheader()
         for row in rows:
@@ -23,7 +24,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     shown = [head, *rows[:MOST_ROWS]]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        print(line.encode(errors="backslashreplace").decode())
     if len(rows) > MOST_ROWS:
         print(f"… and {len(rows) - MOST_ROWS} more rows in the file.")
 
