@@ -1,0 +1,122 @@
+"""Maps of clips: one for every frame, or for some, smoothed over time on request."""
+
+import contextlib
+import itertools
+import math
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ..utils import UserError, parallel_map
+from .reading import Frame
+
+if TYPE_CHECKING:
+    from ..network import Network
+
+# Frames that are decoded before the network needs them.
+AHEAD = 8
+
+# At a cut, thumbnails of this size (width, height) differ by more gray levels on average, and their color histograms by
+# a larger share of their pixels. Noise and slow changes of light stay below the first, motion below the second.
+THUMBNAIL, DIFFERENT_LEVELS, DIFFERENT_COLORS = (32, 18), 8, 0.2
+
+
+def predict(
+    frames: Iterable[Frame], network: "Network", *, batch_size: int = 1, smooth: float = 0
+) -> Iterator[tuple[Frame, np.ndarray]]:
+    """Predict frames, in order and in constant memory; they are decoded in a thread of their own.
+
+    The network sees each frame by itself, and knows nothing of motion.
+
+    Args:
+        frames: of a clip, or some of them; see `sample`.
+        network: what predicts.
+        batch_size: frames that go through the network together.
+        smooth: see `smooth_maps`; 0 for maps as they are.
+
+    Yields:
+        Each frame with its saliency map, float32 (H, W), 0 to 255. Close this generator before the clip.
+    """
+    waiting: deque[Frame] = deque()
+
+    def pixels() -> Iterator[np.ndarray]:
+        with contextlib.closing(_ahead(frames)) as decoded:
+            for frame in decoded:
+                waiting.append(frame)
+                yield frame.pixels
+
+    def maps() -> Iterator[tuple[Frame, np.ndarray]]:
+        for prediction in network.predictions(pixels(), batch_size):
+            frame = waiting.popleft()
+            if prediction.saliency is None:
+                raise UserError(f"The frame at {float(frame.time):.2f} s: {prediction.error}.")
+            yield frame, prediction.saliency
+
+    return smooth_maps(maps(), smooth) if smooth else maps()
+
+
+def _ahead(frames: Iterable[Frame]) -> Generator[Frame, None, None]:
+    """The same frames, decoded in another thread."""
+    source = iter(frames)
+    decoded = parallel_map(lambda _: next(source, None), itertools.count(), workers=1, ahead=AHEAD)
+    yield from iter(decoded.__next__, None)
+
+
+def sample(frames: Iterable[Frame], every: int = 1, fps: float | None = None) -> Iterator[Frame]:
+    """Some of a clip's frames.
+
+    Args:
+        frames: all of them.
+        every: keep one of so many.
+        fps: keep the first frame of each 1/fps seconds, which makes at most so many frames per second.
+    """
+    last = None
+    for frame in itertools.islice(frames, None, None, every):
+        period = None if fps is None else math.floor(frame.time * Fraction(fps))
+        if period is None or period != last:
+            yield frame
+        last = period
+
+
+def smooth_maps(rows: Iterable[tuple[Frame, np.ndarray]], seconds: float) -> Iterator[tuple[Frame, np.ndarray]]:
+    """Smooth maps over time by an exponential moving average, which starts anew at each cut.
+
+    The maps are averaged as the network normalized them, and the mean is normalized again. Averages of the scores
+    before normalization flicker as much.
+
+    Args:
+        rows: frames with their maps, float32 (H, W), 0 to 255.
+        seconds: the time after which a frame's weight has dropped to 1/e.
+
+    Yields:
+        Frames with smoothed maps, float32 (H, W), 0 to 255.
+    """
+    last = None  # the frame before: its time, thumbnail and mean
+    for frame, saliency in rows:
+        thumbnail, mean = _thumbnail(frame.pixels), saliency
+        if last is not None and not is_cut(last[1], thumbnail):
+            mean = last[2] + (saliency - last[2]) * np.float32(1 - math.exp(-(frame.time - last[0]) / seconds))
+        last = frame.time, thumbnail, mean
+        shifted = mean - mean.min()
+        yield frame, shifted * np.float32(255 / max(shifted.max(), 1e-7))
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
+
+
+def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether another scene begins between two frames, given their thumbnails, float32 (h, w, 3), 0 to 255."""
+    if np.abs(after - before).mean() <= DIFFERENT_LEVELS:
+        return False
+    differences = [np.abs(_histogram(before, color) - _histogram(after, color)).sum() for color in range(3)]
+    return bool(np.mean(differences) / 2 > DIFFERENT_COLORS)
+
+
+def _histogram(thumbnail: np.ndarray, color: int) -> np.ndarray:
+    """Shares of the pixels in 16 ranges of one color's level."""
+    return np.histogram(thumbnail[..., color], 16, (0, 256))[0] / thumbnail[..., color].size
