@@ -15,6 +15,7 @@ from msinet import checkpoint, main, model
 from msinet.attention import density
 from msinet.attention.density import MEANING
 from msinet.phases.questions import outlines
+from msinet.phases.questions.originals import save_crop
 from msinet.scoring.fitted import CENTRE_AT, CURVE_AT, FittedDensity
 
 SHAPE = 40, 60
@@ -422,6 +423,14 @@ def test_crops_of_every_kind_of_file_are_reduced_to_a_size(work, photograph, mod
     assert run("crop", "-p", f"odd.{suffix}", "--maps", "maps/a.npy", "--size", "3000") == 0
     with Image.open(work / "results" / "crops" / row["file"].replace("3x2", "1x1")) as cropped:
         assert cropped.size == (40, 40)
+
+
+def test_crops_with_channels_that_png_does_not_store_become_rgb(tmp_path):
+    original = Image.new("CMYK", (40, 20), (255, 0, 0, 0))
+    original.info["icc_profile"] = b"of CMYK"
+    assert save_crop(original, msinet.crop(np.ones((20, 40)), "1:1"), tmp_path, "a", None) == "a.png"
+    with Image.open(tmp_path / "a.png") as cropped:
+        assert cropped.getpixel((3, 3)) == (0, 255, 255) and "icc_profile" not in cropped.info
 
 
 def test_areas_to_keep_are_never_cut(work, areas):
