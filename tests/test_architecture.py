@@ -14,10 +14,11 @@ MAY_IMPORT = {
     "config": "",
     "bundled": "",
     "utils": "config",
+    "installation": "",
     "acquisition": "acquisition utils config",
     "acquisition.datasets": "acquisition.readers config",
     "arguments": "acquisition.datasets config",
-    "download": "acquisition utils config",
+    "download": "acquisition installation utils config",
     "geometry": "",
     "loss": "",
     "model": "utils",
@@ -25,23 +26,23 @@ MAY_IMPORT = {
     "data": "download acquisition utils config",
     "images": "geometry data utils config",
     "weight_files": "model utils config",
-    "checkpoint": "weight_files bundled download model utils config",
-    "scoring": "scoring images data acquisition utils config",
+    "checkpoint": "weight_files bundled download model installation utils config",
+    "scoring": "scoring images data acquisition installation utils config",
     "network": "checkpoint images data precision model acquisition.datasets utils config",
     "photographs": "images data utils config",
     "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs network "
-    "scoring checkpoint images data precision model loss acquisition.datasets utils config",
+    "scoring checkpoint images data precision model loss acquisition.datasets installation utils config",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so that a user can repeat each row of its page with a command.
     "phases.reproduce": "phases.reproduction utils",
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
-    "checkpoint download data acquisition.datasets utils config",
+    "checkpoint download data acquisition.datasets installation utils config",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
-    "phases.distributed": "phases.distributed photographs network images data model utils config",
+    "phases.distributed": "phases.distributed photographs network images data model installation utils config",
     "phases.training": "phases.training checkpoint images data model loss precision utils config",
-    "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config",
-    "main": "phases arguments acquisition.datasets utils config",
+    "phases.formats": "phases.formats bundled network checkpoint images geometry data model installation utils config",
+    "main": "phases arguments acquisition.datasets installation utils config",
 }
 
 

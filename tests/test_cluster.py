@@ -93,13 +93,13 @@ def wait_until(condition) -> None:
 
 def troubled(monkeypatch, **values) -> None:
     """Let `test --cluster` predict with a `Trouble`."""
-    load = msinet.load
+    load = cluster.load
 
     def load_trouble(*arguments, **options):
         network = load(*arguments, **options)
         return Trouble(**{field.name: getattr(network, field.name) for field in dataclasses.fields(network)}, **values)
 
-    monkeypatch.setattr(msinet, "load", load_trouble)
+    monkeypatch.setattr(cluster, "load", load_trouble)
 
 
 def small(seed: int, height: int = 40, width: int = 56) -> bytes:
