@@ -33,8 +33,8 @@ def install_command(extra: str) -> str:
     return f"python -m pip install {packages}"
 
 
-def packages(folder: Path = PACKAGE) -> Iterator[Path]:
-    """The folders with the program's modules."""
+def packages(folder: Path) -> Iterator[Path]:
+    """The folders with modules of the package in a folder."""
     yield folder
     for file in sorted(folder.glob("*/__init__.py")):
         yield from packages(file.parent)
@@ -47,7 +47,7 @@ def copied_modules() -> Iterator[Path]:
     A clone may have any name, and next to its modules lie weights, photographs and private files.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-        for folder in packages():
+        for folder in packages(PACKAGE):
             target = Path(temporary) / "msinet" / folder.relative_to(PACKAGE)
             target.mkdir(parents=True)
             tables = () if folder == PACKAGE else folder.glob("*.json")

@@ -25,6 +25,7 @@ import msinet
 from msinet import main
 from msinet.data import list_images
 from msinet.images import encode_map, encode_overlay
+from msinet.installation import copied_modules
 from msinet.phases import test
 from msinet.photographs import Options, find_images, output_paths
 from msinet.utils import UserError
@@ -622,6 +623,22 @@ def test_bucket_without_permission_is_a_clear_error(tmp_path, store, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: s3://secret/photos cannot be read: ") and error.count("\n") == 1
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.cluster
+def test_workers_import_a_copy_of_the_modules_that_runs_the_command(machines):
+    @ray.remote(num_cpus=1)
+    def package():
+        import msinet
+
+        return msinet.__file__, [str(file) for file in Path(msinet.__file__).parent.rglob("*.*")]
+
+    file, found = ray.get(package.remote())
+    assert "py_modules" in file  # Although the environment of the tests provides `msinet`, too.
+    root = Path(file).parent
+    with copied_modules() as copy:
+        expected = {file.relative_to(copy) for file in copy.rglob("*.*")}
+    assert {Path(file).relative_to(root) for file in found if "__pycache__" not in file} == expected
 
 
 @pytest.mark.cluster
