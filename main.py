@@ -1,5 +1,4 @@
 """MSI-Net: predicts where people look in photographs. Run `python main.py --help`."""
-# PYTHON_ARGCOMPLETE_OK
 
 import argparse
 import dataclasses

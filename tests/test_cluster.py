@@ -256,7 +256,8 @@ def test_killed_workers_temporary_files_are_removed_after_the_run(tmp_path):
     script = """
 import os, sys
 from msinet import utils
-utils.whole_file(utils.Path(sys.argv[1])).__enter__().touch()
+unfinished = utils.whole_file(utils.Path(sys.argv[1]))
+unfinished.__enter__().touch()
 os._exit(9)
 """
     map_file = str(tmp_path / "results" / "images" / "sub" / "map.png")

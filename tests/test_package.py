@@ -138,6 +138,11 @@ main.main(["--help"])
     assert list((tmp_path / "cache").rglob("weights/.downloads"))
 
 
+def test_version_is_the_same_everywhere():
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
 # --- A clone ----------------------------------------------------------------------------------------------------------
 
 
