@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Program version, stored in every record and checkpoint. CHANGELOG.md describes the changes.
-VERSION = "1.1.0"
+VERSION = "2.0.0"
 
 # What a parameter affects. MAPS: what a trained network predicts or scores, and therefore training too. TRAINING: only
 # the weights that training produces. SPEED: speed and files only, never a number.

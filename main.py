@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from .arguments import (
     port_number,
 )
 from .config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS, VERSION
+from .installation import command
 from .utils import UserError
 
 
@@ -75,11 +77,17 @@ def run_phase(options: argparse.Namespace) -> int | None:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
+    parser = argparse.ArgumentParser(
+        prog=command().removeprefix("python "), description="MSI-Net: visual saliency prediction."
+    )
     parser.add_argument("--version", action="version", version=f"MSI-Net {VERSION}")
     phases = parser.add_subparsers(title="phases", dest="phase", required=True, metavar="PHASE")
     for name, (add_flags, text) in PHASES.items():
         add_flags(phases.add_parser(name, help=text, description=f"{text.capitalize()}."))
+    if "_ARGCOMPLETE" in os.environ:  # The shell asks for completions.
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     return parser.parse_args(arguments)
 
 
@@ -132,7 +140,10 @@ def add_train(phase: argparse.ArgumentParser) -> None:
 def add_download(phase: argparse.ArgumentParser) -> None:
     add_data(phase, names=(*datasets.DATASETS, "all"))
     phase.add_argument(
-        "-p", "--path", type=Path, help="folder for the datasets' folders (default: data; for weights: weights)"
+        "-p",
+        "--path",
+        type=Path,
+        help="folder for the datasets' folders, or for weights (default: data, or where other phases look for weights)",
     )
     phase.add_argument(
         "--weights",

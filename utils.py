@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import math
 import os
@@ -16,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from .config import VERSION
 
@@ -107,6 +104,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def _unfinished(folder: Path, suffixes: str = "") -> Iterator[Path]:
     """A new path in a folder, which is locked during the block; whatever is there afterwards is removed."""
     temporary = folder / f"{UNFINISHED}{uuid.uuid4().hex}{suffixes}"
+    from filelock import FileLock  # Here and below, imports that would slow down `--help`.
+
     lock = temporary.with_name(f"{temporary.name}.lock")
     with FileLock(lock):
         try:
@@ -121,6 +120,8 @@ def sweep_leftovers(folder: Path) -> None:
     Files of running processes are kept. A folder that was about to be replaced is restored, unless another one has
     taken its place.
     """
+    from filelock import FileLock
+
     for lock in folder.glob(f"{UNFINISHED}*.lock"):
         # The owner may be running or just finishing, or be another user.
         with contextlib.suppress(OSError), FileLock(lock, timeout=0):
@@ -319,8 +320,9 @@ def onednn_enabled() -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that a run's numbers may depend on."""
-    packages = ("tensorflow", "keras", "numpy")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in ("tensorflow", "keras", "numpy")}}
 
 
 @contextlib.contextmanager

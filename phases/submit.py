@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..acquisition.datasets import BENCHMARKS, Benchmark
 from ..data import image_size, list_images
+from ..installation import command
 from ..utils import UserError, check_writable, count, quiet_stderr, whole_file, write_record
 
 if TYPE_CHECKING:  # It needs TensorFlow.
@@ -101,7 +102,7 @@ def load_network(options: Options, benchmark: Benchmark) -> "Network":
     if options.weights is None and network.weights.path == LITE_PATH:
         raise UserError(
             f"To avoid submitting the wrong network by accident, the lite network must be named: there is only "
-            f"{network.weights.reason}. Download the published one with 'python main.py download -d "
+            f"{network.weights.reason}. Download the published one with '{command()} download -d "
             f"{benchmark.dataset} --weights', name a file with --weights, or pass --weights lite."
         )
     return network

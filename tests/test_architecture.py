@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "acquisition": "acquisition utils config",
     "acquisition.datasets": "acquisition.readers config",
     "arguments": "acquisition.datasets config",
-    "download": "acquisition utils config",
+    "download": "acquisition utils config installation",
     "geometry": "",
     "loss": "",
     "model": "utils",
@@ -25,26 +25,27 @@ MAY_IMPORT = {
     "data": "download acquisition utils config",
     "images": "geometry data utils config",
     "weight_files": "model utils config",
-    "checkpoint": "weight_files bundled download model utils config",
-    "scoring": "scoring images data acquisition utils config",
+    "checkpoint": "weight_files bundled download model utils config installation",
+    "scoring": "scoring images data acquisition utils config installation",
     "attention": "attention scoring.density scoring.metrics utils",
     "network": "checkpoint images data precision model acquisition.datasets utils config",
     "photographs": "images data utils config",
     "phases": "phases.custom phases.evaluation phases.formats phases.questions phases.training phases.distributed "
     "photographs network attention scoring checkpoint images data precision model loss acquisition.datasets utils "
-    "config",
+    "config installation",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so that a user can repeat each row of its page with a command.
     "phases.reproduce": "phases.reproduction utils",
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
-    "checkpoint download data acquisition.datasets utils config",
+    "checkpoint download data acquisition.datasets utils config installation",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
-    "phases.distributed": "phases.distributed photographs network images data model utils config",
+    "phases.distributed": "phases.distributed photographs network images data model utils config installation",
     "phases.questions": "phases.questions attention photographs network scoring images data utils",
     "phases.training": "phases.training checkpoint images data model loss precision utils config",
-    "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config",
-    "main": "phases arguments acquisition.datasets utils config",
+    "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation",
+    "installation": "",
+    "main": "phases arguments acquisition.datasets utils config installation",
 }
 
 

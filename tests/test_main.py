@@ -30,7 +30,7 @@ for arguments in (
         main.parse(arguments)
     except SystemExit:
         pass
-heavy = {"tensorflow", "keras", "numpy", "scipy", "matplotlib"} & set(sys.modules)
+heavy = {"tensorflow", "keras", "numpy", "scipy", "matplotlib", "PIL", "tqdm", "filelock"} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
