@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .config import MAX_PIXELS
-from .data import IMAGE_SUFFIXES, list_images
+from .data import list_images
+from .image_files import IMAGE_SUFFIXES
 from .utils import UserError
 
 NAME_TOO_LONG = "its name is too long for a map with the same name"
@@ -113,7 +114,9 @@ def write_maps(
     try:
         files = {photograph.map: encode_map(prediction.saliency, options.suffix)}
         if options.overlay:
-            overlay = encode_overlay(prediction.photograph, prediction.saliency, options.max_pixels)
+            overlay = encode_overlay(
+                prediction.photograph, prediction.saliency, options.max_pixels, options.params["orientation"]
+            )
             files[photograph.overlay] = overlay
         for name, contents in files.items():
             write(name, contents)

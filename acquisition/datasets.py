@@ -362,6 +362,11 @@ BENCHMARKS = {
 }
 
 
+def is_unpacked(folder: Path) -> bool:
+    """Whether a folder has the structure of SALICON's own archives: `images`, `maps` and `fixations`."""
+    return (folder / "images").is_dir() and (folder / "maps").is_dir() and not (folder / "stimuli").exists()
+
+
 def names() -> list[str]:
     """The values of `-d`: every dataset, and your own photographs."""
     return [*DATASETS, CUSTOM]

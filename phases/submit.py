@@ -14,7 +14,8 @@ from scipy.special import logsumexp
 from tqdm import tqdm
 
 from ..acquisition.datasets import BENCHMARKS, Benchmark
-from ..data import image_size, list_images
+from ..data import list_images
+from ..image_files import STORED, image_size
 from ..utils import UserError, check_writable, count, quiet_stderr, whole_file, write_record
 
 if TYPE_CHECKING:  # It needs TensorFlow.
@@ -97,6 +98,7 @@ def load_network(options: Options, benchmark: Benchmark) -> "Network":
         results=options.params["results"],
         input_size=options.input_size,
         device=options.params["device"],
+        orientation=STORED,  # The sizes that the benchmark expects are those of the stored pixels.
     )
     if options.weights is None and network.weights.path == LITE_PATH:
         raise UserError(
@@ -165,7 +167,7 @@ def write_submission(
 
     densities, maps = folder / f"{name}_densities.hdf5", folder / f"{name}_maps.zip"
     names = {image: image.relative_to(root).as_posix() for image in images}
-    sizes = {names[image]: image_size(image) for image in images}
+    sizes = {names[image]: image_size(image, orientation=STORED) for image in images}
     predictions = tqdm(
         network.predictions(images, batch_size), total=len(images), unit="image", leave=False, disable=None
     )

@@ -34,6 +34,7 @@ def run(options: Options) -> int:
         device=params["device"],
         mirrored=options.mirrored,
         max_pixels=options.max_pixels,
+        orientation=params["orientation"],
         precision=params["precision"],
         gpus=params["gpus"],
     )

@@ -22,15 +22,16 @@ MAY_IMPORT = {
     "loss": "",
     "model": "utils",
     "precision": "model utils",
-    "data": "download acquisition utils config",
-    "images": "geometry data utils config",
+    "image_files": "utils config",
+    "data": "download image_files acquisition utils config",
+    "images": "geometry data image_files utils config",
     "weight_files": "model utils config",
     "checkpoint": "weight_files bundled download model utils config",
-    "scoring": "scoring images data acquisition utils config",
-    "network": "checkpoint images data precision model acquisition.datasets utils config",
-    "photographs": "images data utils config",
+    "scoring": "scoring images data image_files acquisition utils config",
+    "network": "checkpoint images data image_files precision model acquisition.datasets utils config",
+    "photographs": "images data image_files utils config",
     "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs network "
-    "scoring checkpoint images data precision model loss acquisition.datasets utils config",
+    "scoring checkpoint images data image_files precision model loss acquisition.datasets utils config",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so that a user can repeat each row of its page with a command.
@@ -38,9 +39,9 @@ MAY_IMPORT = {
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
     "checkpoint download data acquisition.datasets utils config",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
-    "phases.distributed": "phases.distributed photographs network images data model utils config",
-    "phases.training": "phases.training checkpoint images data model loss precision utils config",
-    "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config",
+    "phases.distributed": "phases.distributed photographs network images data image_files model utils config",
+    "phases.training": "phases.training checkpoint images data image_files model loss precision utils config",
+    "phases.formats": "phases.formats bundled network checkpoint images geometry data image_files model utils config",
     "main": "phases arguments acquisition.datasets utils config",
 }
 

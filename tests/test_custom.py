@@ -65,7 +65,7 @@ def test_run_is_not_resumed_with_maps_of_another_blur(photographs_with_fixations
 def test_evaluation_makes_missing_maps_too_and_keeps_those_of_training(photographs_with_fixations, tmp_path, capsys):
     maps = tmp_path / "maps"
     for i in range(10):
-        write(maps / f"{i}.png", tf.io.encode_png(np.full((HEIGHT, WIDTH, 1), i, np.uint8)))
+        write(maps / f"{i}.png", tf.io.encode_png(np.full((HEIGHT, WIDTH, 1), i + 1, np.uint8)))
     flags = ("-d", "custom", "-p", str(photographs_with_fixations), "--maps", str(maps), "--results", str(tmp_path))
     assert main.main(["evaluate", *flags, "--split", "all"]) == 0
     assert "Made saliency maps from the fixations, with a sigma of 2 %" in capsys.readouterr().out

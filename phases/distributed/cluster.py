@@ -108,6 +108,7 @@ def run(options: Options) -> int:
         device=params["device"],
         mirrored=options.mirrored,
         max_pixels=options.max_pixels,
+        orientation=params["orientation"],
     )
     print(network.summary())
     # After the summary, which checks the precision and GPUs of this machine, not those of the workers.

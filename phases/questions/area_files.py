@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ...attention.areas import Area, Box, Polygon, Union, check_names
-from ...data import IMAGE_SUFFIXES, Unreadable, list_images, read_header, why_unreadable
+from ...data import list_images
+from ...image_files import IMAGE_SUFFIXES, Unreadable, read_header, why_unreadable
 from ...utils import UserError, files_by_name, name_some
 
 # By photograph, its areas by name.
