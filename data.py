@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import utils
+from . import listing
 from .acquisition.datasets import CUSTOM, DATASETS, Dataset, is_unpacked
 from .image_files import (
     IMAGE_SUFFIXES,
@@ -26,7 +26,7 @@ from .image_files import (
     read_gray,
     why_unreadable,
 )
-from .utils import UserError, name_some
+from .utils import UserError, name_some, parallel_map
 
 # How much of a file's end `files_hash` reads.
 TAIL_BYTES = 4096
@@ -100,7 +100,7 @@ def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
     Raises:
         UserError: a folder below it cannot be read.
     """
-    return utils.list_files(folder, tuple(suffixes))
+    return listing.list_files(folder, tuple(suffixes))
 
 
 def pair_files(folder: Path, orientation: str = STORED) -> list[Sample]:
@@ -143,7 +143,9 @@ def pair_files(folder: Path, orientation: str = STORED) -> list[Sample]:
 
 def not_maps(folder: Path) -> list[str]:
     """A phrase about the files in a folder of maps that cannot be maps; empty if there are none."""
-    others = utils.count_suffixes(file for file in utils.list_files(folder) if not is_named_like(file, MAP_SUFFIXES))
+    others = listing.count_suffixes(
+        file for file in listing.list_files(folder) if not is_named_like(file, MAP_SUFFIXES)
+    )
     return [f"{folder} has {others}, expected {', '.join(MAP_SUFFIXES)}"] if others else []
 
 
@@ -197,7 +199,7 @@ def files_by_name(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> d
     Raises:
         UserError: two files share a name.
     """
-    return utils.files_by_name(folder, list_images(folder, suffixes))
+    return listing.files_by_name(folder, list_images(folder, suffixes))
 
 
 # --- Image files ------------------------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def check_files(samples: Sequence[Sample]) -> None:
             if found != size:
                 complaints.append(other_size(sample.saliency, found, sample.stimulus, size))
     if not complaints:
-        complaints = [complaint for complaint in utils.parallel_map(_check_map, samples) if complaint]
+        complaints = [complaint for complaint in parallel_map(_check_map, samples) if complaint]
     if complaints:
         raise UserError(f"{name_some(complaints, '; ')}.")
 

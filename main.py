@@ -22,6 +22,7 @@ if not __package__:
 
 from .acquisition import datasets
 from .arguments import (
+    Once,
     add_data,
     add_dataset_path,
     add_input_size,
@@ -73,7 +74,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     phases = parser.add_subparsers(title="phases", dest="phase", required=True, metavar="PHASE")
     for name, (add_flags, text) in PHASES.items():
         add_flags(phases.add_parser(name, help=text, description=f"{text.capitalize()}."))
-    return parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes the arguments of a phase in one piece only: not the second one of 'test a.jpg --overlay b.jpg'.
+    if rest and (options.phase != "test" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.photographs += [path_or_address(word) for word in rest]
+    return options
 
 
 # --- Flags: one function per phase ------------------------------------------------------------------------------------
@@ -125,7 +132,11 @@ def add_train(phase: argparse.ArgumentParser) -> None:
 def add_download(phase: argparse.ArgumentParser) -> None:
     add_data(phase, names=(*datasets.DATASETS, "all"))
     phase.add_argument(
-        "-p", "--path", type=Path, help="folder for the datasets' folders (default: data; for weights: weights)"
+        "-p",
+        "--path",
+        type=Path,
+        action=Once,
+        help="folder for the datasets' folders (default: data; for weights: weights)",
     )
     phase.add_argument(
         "--weights",
@@ -145,10 +156,21 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     add_data(phase, "dataset whose weights and input size are used: ")
     add_weights(phase)
     phase.add_argument(
+        "photographs",
+        nargs="*",
+        type=path_or_address,
+        metavar="PATH",
+        help="photographs, folders of photographs, or patterns such as 'photos/*.jpg' (default: the sample photograph "
+        "of Matplotlib)",
+    )
+    phase.add_argument(
         "-p",
         "--path",
         type=path_or_address,
-        help="photograph, or folder of photographs (default: the sample photograph of Matplotlib)",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the same; it may be repeated",
     )
     phase.add_argument(
         "--format", choices=("jpeg", "png", "npy"), default="jpeg", help="file format of the maps (default: jpeg)"
@@ -231,7 +253,9 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d", "--data", choices=datasets.BENCHMARKS, required=True, help="benchmark to write the files for"
     )
-    phase.add_argument("-p", "--path", type=Path, required=True, help="folder of the benchmark's test photographs")
+    phase.add_argument(
+        "-p", "--path", type=Path, required=True, action=Once, help="folder of the benchmark's test photographs"
+    )
     add_weights(phase)
     phase.add_argument("--density", type=Path, metavar="FILE", help="use a density that 'evaluate --fit' saved")
     add_input_size(phase)
@@ -244,6 +268,7 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
         "-p",
         "--path",
         type=Path,
+        action=Once,
         default=Path("data"),
         help="folder that contains the datasets' folders (default: data)",
     )

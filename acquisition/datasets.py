@@ -219,11 +219,13 @@ DATASETS = {
                 "DUT-OMRON-image.zip",
                 ("http://saliencydetection.net/dut-omron/download/DUT-OMRON-image.zip",),
                 ((rf"{NAME}\.jpg", r"stimuli/\1.jpg"),),
+                "a8951db9297afacf78bc0e5079103cf1",
             ),
             Archive(
                 "DUT-OMRON-eye-fixations.zip",
                 ("http://saliencydetection.net/dut-omron/download/DUT-OMRON-eye-fixations.zip",),
                 ((rf"{NAME}\.mat", r"raw/\1.mat"),),
+                "d9f4f83fcc78b1e5efb579ae9fb0edc2",
             ),
         ),
         input_size=(360, 360),

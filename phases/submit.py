@@ -118,8 +118,8 @@ def find_stimuli(benchmark: Benchmark, path: Path) -> list[Path]:
     Raises:
         UserError: the number of photographs or of their folders is wrong.
     """
-    # The archives of CAT2000 also contain example maps, in folders of this name.
-    images = [image for image in list_images(path) if "Output" not in image.relative_to(path).parts]
+    # The archives also contain example maps, in folders of these names: CAT2000's and MIT300's.
+    images = [image for image in list_images(path) if not {"Output", "SM"} & {*image.relative_to(path).parts}]
     folders = {image.parent for image in images} - {path}
     if (len(images), len(folders)) != (benchmark.images, benchmark.folders):
         found, expected = (

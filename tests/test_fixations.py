@@ -87,7 +87,7 @@ def test_fixations_without_a_position_or_outside_are_dropped_up_to_a_share(datas
     found = fixations.read_fixations(folder)
     assert found["a"].tolist() == [[5, 7, 0]] * 19
     assert "1 of 20 fixations (5.0%)" in capsys.readouterr().out
-    with pytest.raises(UserError, match="1 of 20 fixations .* in line 2: .* raise --max-dropped, which is 0.04"):
+    with pytest.raises(UserError, match=r"1 of 20 fixations .* in line 2: .* raise --max-dropped, which is 0\.04"):
         fixations.read_fixations(folder, max_dropped=0.04)
 
 
