@@ -48,6 +48,22 @@ PARAMS = {
         choices=("auto", "cpu", "gpu"),
         phases=("test", "evaluate", "submit", *QUESTIONS),
     ),
+    "orientation": Param(
+        "upright",
+        "upright turns photographs as their EXIF orientation says; stored uses the pixels as they are in the file. The "
+        "published datasets are always used as stored",
+        MAPS,
+        choices=("upright", "stored"),
+        phases=("test", "evaluate"),
+    ),
+    "max_dropped": Param(
+        0.05,
+        "largest share of the fixations in your own table that is dropped, and not an error, because they are outside "
+        "their image or have no position",
+        SPEED,
+        limits=(0, 1),
+        phases=("evaluate",),
+    ),
     "precision": Param(
         "float32",
         "compute dtype of the convolutions: float32 as published; bfloat16 or, on GPUs, float16 is faster and less "

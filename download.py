@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .acquisition.build import find_weights, incomplete, install_weights, make_dataset
-from .acquisition.datasets import DATASETS, weight_files
+from .acquisition.datasets import DATASETS, is_unpacked, weight_files
 from .acquisition.hosts import unreachable
 from .acquisition.obtain import by_hand, obtain, read_origins, write_origins
 from .acquisition.staging import STAGING, disk_errors_reported, locked
@@ -33,7 +33,7 @@ def dataset(name: str, folder: Path, source: str | None = None) -> Path:
         DownloadError: the message says what failed and what to do.
     """
     row, target = DATASETS[name], folder / name
-    if target.is_dir() and not incomplete(target, row.images):
+    if target.is_dir() and (is_unpacked(target) or not incomplete(target, row.images)):
         return target
     with disk_errors_reported(folder), locked(folder, name) as staging:
         if target.exists() and any(target.iterdir()):

@@ -24,6 +24,7 @@ if not __package__:
 from .acquisition import datasets
 from .arguments import (
     AREA_FILES,
+    Once,
     add_areas,
     add_data,
     add_dataset_path,
@@ -88,7 +89,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    return parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes the arguments of a phase in one piece only: not the second one of 'test a.jpg --overlay b.jpg'.
+    if rest and (options.phase != "test" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.photographs += [path_or_address(word) for word in rest]
+    return options
 
 
 # --- Flags: one function per phase ------------------------------------------------------------------------------------
@@ -143,6 +150,7 @@ def add_download(phase: argparse.ArgumentParser) -> None:
         "-p",
         "--path",
         type=Path,
+        action=Once,
         help="folder for the datasets' folders, or for weights (default: data, or where other phases look for weights)",
     )
     phase.add_argument(
@@ -163,10 +171,21 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     add_data(phase, "dataset whose weights and input size are used: ")
     add_weights(phase)
     phase.add_argument(
+        "photographs",
+        nargs="*",
+        type=path_or_address,
+        metavar="PATH",
+        help="photographs, folders of photographs, or patterns such as 'photos/*.jpg' (default: the sample photograph "
+        "of Matplotlib)",
+    )
+    phase.add_argument(
         "-p",
         "--path",
         type=path_or_address,
-        help="photograph, or folder of photographs (default: the sample photograph of Matplotlib)",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the same; it may be repeated",
     )
     phase.add_argument(
         "--format", choices=("jpeg", "png", "npy"), default="jpeg", help="file format of the maps (default: jpeg)"
@@ -289,7 +308,9 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d", "--data", choices=datasets.BENCHMARKS, required=True, help="benchmark to write the files for"
     )
-    phase.add_argument("-p", "--path", type=Path, required=True, help="folder of the benchmark's test photographs")
+    phase.add_argument(
+        "-p", "--path", type=Path, required=True, action=Once, help="folder of the benchmark's test photographs"
+    )
     add_weights(phase)
     phase.add_argument("--density", type=Path, metavar="FILE", help="use a density that 'evaluate --fit' saved")
     add_input_size(phase)
@@ -302,6 +323,7 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
         "-p",
         "--path",
         type=Path,
+        action=Once,
         default=Path("data"),
         help="folder that contains the datasets' folders (default: data)",
     )

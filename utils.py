@@ -198,49 +198,6 @@ def check_replaceable(folder: Path, marker: str) -> None:
         raise UserError(f"{folder} holds files that this command did not write: name an empty or a new folder.")
 
 
-# --- Listing files ----------------------------------------------------------------------------------------------------
-
-
-def list_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
-    """Every file below a folder, sorted by path; hidden files and folders are skipped.
-
-    Files that are not regular, such as pipes, are listed too, so the reader can report them.
-
-    Args:
-        folder: a missing folder has no files.
-        suffixes: lower-case suffixes to include; all by default.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
-        )
-
-    found = []
-    for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(suffixes)]
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
-
-
-def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """Files below a folder by name, the relative path without suffix, in the given order.
-
-    Raises:
-        UserError: two files share a name.
-    """
-    named: dict[str, Path] = {}
-    for file in files:
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        if name in named:
-            raise UserError(f"Two files for one image: {named[name]} and {file}. Keep one of them.")
-        named[name] = file
-    return named
-
-
 # --- Records and small helpers ----------------------------------------------------------------------------------------
 
 
@@ -311,6 +268,12 @@ def cores() -> int:
 def count(number: int, noun: str) -> str:
     """ "1 map", "2 maps": a number with its noun."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@functools.cache
+def print_once(text: str) -> None:
+    """Print a line, unless this process has printed it before."""
+    print(text, flush=True)
 
 
 def onednn_enabled() -> bool:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..photographs import Options, find_images, map_pixels, name_maps, sample_photograph, write_maps
+from ..photographs import (
+    Options,
+    Photograph,
+    check_not_replaced,
+    find_images,
+    map_pixels,
+    name_all,
+    sample_photograph,
+    write_maps,
+)
 from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
 
 
@@ -21,11 +30,13 @@ def run(options: Options) -> int:
         with quiet_stderr():
             from .distributed import cluster
         return cluster.run(options)
-    path = Path(options.path or sample_photograph())
-    images = find_images(path)  # Before the weights, which may be a long download.
+    params, results = options.params, Path(options.params["results"])
+    paths = options.paths or [sample_photograph()]
+    found = find_images(paths, results)  # Before the weights, which may be a long download.
+    photographs = name_all(found.images, options.suffix)
+    check_not_replaced(photographs, results)
     with quiet_stderr():
         from ..network import load
-    params, results = options.params, Path(options.params["results"])
     network = load(
         options.weights,
         data=options.data,
@@ -34,28 +45,37 @@ def run(options: Options) -> int:
         device=params["device"],
         mirrored=options.mirrored,
         max_pixels=options.max_pixels,
+        orientation=params["orientation"],
         precision=params["precision"],
         gpus=params["gpus"],
     )
     print(network.summary())
-    written, failures = test(network, images, path, options)
+    written, failures = test(network, photographs, options)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     print(f"{count(written, 'map')} written to {results / 'images'}.")
     if failures:
         print(f"{count(len(failures), 'image')} failed.")
-    record = {"path": str(path), "data": options.data, **network.record(), "written": written, "failures": failures}
+    if summary := found.summary():
+        print(summary)
+    record = {
+        "path": str(paths[0]) if len(paths) == 1 else [str(path) for path in paths],
+        "data": options.data,
+        **network.record(),
+        "written": written,
+        "failures": failures,
+        "skipped": found.skipped,
+    }
     write_record(results / "test.json", record)
     return 1 if failures else 0
 
 
-def test(network, images: Sequence[Path], root: Path, options: Options) -> tuple[int, list[str]]:
+def test(network, photographs: Sequence[Photograph], options: Options) -> tuple[int, list[str]]:
     """Predict images into `results/images/`, and with `--overlay` write overlays into `results/overlays/`.
 
     Args:
         network: a `network.Network`.
-        images: see `photographs.find_images`.
-        root: the folder that contains them, or the only image itself.
+        photographs: see `photographs.name_all`.
         options: the format, the batch size and the folder of results.
 
     Returns:
@@ -78,8 +98,9 @@ def test(network, images: Sequence[Path], root: Path, options: Options) -> tuple
         _, error = write_maps(photograph, prediction, options, write)
         return error and f"{prediction.photograph}: {error}"
 
+    images = [Path(photograph.path) for photograph in photographs]
     predictions = network.predictions(images, options.params["batch_size"])
-    rows = zip(name_maps(images, root, options.suffix), predictions, strict=True)
+    rows = zip(photographs, predictions, strict=True)
     outcomes = parallel_map(finish, rows, weight=lambda row: map_pixels(row[1]), most=PIXELS_IN_FLIGHT)
     with only_python_on_stderr():
         bar = tqdm(outcomes, total=len(images), unit="image", leave=False, disable=None if len(images) > 1 else True)

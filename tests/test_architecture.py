@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "config": "",
     "bundled": "",
     "utils": "config",
-    "acquisition": "acquisition utils config",
+    "acquisition": "acquisition utils config listing",
     "acquisition.datasets": "acquisition.readers config",
     "arguments": "acquisition.datasets config",
     "download": "acquisition utils config installation",
@@ -22,17 +22,17 @@ MAY_IMPORT = {
     "loss": "",
     "model": "utils",
     "precision": "model utils",
-    "data": "download acquisition utils config",
-    "images": "geometry data utils config",
+    "data": "download acquisition utils config image_files listing",
+    "images": "geometry data utils config image_files",
     "weight_files": "model utils config",
     "checkpoint": "weight_files bundled download model utils config installation",
-    "scoring": "scoring images data acquisition utils config installation",
+    "scoring": "scoring images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
-    "network": "checkpoint images data precision model acquisition.datasets utils config",
-    "photographs": "images data utils config",
+    "network": "checkpoint images data precision model acquisition.datasets utils config image_files",
+    "photographs": "images data utils config image_files listing",
     "phases": "phases.custom phases.evaluation phases.formats phases.questions phases.training phases.distributed "
     "photographs network attention scoring checkpoint images data precision model loss acquisition.datasets utils "
-    "config installation",
+    "config installation image_files listing",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so that a user can repeat each row of its page with a command.
@@ -40,11 +40,15 @@ MAY_IMPORT = {
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
     "checkpoint download data acquisition.datasets utils config installation",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
-    "phases.distributed": "phases.distributed photographs network images data model utils config installation",
+    "phases.distributed": "phases.distributed photographs network images data model utils config installation "
+    "image_files",
     "phases.questions": "phases.questions attention photographs network scoring images data utils",
-    "phases.training": "phases.training checkpoint images data model loss precision utils config",
-    "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation",
+    "phases.training": "phases.training checkpoint images data model loss precision utils config image_files",
+    "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation "
+    "image_files",
     "installation": "",
+    "listing": "utils",
+    "image_files": "utils config",
     "main": "phases arguments acquisition.datasets utils config installation",
 }
 

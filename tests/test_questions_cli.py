@@ -468,3 +468,16 @@ assert len(msinet.hot_spots(saliency).spots) == 1
 assert not {"tensorflow", "keras", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_areas_fit_photographs_that_are_turned(work, photograph):
+    pixels = photograph(*SHAPE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    turned.save("turned.jpg", quality=95, exif=exif)
+    assert run("regions", "-p", "turned.jpg", "--maps", "maps/a.npy", "--area", "sign:38,5,20,30") == 0
+    row = table(work, "regions/regions.csv")[0]
+    assert float(row["share_of_attention"]) == pytest.approx(share(MAPS["a"], (38, 5, 20, 30)), rel=1e-4)
+    picture = np.asarray(Image.open(work / "results" / "regions" / "pictures" / "turned.jpeg")).astype(int)
+    assert np.abs(picture[24:, :30] - pixels[24:, :30]).mean() < 8

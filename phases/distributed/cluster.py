@@ -89,7 +89,7 @@ def run(options: Options) -> int:
         The exit status: 1 if a photograph failed, else 0.
     """
     params = options.params
-    path = options.path or sample_photograph()
+    path = options.only_path or sample_photograph()
     results = open_store(absolute(params["results"]))
     photographs = Photographs(absolute(path), results.path, options.suffix)
     if next(iter(photographs), None) is None:  # Before the weights, which may be a long download.
@@ -102,6 +102,7 @@ def run(options: Options) -> int:
         device=params["device"],
         mirrored=options.mirrored,
         max_pixels=options.max_pixels,
+        orientation=params["orientation"],
     )
     print(network.summary())
     # After the summary, which checks the precision and GPUs of this machine, not those of the workers.

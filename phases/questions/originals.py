@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ...attention.crops import Crop
-from ...data import IMAGE_FORMATS, Unreadable, read_header, why_unreadable
+from ...image_files import Unreadable, open_image, read_header, why_unreadable
 from .maps import Mapped, check_size
 
 # Formats that crops are written in, by that of the photograph. Others become PNG.
@@ -22,7 +22,7 @@ def open_original(item: Mapped) -> Image.Image:
     """
     header = read_header(item.file)
     try:
-        with Image.open(item.file, formats=IMAGE_FORMATS) as file:
+        with open_image(item.file) as file:
             original = ImageOps.exif_transpose(file)
         original.format = header.format
     except (OSError, ValueError, SyntaxError) as error:
