@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .config import VERSION
 
@@ -143,6 +144,41 @@ def _clear(leftover: Path, lock: Path) -> None:
 def _sweep_once(folder: Path) -> None:
     """Once per process, because a folder may receive thousands of files."""
     sweep_leftovers(folder)
+
+
+@contextlib.contextmanager
+def locked(file: Path, doing: str) -> Iterator[None]:
+    """Lock something for this process. The lock of a killed process is released.
+
+    Args:
+        file: the lock's file, which stays; next to it is a note about the process that has the lock.
+        doing: for the message, such as "is training results/a".
+
+    Raises:
+        UserError: another process has the lock.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    owner, lock = file.with_suffix(".lock.json"), FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another process {doing}{_holder(owner)}. Wait until it ends, stop it, or choose another --results folder."
+        ) from error
+    try:
+        write_json(owner, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(owner: Path) -> str:
+    try:
+        holder = json.loads(owner.read_text(encoding="utf-8"))
+        return f": process {holder['process']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError):  # It has only just started.
+        return ""
 
 
 def check_space(folder: Path, size: int, purpose: str = "", reserve: int = 0) -> None:
