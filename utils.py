@@ -314,15 +314,23 @@ def parallel_map(
         most: largest sum of weights in flight. A heavier item runs alone.
 
     Yields:
-        The results, in order.
+        The results, in order. If `items` raises an error, it is raised after the results of the items before.
     """
     workers = workers or cores()
     ahead = ahead or 4 * workers
     pool = ThreadPoolExecutor(workers)
     pending: deque = deque()  # of futures with their weights
-    load = 0.0
+    load, error = 0.0, None
+    items = iter(items)
     try:
-        for item in items:
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except Exception as raised:
+                error = raised
+                break
             heavy = weight(item) if weight else 0.0
             while pending and (len(pending) >= ahead or load + heavy > most):
                 future, gone = pending.popleft()
@@ -332,6 +340,8 @@ def parallel_map(
             load += heavy
         while pending:
             yield pending.popleft()[0].result()
+        if error:
+            raise error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -386,10 +396,14 @@ def only_python_on_stderr() -> Iterator[None]:
 def quiet_stderr() -> Iterator[None]:
     """Silence native libraries while they are imported, such as TensorFlow's start-up messages.
 
-    Python's own errors are raised after the block and are still shown.
+    Python's own errors are raised after the block and are still shown. Without a standard error, nothing changes.
     """
-    sys.stderr.flush()
-    saved = os.dup(2)
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (AttributeError, OSError, ValueError):
+        yield
+        return
     try:
         with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device, not a file
             os.dup2(null.fileno(), 2)

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "weight_files": "model utils config",
     "checkpoint": "weight_files bundled download model utils config",
     "scoring": "scoring images data acquisition utils config",
-    "network": "checkpoint images data precision model acquisition.datasets utils config",
+    "checks": "utils config",
+    "network": "checks checkpoint images data precision model acquisition.datasets utils config",
     "photographs": "images data utils config",
     "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs network "
     "scoring checkpoint images data precision model loss acquisition.datasets utils config",
