@@ -1,10 +1,11 @@
 """Addresses on the internet: whether they are valid, and whether their hosts answer."""
 
+import ipaddress
 import socket
 import threading
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
@@ -29,6 +30,29 @@ def check_address(url: str) -> None:
         good = False
     if not good:
         raise DownloadError(f"{url} is not an address, expected one like https://example.com/file.zip.")
+
+
+def is_internal(url: str) -> bool:
+    """Whether an address is on this computer or in its local network, rather than on the internet."""
+    host = urlsplit(url).hostname or ""
+    try:
+        found = [host] if ":" in host else [str(row[4][0]) for row in socket.getaddrinfo(host, None)]
+    except (OSError, UnicodeError):  # A proxy may know the name.
+        found = []
+    return any(not ipaddress.ip_address(address.partition("%")[0]).is_global for address in found)
+
+
+class Session(requests.Session):
+    """A session that does not follow redirects from the internet into the local network."""
+
+    def get_redirect_target(self, response: requests.Response) -> str | None:
+        target = super().get_redirect_target(response)
+        if target is not None:
+            address = urljoin(response.url, target)
+            if is_internal(address) and not is_internal(response.url):
+                response.close()
+                raise requests.exceptions.InvalidURL(f"{address} is in the local network")
+        return target
 
 
 def unreachable(urls: Sequence[str]) -> dict[str, str]:

@@ -209,7 +209,11 @@ def test_server_names_types_isolates_the_page_and_serves_only_the_folder(address
 
 def test_only_disconnected_browsers_are_not_reported(folder, capfd):
     with demo.make_server(folder, 0) as server:
-        for error, words in ((ConnectionResetError("gone"), ""), (ZeroDivisionError("a fault"), "a fault")):
+        for error, words in (
+            (ConnectionResetError("gone"), ""),
+            (TimeoutError(), ""),
+            (ZeroDivisionError("a fault"), "a fault"),
+        ):
             try:
                 raise error
             except Exception:
