@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 
@@ -45,14 +45,12 @@ def is_internal(url: str) -> bool:
 class Session(requests.Session):
     """A session that does not follow redirects from the internet into the local network."""
 
-    def get_redirect_target(self, response: requests.Response) -> str | None:
-        target = super().get_redirect_target(response)
-        if target is not None:
-            address = urljoin(response.url, target)
-            if is_internal(address) and not is_internal(response.url):
-                response.close()
-                raise requests.exceptions.InvalidURL(f"{address} is in the local network")
-        return target
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Requests calls it before it follows a redirect."""
+        target = prepared_request.url or ""
+        if is_internal(target) and not is_internal(response.url):
+            raise requests.exceptions.InvalidURL(f"{target} is in the local network")
+        super().rebuild_auth(prepared_request, response)
 
 
 def unreachable(urls: Sequence[str]) -> dict[str, str]:
