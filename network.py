@@ -35,7 +35,7 @@ from .model import (
     tensor_convolutions,
 )
 from .precision import check_precision, half_convolutions
-from .utils import UserError, cores, onednn_enabled, parallel_map
+from .utils import UserError, cores, in_batches, onednn_enabled, parallel_map
 
 # An array, a Pillow image, or the path of an image file.
 Photograph = np.ndarray | Image.Image | Path | str
@@ -251,7 +251,7 @@ class Network:
 
     def _in_batches(self, fitted: Iterable, batch_size: int) -> Iterator["_Mapped | Prediction"]:
         """Predict in batches; failed photographs keep their place."""
-        batches = _batches(fitted, batch_size)
+        batches = in_batches(fitted, batch_size)
         if len(self.gpus) > 1:
             graphs = [self._graph_on(device) for device in self.gpus]
         else:
@@ -303,22 +303,6 @@ class _Mapped(NamedTuple):
     photograph: Photograph
     size: tuple[int, int]  # Of the photograph.
     saliency: tf.Tensor  # float32 (h, w, 1), 0 to 1; the network's output.
-
-
-def _batches(items: Iterable, batch_size: int) -> Iterator[list]:
-    """Lists of at most `batch_size` items. If `items` raises an error, it is raised after those before."""
-    items = iter(items)
-    batch: list = []
-    try:
-        while True:
-            batch.extend(itertools.islice(items, batch_size))  # On an error, it keeps the items before.
-            if not batch:
-                return
-            yield batch
-            batch = []
-    except Exception:
-        yield batch
-        raise
 
 
 def _to_maps(predictions: Iterable[Prediction]) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -32,6 +33,7 @@ for _name, _value in TENSORFLOW_SETTINGS.items():
 
 # Names of unfinished files and folders start with this. Next to each is a lock file, which its process holds.
 UNFINISHED = ".unfinished-"
+OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # Systems add them to every folder.
 FORMER = "former"  # in an unfinished folder: the folder that it is about to replace
 
 
@@ -114,6 +116,16 @@ def _unfinished(folder: Path, suffixes: str = "") -> Iterator[Path]:
             yield temporary
         finally:
             _clear(temporary, lock)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in another one, removed after the block; if the process is killed, the next call removes it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(parent)
+    with _unfinished(parent) as folder:
+        folder.mkdir()
+        yield folder
 
 
 def sweep_leftovers(folder: Path) -> None:
@@ -225,12 +237,22 @@ def check_replaceable(folder: Path, marker: str) -> None:
 
     Args:
         folder: the folder to replace.
-        marker: the file that identifies folders of this program.
+        marker: the file that identifies folders of this program, and that it writes last.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file: name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / marker).exists():
         raise UserError(f"{folder} holds files that this command did not write: name an empty or a new folder.")
+    # The change time, because a file that is moved there keeps its modification time.
+    written = (folder / marker).stat().st_ctime_ns
+    for file in folder.rglob("*"):
+        if file.is_file() and file.lstat().st_ctime_ns > written and file.name not in OF_THE_DESKTOP:
+            raise UserError(
+                f"{file} was added or changed after this command wrote the folder, and would be lost: move it, remove "
+                f"{folder}, or name another folder."
+            )
 
 
 # --- Listing files ----------------------------------------------------------------------------------------------------
@@ -344,6 +366,22 @@ def parallel_map(
             raise error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_batches(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of at most `size` items. If `items` raises an error, it is raised after the items before."""
+    items = iter(items)
+    batch: list = []
+    try:
+        while True:
+            batch.extend(itertools.islice(items, size))  # On an error, it keeps the items before.
+            if not batch:
+                return
+            yield batch
+            batch = []
+    except Exception:
+        yield batch
+        raise
 
 
 def cores() -> int:

@@ -186,6 +186,14 @@ def test_restart_removes_only_the_index(tmp_path):
     }  # fmt: skip
 
 
+def test_photographs_where_maps_go_are_rejected(tmp_path, capsys):
+    mine = write(tmp_path / "images" / "a.jpeg", small(1))
+    for path in (mine, mine.parent, tmp_path / "x" / ".." / "images"):
+        assert main.main(["test", "-p", str(path), "--results", str(tmp_path), "--weights", "lite", "--cluster"]) == 2
+        assert "is in the folder of results" in capsys.readouterr().err
+    assert mine.read_bytes() == small(1)
+
+
 def test_run_record_of_another_program_is_a_clear_error(tmp_path):
     mine = write(tmp_path / "run.json", b"[1, 2")
     with pytest.raises(UserError, match=r"run\.json was not written by this command"):

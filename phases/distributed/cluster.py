@@ -99,6 +99,9 @@ def run(options: Options) -> int:
     path = options.path or sample_photograph()
     results = open_store(absolute(params["results"]))
     photographs = Photographs(absolute(path), results.path, options.suffix)
+    for folder in ("images", "overlays"):
+        if f"{photographs.path}/".startswith(f"{results.full(folder)}/"):
+            raise UserError(f"{path} is in the folder of results, where maps could replace it: name other --results.")
     if next(iter(photographs), None) is None:  # Before the weights, which may be a long download.
         raise UserError(f"No image below {path}. Name a folder of photographs, or a list of them, with -p.")
     network = load(

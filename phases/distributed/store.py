@@ -46,7 +46,7 @@ def is_address(text) -> bool:
 
 def absolute(path) -> str:
     """An address unchanged, or the absolute path of a file: workers run in other folders."""
-    return str(path).rstrip("/") if is_address(path) else Path(path).absolute().as_posix()
+    return str(path).rstrip("/") if is_address(path) else Path(os.path.abspath(path)).as_posix()  # noqa: PTH100 - without ..
 
 
 def open_store(path: str) -> "Store":
