@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import importlib
-import io
 import os
 import sys
 from pathlib import Path
@@ -47,7 +46,13 @@ from .arguments import (
 )
 from .config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS, VERSION
 from .installation import command
+from .terminal import run_with_streams
 from .utils import UserError
+
+
+def entry_point() -> int:
+    """Run the command line from a shell; returns the exit status."""
+    return run_with_streams(main)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(f"error: {error}. Check the path, its permissions and the free disk space.", file=sys.stderr)
         return 2
@@ -423,7 +430,4 @@ PHASES = {
 
 
 if __name__ == "__main__":
-    # A file name that the terminal cannot show must not stop a run.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    sys.exit(entry_point())

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "checkpoint": "weight_files bundled download model utils config installation",
     "scoring": "scoring images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
-    "network": "checkpoint images data precision model acquisition.datasets utils config image_files",
+    "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks",
     "photographs": "images data utils config image_files listing",
     "phases": "phases.custom phases.evaluation phases.formats phases.questions phases.training phases.distributed "
     "photographs network attention scoring checkpoint images data precision model loss acquisition.datasets utils "
@@ -47,9 +47,11 @@ MAY_IMPORT = {
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation "
     "image_files",
     "installation": "",
+    "terminal": "",
     "listing": "utils",
     "image_files": "utils config",
-    "main": "phases arguments acquisition.datasets utils config installation",
+    "checks": "utils config",
+    "main": "phases arguments terminal acquisition.datasets utils config installation",
 }
 
 
