@@ -22,7 +22,8 @@ from . import checkpoint
 from .acquisition import datasets
 from .checkpoint import Architecture, Choice, Knowledge
 from .config import MAX_PIXELS
-from .data import Unreadable, fitted_size, read_header
+from .data import Unreadable, read_header
+from .geometry import fitted_size
 from .images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
 from .model import (
     CHANNELS_FIRST,
@@ -70,7 +71,7 @@ class Network:
         sha256: of that file, or of the files of a folder or checkpoint, in hexadecimal.
         knowledge: what that file says about how the weights were trained; None if it says nothing.
         fit_shape: whether the input size is adapted to each photograph's shape, with about as many pixels as
-            `input_size`; see `data.fitted_size`.
+            `input_size`; see `geometry.fitted_size`.
         mirrored: whether to average the maps of the photograph and its mirror image, which takes twice the time.
         max_pixels: larger photographs are rejected.
         precision: compute dtype of all convolutions except the first and the last: "float32", "bfloat16" or "float16".

@@ -14,7 +14,7 @@ import matplotlib
 
 from .. import checkpoint
 from ..config import DEMO_SIZES
-from ..images import IMAGE_PADDING, OVERLAY_COLORS
+from ..images import OVERLAY_COLORS
 from ..network import Network, load
 from ..photographs import sample_photograph
 from ..utils import UserError, check_replaceable, whole_folder
@@ -125,7 +125,6 @@ def write_demo(folder: Path, networks: list[Network], photograph: Path, *, offli
         rows = [write_network(temporary, f"network{i}", network) for i, network in enumerate(networks)]
         config = {
             "sizes": DEMO_SIZES,
-            "padding": IMAGE_PADDING,
             "colors": matplotlib.colormaps[OVERLAY_COLORS](range(256), bytes=True)[:, :3].tolist(),
             "networks": rows,
             "libraries": {
@@ -154,7 +153,12 @@ def write_network(folder: Path, name: str, network: Network) -> dict:
     target.mkdir()
     write_tfjs(network, target, BITS)
     size = sum(file.stat().st_size for file in target.iterdir())
-    return {"name": f"{variant}: {weights.path.name}", "url": f"{name}/model.json", "bytes": size}
+    return {
+        "name": f"{variant}: {weights.path.name}",
+        "url": f"{name}/model.json",
+        "bytes": size,
+        "fit_shape": network.fit_shape,
+    }
 
 
 def place_library(folder: Path, library: dict, installed: bool) -> str:

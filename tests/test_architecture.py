@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "weight_files": "model utils config",
     "checkpoint": "weight_files bundled download model utils config",
     "scoring": "scoring images data acquisition utils config",
-    "network": "checkpoint images data precision model acquisition.datasets utils config",
+    "network": "checkpoint geometry images data precision model acquisition.datasets utils config",
     "photographs": "images data utils config",
     "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs network "
     "scoring checkpoint images data precision model loss acquisition.datasets utils config",
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "checkpoint download data acquisition.datasets utils config",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
     "phases.distributed": "phases.distributed photographs network images data model utils config",
-    "phases.training": "phases.training checkpoint images data model loss precision utils config",
+    "phases.training": "phases.training checkpoint geometry images data model loss precision utils config",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config",
     "main": "phases arguments acquisition.datasets utils config",
 }

@@ -16,17 +16,26 @@ from browser import (
     SOFTWARE_GPU,
     TINY_SIZE,
     Plain,
+    address,
     assert_same_map,
+    browser,
+    camera_film,
     delayed,
     expected_map,
+    folder,
+    network,
+    node,
+    sample,
     serving,
     serving_changed,
+    start_browser,
+    weights,
     write_weights,
 )
 from conftest import write
 
 import msinet
-from msinet import checkpoint, images, main
+from msinet import checkpoint, geometry, images, main
 from msinet.phases import demo
 from msinet.phases.formats import node as node_packages
 from msinet.photographs import sample_photograph
@@ -141,17 +150,18 @@ def test_backend_that_is_measured_to_be_faster_takes_over(software_gpu, tiny_fol
 def test_geometry_equals_that_of_test(node, tmp_path):
     script = """
         import { readFileSync, writeFileSync } from "node:fs";
-        import { cropAndRestore, resizeAndPad } from "./geometry.js";
+        import { cropAndRestore, fittedSize, resizeAndPad } from "./geometry.js";
         const [folder, height, width, ...size] = process.argv.slice(1).map((x, i) => (i ? Number(x) : x));
         const read = (name) => new Uint8Array(readFileSync(`${folder}/${name}`));
         const write = (name, values) => writeFileSync(`${folder}/${name}`, new Uint8Array(values.buffer));
-        write("padded", resizeAndPad({ data: read("image"), height, width }, size, 126));
+        write("padded", resizeAndPad({ data: read("image"), height, width }, size));
         write("restored", cropAndRestore(new Float32Array(read("map").buffer), size, height, width));
+        write("fitted", Int32Array.from(fittedSize(height, width, size[0] * size[1])));
     """
     random = np.random.default_rng(0)
     for height, width, *size in (
         (600, 512, 240, 320), (480, 640, 48, 64), (61, 83, 240, 320), (240, 320, 240, 320), (100, 1000, 72, 96),
-        (1000, 7, 72, 96), (120, 161, 120, 160), (5, 5, 48, 64),
+        (1000, 7, 72, 96), (120, 161, 120, 160), (5, 5, 48, 64), (1, 900, 168, 224), (340, 300, 120, 160),
     ):  # fmt: skip
         image = random.integers(0, 256, (height, width, 4), dtype=np.uint8)
         saliency = random.random((*size, 1), dtype=np.float32)
@@ -161,6 +171,8 @@ def test_geometry_equals_that_of_test(node, tmp_path):
         command = ["node", "--input-type=module", "--eval", script, "--", str(tmp_path), *numbers]
         subprocess.run(command, cwd=node_packages.DEMO_FOLDER, check=True)
         padded = np.fromfile(tmp_path / "padded", np.float32).reshape(*size, 3)
+        fitted = np.fromfile(tmp_path / "fitted", np.int32)
+        assert tuple(fitted) == geometry.fitted_size((height, width), size[0] * size[1])
         restored = np.fromfile(tmp_path / "restored", np.float32).reshape(height, width, 1)
         np.testing.assert_allclose(padded, images.resize_and_pad(image[..., :3], size, images.IMAGE_PADDING), atol=1e-3)
         np.testing.assert_allclose(restored, images.crop_and_restore(saliency, (height, width)), atol=1e-3)

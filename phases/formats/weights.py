@@ -34,11 +34,11 @@ FORMAT = Format(
 import numpy as np
 from PIL import Image
 
-network = msinet.load("msinet.weights.h5", input_size=({height}, {width}))
+network = msinet.load("msinet.weights.h5"{load_size})
 saliency = network.predict("photograph.png")  # float32, 0 to 1, of the photograph's size
 """
     + SAVE_MAP,
-    needs="the packages in the MSI-Net repository's requirements.txt, and the repository on PYTHONPATH",
+    needs="MSI-Net itself: `python -m pip install .` in its repository",
     notes="The file holds weights without the network: `model.build_model` in the MSI-Net repository creates it, and "
     "all its commands accept the file with `--weights`.",
     accompany=lambda folder: None,  # The example imports the program, which includes the geometry.

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from ...data import Group, Sample, fitted_size, image_size
+from ...data import Group, Sample, image_size
+from ...geometry import fitted_size
 from ...images import IMAGE_PADDING, MAP_PADDING, decode_image, pad, resize_to_fit
 from ...utils import check_space
 
@@ -40,7 +41,7 @@ def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group
 
     Args:
         groups: as `data.load_groups` returns them; their own sizes are ignored.
-        pixels: of the network's input; see `data.fitted_size`.
+        pixels: of the network's input; see `geometry.fitted_size`.
     """
     by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
     for part, group in enumerate(groups):
