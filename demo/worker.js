@@ -131,6 +131,8 @@ async function save({ what, result, picture, style, blend }) {
   const canvas = new OffscreenCanvas(result.width, result.height);
   const context = canvas.getContext("2d");
   if (what === "overlay") {
+    context.fillStyle = "white";
+    context.fillRect(0, 0, result.width, result.height);
     context.drawImage(await decode(picture), 0, 0);
     context.globalAlpha = blend;
   }

@@ -18,6 +18,7 @@ import tensorflow as tf
 import msinet
 from msinet import checkpoint, images, main, model
 from msinet.config import DEMO_SIZES
+from msinet.geometry import fitted_size
 from msinet.phases import demo
 from msinet.phases.formats import node as node_packages
 from msinet.photographs import sample_photograph
@@ -40,11 +41,12 @@ def node():
 
 
 def write_weights(path: Path, width: float, seed: int) -> Path:
-    """Write the seeded weights of a network, with random biases."""
+    """Write the seeded weights of a network, with random biases, whose input takes each photograph's shape."""
     network = model.build_model(width=width, seed=seed)
     for i, variable in enumerate(v for v in network.weights if v.name == "bias"):
         variable.assign(np.random.default_rng(i).normal(0, 0.05, variable.shape))
     np.savez(path, **checkpoint.arrays_of(network))
+    checkpoint.write_knowledge(path, checkpoint.Knowledge(LARGEST, "aspp", f"width {width}", fit_shape=True))
     return path
 
 
@@ -56,7 +58,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(weights):
-    return msinet.load(weights, input_size=LARGEST)
+    return msinet.load(weights)
 
 
 @pytest.fixture(scope="module")
@@ -222,9 +224,10 @@ class Page:
         self.wait(f"Number(map.dataset.frames ?? 0) >= {self.frames() + count}")
 
     def choose_size(self, i: int):
-        """Press one of the quality buttons, and wait for a map of that size."""
+        """Press one of the quality buttons, and wait for a map of the size that it names."""
         self.click(f"#sizes input[value='{i}']")
-        self.wait(f"map.dataset.size === '{'x'.join(map(str, DEMO_SIZES[i]))}'")
+        name = f"document.querySelectorAll('#sizes span')[{i}].textContent"
+        self.wait(f"map.dataset.size === {name}.split('×').reverse().join('x')")
 
     def choose_backend(self, name: str):
         self.run(f"backends.value = '{name}'; backends.onchange()")
@@ -280,11 +283,11 @@ class Page:
         )
 
     @contextmanager
-    def on_phone(self):
-        """Be 390 by 844 points large with a touch screen, as long as the block runs."""
+    def on_phone(self, width: int = 390, height: int = 844):
+        """Be a phone of this size in points, with a touch screen, as long as the block runs."""
         emulate = self.driver.execute_cdp_cmd
         emulate("Emulation.setTouchEmulationEnabled", {"enabled": True})
-        size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
         emulate("Emulation.setDeviceMetricsOverride", size)
         try:
             yield
@@ -328,7 +331,9 @@ class Page:
 
 
 def expected_map(network, image: np.ndarray, size=LARGEST) -> np.ndarray:
-    """The map that `test` predicts for an image, rounded, int (H, W)."""
+    """The map that `test` predicts for an image, rounded, int (H, W); `size` is a quality of the demo."""
+    if network.fit_shape:
+        size = fitted_size(image.shape[:2], size[0] * size[1])
     padded = images.resize_and_pad(image, size, images.IMAGE_PADDING)[None]
     return np.round(images.crop_and_restore(network(padded)[0], image.shape[:2]).numpy()[..., 0]).astype(int)
 

@@ -23,9 +23,12 @@ from browser import (
     weights,
 )
 from conftest import write
+from PIL import Image
 
 from msinet import images, main
+from msinet.attention.regions import regions
 from msinet.config import DEMO_SIZES
+from msinet.geometry import fitted_size
 
 # --- Pictures ---------------------------------------------------------------------------------------------------------
 
@@ -36,25 +39,193 @@ def test_the_example_is_predicted_at_once_like_test_predicts_it(page, network, s
     assert page.text("milliseconds").endswith("s")
 
 
-def test_map_of_an_uploaded_picture_equals_that_of_test(page, weights, photograph, tmp_path):
-    source = write(tmp_path / "in" / "my picture.png", tf.io.encode_png(photograph(150, 333, seed=5)))
+@pytest.mark.parametrize("shape", [(150, 200), (200, 133), (80, 333)], ids=["landscape", "portrait", "panorama"])
+def test_map_of_an_uploaded_picture_equals_that_of_test_without_flags(page, weights, photograph, tmp_path, shape):
+    source = write(tmp_path / "in" / "my picture.png", tf.io.encode_png(photograph(*shape, seed=5)))
     flags = ("--weights", str(weights), "--results", str(tmp_path), "--format", "png")
     assert main.main(["test", "-p", str(source), *flags]) == 0
     expected = images.decode_image(tf.io.read_file(str(tmp_path / "images" / "my picture.png")), 1).numpy()[..., 0]
     page.upload(source)
-    page.wait("map.width === 333")
+    page.wait(f"map.width === {shape[1]}")
     received = page.gray_map()
     assert_same_map(received, expected.astype(int))
     assert np.abs(received - expected).max() <= 2  # All decoders read the same pixels from a PNG, not from a JPEG.
 
 
-def test_each_quality_button_changes_the_size(page, network, sample):
-    for i, size in enumerate(DEMO_SIZES):
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [
+        ((200, 133), ["48×64", "72×96", "120×160", "168×224", "240×320"]),
+        ((80, 333), ["72×40", "112×64", "184×104", "256×144", "368×208"]),
+    ],
+    ids=["portrait", "panorama"],
+)
+def test_each_quality_predicts_in_the_pictures_shape_and_names_its_size(page, network, photograph, shape, names):
+    image = photograph(*shape, seed=5)
+    page.drop(image)
+    page.wait(f"map.width === {shape[1]}")
+    sizes = [fitted_size(shape, height * width) for height, width in DEMO_SIZES]
+    found = page.get("[...document.querySelectorAll('#sizes label')].map(label => label.textContent)")
+    assert found == [f"{width}×{height}" for height, width in sizes]
+    for i, (height, width) in enumerate(sizes):
         page.choose_size(i)
-        assert page.text("shape") == f"{size[0]} × {size[1]} pixels"
-        assert_same_map(page.gray_map(), expected_map(network, sample, size))
-    names = page.get("[...document.querySelectorAll('#sizes label')].map(label => label.textContent)")
-    assert names == ["Very low", "Low", "Medium", "High", "Very high"]
+        assert page.text("shape") == f"{width} × {height}"
+        assert page.text("saved") == f"{shape[1]} × {shape[0]} pixels"
+        assert_same_map(page.gray_map(), expected_map(network, image, DEMO_SIZES[i]))
+
+
+def test_transparent_picture_is_seen_on_white(page, network, photograph):
+    image, alpha = photograph(90, 90, seed=5), np.zeros((90, 90, 1), np.uint8)
+    alpha[:45] = 255
+    page.drop(np.concatenate([image, alpha], axis=2))
+    page.wait("map.width === 90")
+    assert_same_map(page.gray_map(), expected_map(network, np.where(alpha, image, 255).astype(np.uint8)))
+
+
+def test_picture_of_a_phone_is_upright(page, network, photograph, tmp_path):
+    image, exif = photograph(60, 90, seed=5), Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.jpg"
+    Image.fromarray(image).save(path, exif=exif, quality=100, subsampling=0)
+    page.upload(path)
+    page.wait("map.height === 90")
+    expected = expected_map(network, np.rot90(image, -1))
+    assert np.corrcoef(page.gray_map().ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_examples_and_several_pictures_are_a_click_away(page, photograph, tmp_path):
+    shown = "[...document.querySelectorAll('.strip button')].findIndex((one) => one.ariaPressed === 'true')"
+    assert page.get("strip.children.length") == 3 and page.get(shown) == 0
+    page.click(".strip button:nth-child(2)")
+    page.wait("map.width === 451")
+    files = [write(tmp_path / f"{width}.png", tf.io.encode_png(photograph(40, width))) for width in (50, 60)]
+    page.driver.find_element("id", "file").send_keys("\n".join(map(str, files)))
+    page.wait("map.width === 50 && strip.children.length === 5")
+    page.click(".strip button:nth-child(5)")
+    page.wait("map.width === 60")
+    assert page.get(shown) == 4 and page.get("photo.alt").endswith("60.png")
+
+
+# --- Questions --------------------------------------------------------------------------------------------------------
+
+
+def drag(page, start, end, pointer="mouse"):
+    """Drag between two points of the picture, in shares of its sides."""
+    page.driver.execute_script("""
+        const [start, end, pointerType] = arguments;
+        panes.setPointerCapture = () => {};
+        const box = map.getBoundingClientRect();
+        const send = (type, [x, y]) => map.dispatchEvent(new PointerEvent(type, {bubbles: true, pointerType,
+            clientX: box.left + x * box.width, clientY: box.top + y * box.height}));
+        send('pointerdown', start);
+        send('pointermove', end);
+        send('pointerup', end);
+    """, list(start), list(end), pointer)  # fmt: skip
+
+
+def test_area_shows_its_share_and_lift_by_mouse_keyboard_and_touch(page, photograph):
+    page.drop(photograph(60, 100, seed=5))
+    page.wait("map.width === 100")
+    saliency = page.gray_map()
+
+    def expected():
+        sides = page.get("['left', 'top', 'width', 'height'].map((side) => Number(window[`area-${side}`].value))")
+        (region,) = regions(saliency, {"area": sides})
+        return sides, f"{100 * region.share_of_attention:.0f} % of the attention on ", f"lift {region.lift:.2f}."
+
+    drag(page, (0.2, 0.1), (0.7, 0.9))
+    sides, share, lift = expected()
+    assert sides == pytest.approx([20, 6, 50, 48], abs=1)
+    assert page.text("answer").startswith(share) and page.text("answer").endswith(lift)
+    for side, value in (("left", 30), ("width", 65)):  # As the keyboard does it.
+        page.run(f"window['area-{side}'].value = {value}; window['area-{side}'].onchange()")
+    sides, share, lift = expected()
+    assert sides[0] == 30 and sides[2] == 65
+    assert page.text("answer").startswith(share) and page.text("answer").endswith(lift)
+    drag(page, (0.5, 0.5), (0.5, 0.5))  # A click.
+    assert page.get("box.hidden && sides.hidden") and page.text("answer") == "Drag over the picture."
+    drag(page, (0.2, 0.1), (0.7, 0.9), "touch")
+    assert page.get("box.hidden")  # The finger scrolls the page, until an area exists.
+    page.click("#mark")
+    assert expected()[0] == [25, 15, 50, 30]
+    drag(page, (0.2, 0.1), (0.5, 0.9), "touch")
+    sides, share, lift = expected()
+    assert sides[2] == pytest.approx(30, abs=1)
+    assert page.text("answer").startswith(share) and page.text("answer").endswith(lift)
+
+
+def test_value_under_the_pointer_is_that_of_the_map(page, photograph):
+    page.drop(photograph(60, 100, seed=5))
+    page.wait("map.width === 100")
+    saliency = page.gray_map()
+    drag(page, (0.305, 0.505), (0.305, 0.505))
+    assert page.text("reading") == f"x 30, y 30: {saliency[30, 30] / 255:.2f} of 1"
+
+
+def test_line_between_picture_and_map_follows_the_slider_and_the_pointer(page):
+    page.click("input[value=slider]")
+    clip = "getComputedStyle(map).clipPath"
+    assert page.get(clip) == "inset(0px 0px 0px 50%)"
+    drag(page, (0.5, 0.5), (0.25, 0.5))
+    assert page.get(clip) == "inset(0px 0px 0px 25%)" and page.get("blend.value") == "75"
+    page.set_blend(10)
+    assert page.get(clip) == "inset(0px 0px 0px 90%)"
+    page.click("input[value=over]")
+    assert page.get("blend.value") == "90" and page.get(clip) == "none"
+
+
+def test_reset_restores_the_example_and_all_settings(page, photograph):
+    before = page.get("[...document.querySelectorAll('form input:not([type=number])')].map((one) => one.checked)")
+    page.drop(photograph(40, 90))
+    page.wait("map.width === 90")
+    page.choose_size(0)
+    page.click("input[value=beside]")
+    page.choose_style("gray")
+    page.set_blend(10)
+    page.click("#mark")
+    page.run("problem.hidden = false; problem.textContent = 'A problem.'")
+    page.click("#reset")
+    page.wait("map.height === 600")
+    after = page.get("[...document.querySelectorAll('form input:not([type=number])')].map((one) => one.checked)")
+    assert after == before and page.get("[blend.value, problem.hidden, box.hidden]") == ["90", True, True]
+
+
+# --- Outputs ----------------------------------------------------------------------------------------------------------
+
+
+def test_picture_with_its_map_is_copied_and_shared(page, photograph):
+    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    page.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
+    page.drop(photograph(40, 90))
+    page.wait("map.width === 90")
+    page.driver.find_element("id", "copy").click()
+    page.wait("copy.textContent === 'Copied'")
+    size = page.driver.execute_async_script("""
+        const done = arguments[0];
+        const read = async () => createImageBitmap(await (await navigator.clipboard.read())[0].getType('image/png'));
+        read().then(({width, height}) => done([width, height]), (error) => done(error.message));
+    """)
+    assert size == [90, 40]
+    page.run("""
+        navigator.canShare = () => true;
+        navigator.share = async ({files}) => { window.shared = [files[0].name, files[0].size > 100]; };
+        share.click();
+    """)
+    page.wait("window.shared")
+    assert page.get("window.shared") == ["A_overlay.png", True]
+
+
+def test_recorded_video_plays_on_the_page(live):
+    live.click("#record")
+    assert live.text("record") == "Stop and save"
+    live.wait_for_frames(3)
+    live.driver.find_element("id", "record").click()
+    saved = live.until(lambda: [*live.downloads.glob("camera_overlay.webm"), *live.downloads.glob("camera_overlay.mp4")],
+                       "no video was saved")  # fmt: skip
+    live.upload(saved[0])
+    live.wait("video.src && video.videoWidth")
+    assert live.get("[video.videoWidth / video.videoHeight, problem.hidden]") == [pytest.approx(4 / 3), True]
+    live.wait_for_frames(1)
 
 
 def test_map_and_overlay_are_saved_at_the_pictures_own_size(page, network, photograph, tmp_path):
@@ -286,39 +457,66 @@ def test_missing_or_denied_camera_is_reported(start_browser, address, flags, wor
 
 def test_no_text_is_cut_or_wrapped(page):
     cut = """
-        const fields = [...document.querySelectorAll('.choices span, .primary span, .row button')];
+        const kinds = '.choices span, .primary span, .row button, .actions button, .legend';
+        const fields = [...document.querySelectorAll(kinds)];
         return fields.filter((field) => {
             const range = document.createRange();
             range.selectNodeContents(field);
-            const [text, box] = [range.getBoundingClientRect(), field.closest('label, button').getBoundingClientRect()];
+            const [text, box] = [range.getBoundingClientRect(), field.closest('label, button, p').getBoundingClientRect()];
             const line = 1.6 * parseFloat(getComputedStyle(field).fontSize);
             return text.left < box.left || text.right > box.right || text.height > line;
         }).map((field) => field.textContent);
     """
     assert page.get("[network, backend].every((field) => field.scrollWidth <= field.clientWidth)")
-    assert page.text("network") == "lite: lite.npz"
+    assert page.text("network") == "MSI-Net lite (lite.npz)"
     assert page.run(cut) == []
-    with page.on_phone():
-        assert page.run(cut) == []
+    for size in ((390, 844), (320, 568)):
+        with page.on_phone(*size):
+            assert page.run(cut) == []
+            assert page.get("document.documentElement.scrollWidth") <= size[0]
+            assert page.get("Math.min(map.clientWidth, map.clientHeight)") > 170
+
+
+def test_message_covers_the_picture_and_moves_nothing(page):
+    places = "[...document.querySelectorAll('.controls *, .actions *')].map((one) => one.getBoundingClientRect().top)"
+    before = page.get(places)
+    page.run("problem.hidden = false; problem.textContent = 'Something went wrong. '.repeat(20)")
+    assert page.get(places) == before
+    page.click("#dismiss")
+    assert page.get("problem.hidden")
+
+
+def test_chosen_segment_is_the_lightest_in_both_themes(page):
+    light = """
+        const sum = (color) => color.match(/[0-9.]+/g).slice(0, 3).map(Number).reduce((a, b) => a + b);
+        const chosen = document.querySelector('input[name=view]:checked + span');
+        return sum(getComputedStyle(chosen).backgroundColor) >
+            sum(getComputedStyle(chosen.closest('.choices')).backgroundColor) + 20;
+    """
+    for scheme in ("dark", "light"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        assert page.run(light)
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60)], ids=["landscape", "portrait"])
-def test_phone_shows_all_controls_on_the_first_screen_large_enough_for_fingers(page, shape):
-    hint = "document.querySelector('.hint').checkVisibility()"
+def test_phone_shows_the_main_controls_on_the_first_screen_large_enough_for_fingers(page, shape):
+    hint = "document.querySelector('.sources + .hint').checkVisibility()"
     with page.on_phone():
         page.drop(np.zeros((*shape, 3), np.uint8))
         page.wait(f"map.width === {shape[1]}")
         for view in ("beside", "over"):
             page.click(f"input[value={view}]")
             bottoms = """
-                ['#camera', '#choose', '#sizes', 'input[name=view]', 'input[name=style]', '#blend', '#map']
+                ['#camera', '#choose', '#sizes', 'input[name=view]', 'input[name=style]', '#blend', '#map', '#save-map']
                     .map((name) => document.querySelector(name).getBoundingClientRect().bottom)
             """
             assert max(page.get(bottoms.strip())) <= 844
         assert page.get("document.documentElement.scrollWidth") <= 390
         page.run("document.querySelector('details').open = true")
         small = """
-            const kinds = 'button, select, summary, .choices label, input[type=range]';
+            const kinds = 'button, select, summary, .choices label, input[type=range], input[type=number]';
             const targets = [...document.querySelectorAll(kinds)];
             return targets.filter((target) => target.checkVisibility() && target.getBoundingClientRect().height < 44)
                 .map((target) => target.outerHTML);

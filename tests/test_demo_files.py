@@ -121,7 +121,7 @@ def test_emulated_webgl_and_webgpu_are_used_only_on_request(software_gpu, tiny_f
     with serving(tiny_folder) as address:
         software_gpu.open(address)
         software_gpu.wait("measured.textContent")
-        assert software_gpu.text("measured").startswith("Measured at 24 × 32: WebGL ")
+        assert software_gpu.text("measured").startswith("Measured at 32 × 24: WebGL ")
         assert software_gpu.text("measured").count(" ms") + software_gpu.text("measured").count(" s") == 2
         assert software_gpu.backend() == "wasm"
         for backend in ("webgl", "webgpu"):
@@ -287,7 +287,7 @@ def test_best_network_is_a_choice_next_to_the_lite_one(node, weights, tmp_path, 
     demo.write_demo(tmp_path / "demo", networks, sample_photograph())
     rows = read_config(tmp_path / "demo")["networks"]
     assert [row["url"] for row in rows] == ["network0/model.json", "network1/model.json"]
-    assert rows[0]["name"] == "lite: lite.npz" and rows[1]["bytes"] < rows[0]["bytes"]
+    assert rows[0]["name"] == "MSI-Net lite" and rows[1]["bytes"] < rows[0]["bytes"]
 
 
 def test_without_npm_libraries_come_from_the_cdn_with_their_hashes(weights, tmp_path, monkeypatch, capsys):
