@@ -103,10 +103,10 @@ function showAnswer() {
 function place(event, pane) {
   const box = pane.getBoundingClientRect();
   const fraction = (offset, side) => Math.min(1, Math.max(0, offset / side));
-  const x = fraction(event.clientX - box.left, box.width);
-  const mirrored = element.panes.hasAttribute("data-mirrored");
+  const seen = fraction(event.clientX - box.left, box.width);
+  const x = element.panes.hasAttribute("data-mirrored") ? 1 - seen : seen;
   const y = fraction(event.clientY - box.top, box.height);
-  return { x: (mirrored ? 1 - x : x) * state.source.width, y: y * state.source.height, fraction: x };
+  return { x: x * state.source.width, y: y * state.source.height };
 }
 
 function press(event) {
@@ -132,7 +132,7 @@ function move(event) {
   const point = place(event, pane);
   read(point);
   if (drag?.sliding) {
-    element.blend.value = 100 * point.fraction;
+    element.blend.value = 100 - (100 * point.x) / state.source.width;
     element.blend.oninput();
   } else if (drag && isLarge(point)) {
     setArea({

@@ -20,7 +20,7 @@ function connectControls() {
     complain("");
     notify("");
   };
-  element.reset.onclick = reset;
+  element["start-over"].onclick = reset;
   element.blend.oninput = view.blend;
   element.networks.onchange = change;
   element.backends.onchange = change;

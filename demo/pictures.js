@@ -23,13 +23,11 @@ export function offerExamples(first, open) {
   });
 }
 
-/** Add a picture of the visitor, unless the strip shows it. */
+/** Add a picture of the visitor, if the browser can read it. */
 export function addPicture(blob, name, open) {
-  if (find(blob)) {
-    return;
-  }
   const button = append(URL.createObjectURL(blob), name);
   Object.assign(button, { blob, onclick: () => open(blob, name) });
+  button.firstChild.onerror = () => button.remove();
   for (const old of [...element.strip.children].slice(EXAMPLES.length, -MOST_PICTURES)) {
     URL.revokeObjectURL(old.firstChild.src);
     old.remove();
@@ -42,8 +40,6 @@ export function markPicture(blob) {
     button.ariaPressed = String(button.blob === blob);
   }
 }
-
-const find = (blob) => [...element.strip.children].some((button) => button.blob === blob);
 
 function append(address, name) {
   const button = Object.assign(document.createElement("button"), { type: "button", title: name, ariaPressed: "false" });

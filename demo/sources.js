@@ -23,11 +23,12 @@ let turn = 0; // The number of the last choice: earlier ones that are still open
 let failed = 0; // The turn without anything to show: the first, or that of a choice that failed.
 
 export function takeFiles(files) {
-  const [first, ...others] = files;
+  const [first] = files;
   if (first) {
+    const pictures = [...files].filter(({ type }) => type.startsWith("image/"));
+    pictures.forEach((file) => addPicture(file, file.name, openPicture));
     const open = first.type.startsWith("video/") ? showFilm : showPicture;
     state.opening = open(first, first.name).catch(explain);
-    others.filter(({ type }) => type.startsWith("image/")).forEach((file) => addPicture(file, file.name, openPicture));
   }
   element.file.value = ""; // So that the same file can be chosen again.
 }
@@ -57,7 +58,6 @@ async function showPicture(blob, name, keepComplaint = false) {
   view.placePhoto(image, name);
   enter(state.picture, width, height);
   predictPicture();
-  addPicture(blob, name, openPicture);
   markPicture(blob);
 }
 

@@ -211,7 +211,7 @@ class Page:
         """Wait until a function returns something true, and return it."""
         from selenium.webdriver.support.wait import WebDriverWait
 
-        return WebDriverWait(self.driver, 180, 0.05).until(lambda _: check(), message)
+        return WebDriverWait(self.driver, 60, 0.05).until(lambda _: check(), message)
 
     def wait(self, condition: str):
         """Wait until a JavaScript expression is true, and return its value."""

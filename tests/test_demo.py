@@ -200,7 +200,7 @@ def test_film_is_predicted_frame_by_frame_with_its_rate_and_unmirrored(page):
     assert page.get("[video.videoWidth, video.videoHeight, video.loop]") == [160, 90, True]
     assert page.text("rate").endswith("per second") and page.text("milliseconds").endswith("s")
     assert page.get("getComputedStyle(map).transform") == "none"
-    assert page.get("cameras.hidden") and page.text("camera") == "Use the webcam"
+    assert page.get("cameras.parentElement.hidden") and page.text("camera") == "Use the webcam"
     page.drop(np.zeros((30, 50, 3), np.uint8))
     page.wait("map.width === 50")
     assert page.get("video.src") == ""

@@ -10,6 +10,7 @@ from browser import (
     live,
     node,
     page,
+    sample,
     start_browser,
     weights,
 )

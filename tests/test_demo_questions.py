@@ -9,6 +9,7 @@ from browser import (
     live,
     node,
     page,
+    sample,
     start_browser,
     weights,
 )
@@ -93,7 +94,7 @@ def test_reset_restores_the_example_and_all_settings(page, photograph):
     page.set_blend(10)
     page.click("#mark")
     page.run("problem.hidden = false; problem.textContent = 'A problem.'")
-    page.click("#reset")
+    page.click("#start-over")
     page.wait("map.height === 600")
     after = page.get("[...document.querySelectorAll('form input:not([type=number])')].map((one) => one.checked)")
     assert after == before and page.get("[blend.value, problem.hidden, box.hidden]") == ["90", True, True]
