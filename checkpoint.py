@@ -252,7 +252,7 @@ class Knowledge:
         context, variant: of the network.
         datasets: what trained the network, by dataset; empty if not known.
         valid_fraction: share of your own photographs that validated; None for other datasets.
-        fit_shape: whether the input takes each photograph's shape, with as many pixels; see `data.fitted_size`.
+        fit_shape: whether the input takes each photograph's shape, with as many pixels; see `geometry.fitted_size`.
         version: of the program that wrote the file.
         settings: of the run; see `phases.train`.
     """

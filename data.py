@@ -342,31 +342,3 @@ def files_hash(samples: Iterable[Sample]) -> str:
                 file.seek(max(0, size - TAIL_BYTES))
                 digest.update(size.to_bytes(8, "big") + file.read())
     return digest.hexdigest()
-
-
-# --- The size of the network's input for each photograph --------------------------------------------------------------
-
-# Common aspect ratios of photographs, landscape and portrait.
-ASPECT_RATIOS = (1, 4 / 3, 3 / 2, 16 / 9)
-
-
-def fitted_size(shape: tuple[int, int], pixels: int) -> tuple[int, int]:
-    """The network's input size that a photograph fills best, among sizes with about the given number of pixels.
-
-    Args:
-        shape: height and width of the photograph.
-        pixels: for example 240 · 320, with sizes 240×320, 320×240, 280×280, 224×336, 336×224, 208×368 and 368×208.
-
-    Returns:
-        Height and width, divisible by 8, with one of `ASPECT_RATIOS`.
-    """
-    sizes = set()
-    for ratio in ASPECT_RATIOS:
-        short, long = (max(8, round((pixels * factor) ** 0.5 / 8) * 8) for factor in (1 / ratio, ratio))
-        sizes |= {(short, long), (long, short)}
-
-    def filled(size: tuple[int, int]) -> float:
-        ratio = min(size[0] / shape[0], size[1] / shape[1])
-        return shape[0] * shape[1] * ratio**2 / (size[0] * size[1])
-
-    return max(sorted(sizes), key=filled)

@@ -11,13 +11,47 @@ import numpy as np
 # Gray level of the border around a photograph.
 PADDING = 126
 
+# Pixels of the network's input, which has each photograph's shape.
+PIXELS = 240 * 320
 
-def fit(photograph, size: tuple[int, int]) -> np.ndarray:
+# Common aspect ratios of photographs, landscape and portrait.
+ASPECT_RATIOS = (1, 4 / 3, 3 / 2, 16 / 9)
+
+
+def candidate_sizes(pixels: int = PIXELS) -> list[tuple[int, int]]:
+    """The sizes that `fitted_size` chooses from: about so many pixels, both sides divisible by 8, sorted."""
+    sizes = set()
+    for ratio in ASPECT_RATIOS:
+        short, long = (max(8, round((pixels * factor) ** 0.5 / 8) * 8) for factor in (1 / ratio, ratio))
+        sizes |= {(short, long), (long, short)}
+    return sorted(sizes)
+
+
+def fitted_size(shape: tuple[int, int], pixels: int = PIXELS) -> tuple[int, int]:
+    """The network's input size that a photograph fills best, among sizes with about the given number of pixels.
+
+    Args:
+        shape: height and width of the photograph.
+        pixels: for example 240 · 320, with sizes 240×320, 320×240, 280×280, 224×336, 336×224, 208×368 and 368×208.
+
+    Returns:
+        Height and width, divisible by 8, with one of `ASPECT_RATIOS`.
+    """
+
+    def filled(size: tuple[int, int]) -> float:
+        ratio = min(size[0] / shape[0], size[1] / shape[1])
+        return shape[0] * shape[1] * ratio**2 / (size[0] * size[1])
+
+    return max(candidate_sizes(pixels), key=filled)
+
+
+def fit(photograph, size: tuple[int, int] | None = None, pixels: int = PIXELS) -> np.ndarray:
     """Fit a photograph into the network's input: resize it, keeping its aspect ratio, then pad it.
 
     Args:
         photograph: RGB, (H, W, 3), any numeric dtype, 0 to 255.
-        size: height and width of the network's input.
+        size: height and width of the network's input; by default, `fitted_size` chooses it by the photograph's shape.
+        pixels: about how many pixels the input has if there is no `size`.
 
     Returns:
         float32, (size[0], size[1], 3), 0 to 255. If the border is odd, the extra row or column is below or on
@@ -25,6 +59,7 @@ def fit(photograph, size: tuple[int, int]) -> np.ndarray:
     """
     photograph = np.asarray(photograph)
     shape = photograph.shape[:2]
+    size = size or fitted_size(shape, pixels)
     ratio = min(size[0] / shape[0], size[1] / shape[1])
     resized = [max(round(side * ratio), 1) for side in shape]
     top, left = ((size[axis] - resized[axis]) // 2 for axis in (0, 1))

@@ -22,7 +22,7 @@ from . import checkpoint, checks
 from .acquisition import datasets
 from .checkpoint import Architecture, Choice, Knowledge
 from .config import MAX_PIXELS
-from .data import fitted_size
+from .geometry import fitted_size
 from .image_files import UPRIGHT, Unreadable, read_header
 from .images import IMAGE_PADDING, as_pixels, read_image, resize_and_pad, restore_map
 from .model import (
@@ -71,7 +71,7 @@ class Network:
         sha256: of that file, or of the files of a folder or checkpoint, in hexadecimal.
         knowledge: what that file says about how the weights were trained; None if it says nothing.
         fit_shape: whether the input size is adapted to each photograph's shape, with about as many pixels as
-            `input_size`; see `data.fitted_size`.
+            `input_size`; see `geometry.fitted_size`.
         mirrored: whether to average the maps of the photograph and its mirror image, which takes twice the time.
         max_pixels: larger photographs are rejected.
         orientation: "upright" to turn photographs as their EXIF tag says, or "stored".

@@ -142,7 +142,7 @@ def network_of(variant: str, folder: Path, given: str | None) -> msinet.Network:
 
 
 def measure_agreement(driver, options: argparse.Namespace) -> list[str]:
-    network = msinet.load(options.weights or "lite", input_size=DEMO_SIZES[-1])
+    network = msinet.load(options.weights or "lite")
     every = list_images(options.photographs)
     chosen = every[:: max(1, len(every) // options.count)][: options.count]
     with tempfile.TemporaryDirectory() as temporary:

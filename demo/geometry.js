@@ -1,6 +1,11 @@
-// From an image to the network's input, and from its output to a map: `images.resize_and_pad` and
-// `images.crop_and_restore` in JavaScript. Both resize like TensorFlow 1 (area, bicubic; corners aligned).
-// Pinned by test_demo_files.py::test_geometry_equals_that_of_test.
+// From an image to the network's input, and from its output to a map: geometry.py in JavaScript. Both directions resize
+// like TensorFlow 1 (area, bicubic; corners aligned). Pinned by test_demo_files.py::test_geometry_equals_that_of_test.
+
+// Gray level of the border around an image.
+const PADDING = 126;
+
+// Common aspect ratios of photographs, landscape and portrait.
+const ASPECT_RATIOS = [1, 4 / 3, 3 / 2, 16 / 9];
 
 /** Round to the nearest integer, halves to the even one, like NumPy and TensorFlow. */
 export function roundHalfEven(x) {
@@ -9,10 +14,33 @@ export function roundHalfEven(x) {
   return rest < 0.5 || (rest === 0.5 && below % 2 === 0) ? below : below + 1;
 }
 
+/**
+ * The network's input size that an image fills best, among sizes with about the given number of pixels.
+ *
+ * @param {number} height of the image.
+ * @param {number} width of the image.
+ * @param {number} pixels of the network's input.
+ * @returns {number[]} height and width, divisible by 8.
+ */
+export function fittedSize(height, width, pixels = 240 * 320) {
+  const side = (factor) => Math.max(8, roundHalfEven(Math.sqrt(pixels * factor) / 8) * 8);
+  const sizes = ASPECT_RATIOS.flatMap((ratio) => {
+    const [short, long] = [side(1 / ratio), side(ratio)];
+    return [[short, long], [long, short]];
+  });
+  const filled = (size) => {
+    const ratio = Math.min(size[0] / height, size[1] / width);
+    return (height * width * ratio ** 2) / (size[0] * size[1]);
+  };
+  // Of equally good sizes, the first by height and width.
+  sizes.sort((one, other) => one[0] - other[0] || one[1] - other[1]);
+  return sizes.reduce((best, size) => (filled(size) > filled(best) ? size : best));
+}
+
 /** The place of an image in the network's input of [height, width]: its scaled size, and its top left corner. */
 export function placement(height, width, size) {
   const ratio = Math.min(size[0] / height, size[1] / width);
-  const [scaledHeight, scaledWidth] = [roundHalfEven(height * ratio), roundHalfEven(width * ratio)];
+  const [scaledHeight, scaledWidth] = [height, width].map((side) => Math.max(1, roundHalfEven(side * ratio)));
   return {
     height: scaledHeight,
     width: scaledWidth,
@@ -26,15 +54,14 @@ export function placement(height, width, size) {
  *
  * @param {{data: Uint8ClampedArray, width: number, height: number}} image RGBA, 0 to 255; alpha is ignored.
  * @param {number[]} size height and width of the network's input.
- * @param {number} padding value of the border.
  * @returns {Float32Array} (size[0], size[1], 3), RGB, 0 to 255.
  */
-export function resizeAndPad(image, size, padding) {
+export function resizeAndPad(image, size) {
   const place = placement(image.height, image.width, size);
   const whole = { top: 0, left: 0, height: place.height, width: place.width };
   const pixels = { values: image.data, height: image.height, width: image.width, channels: 3, stride: 4 };
   const resized = resize(pixels, [place.height, place.width], whole);
-  const padded = new Float32Array(size[0] * size[1] * 3).fill(padding);
+  const padded = new Float32Array(size[0] * size[1] * 3).fill(PADDING);
   for (let row = 0; row < place.height; row++) {
     const line = resized.subarray(row * place.width * 3, (row + 1) * place.width * 3);
     padded.set(line, ((place.top + row) * size[1] + place.left) * 3);

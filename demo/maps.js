@@ -3,6 +3,7 @@
 // `state.source` is the source on the page. Each result carries its source, and is shown, saved and named with that one
 // only, even if another source was chosen in the meantime.
 
+import { fittedSize } from "./geometry.js";
 import { Network, candidatesFor, findFastest } from "./network.js";
 import * as view from "./view.js";
 
@@ -12,11 +13,16 @@ const { element, say, complain, explain, notify } = view;
 const FIRST_QUALITY = { picture: 4, live: 2 };
 const FIRST_QUALITY_IN_JAVASCRIPT = { picture: 0, live: 0 };
 
+export const firstQuality = () =>
+  state.network?.backend === "cpu" ? FIRST_QUALITY_IN_JAVASCRIPT : FIRST_QUALITY;
+
 export const state = {
   config: null,
   network: null,
   ready: Promise.resolve(), // resolves when the first network is loaded
-  source: null, // {kind: "picture", blob, name, width, height}, {kind: "camera", stream, mirrored} or {kind: "film", url}
+  // {kind: "picture", blob, name, width, height}, or {kind: "camera", stream, mirrored, name, width, height}, or
+  // {kind: "film", url, name, width, height}
+  source: null,
   picture: null, // the last source that was a picture
   result: null, // the map on the page: {source, values, height, width}; null until the source's own map exists
   opening: Promise.resolve(), // resolves when the file that was chosen last is on the page or rejected
@@ -29,6 +35,14 @@ export const state = {
 
 /** Which of the two qualities applies to the source. */
 export const pace = () => (["camera", "film"].includes(state.source?.kind) ? "live" : "picture");
+
+/** Name the qualities by the size of the network's input, which may take the shape of the picture. */
+export function nameQualities() {
+  const { config, network, source } = state;
+  const fits = network?.row.fit_shape && source;
+  const sizes = config.sizes.map((size) => (fits ? fittedSize(source.height, source.width, size[0] * size[1]) : size));
+  document.querySelectorAll("#sizes span").forEach((label, i) => (label.textContent = view.wide(sizes[i], "×")));
+}
 
 /** Set the indices in `config.sizes` for pictures, and for films and the camera. */
 export function setQuality(quality) {
@@ -73,7 +87,7 @@ export async function loadNetwork() {
   use(network);
   view.showTimes({});
   if (network.backend === "cpu") {
-    setQuality(FIRST_QUALITY_IN_JAVASCRIPT);
+    setQuality(firstQuality());
   }
   say(busy && state.source?.kind === "picture" ? "Predicting" : "");
   if (requested === "auto") {
@@ -107,6 +121,7 @@ function use(network) {
   state.network?.retire();
   state.network = network;
   view.showNetwork(network);
+  nameQualities();
 }
 
 // --- One map after another -------------------------------------------------------------------------------------------
@@ -147,7 +162,7 @@ async function predict(source) {
   const result = { ...answer.result, source };
   if (source === state.source) {
     state.result = result;
-    view.show(answer);
+    view.show(answer, source);
     if (answer.style !== view.paintedStyle()) {
       restyle();
     }
@@ -182,26 +197,6 @@ export function refresh() {
   } else {
     state.stale = true;
   }
-}
-
-// Save the map or overlay on the page, as soon as the map exists.
-export async function save(what) {
-  complain("");
-  await state.opening;
-  const result = await state.coming;
-  if (!result) {
-    notify("replaced");
-    return;
-  }
-  const { blob: picture, name } = result.source;
-  const style = what === "map" && view.chosenStyle() === "glow" ? "heat" : view.chosenStyle();
-  const content = { what, result: bare(result), picture, style, blend: view.chosenBlend() };
-  const { blob } = await state.network.ask("save", content);
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = `${name}_${what}.png`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
 const bare = ({ values, height, width }) => ({ values, height, width });

@@ -1,10 +1,12 @@
 // The page's controls and its start.
 
-import { loadNetwork, pace, refresh, restyle, save, setQuality, state } from "./maps.js";
-import { leaveLive, offerExample, pause, startCamera, takeFiles } from "./sources.js";
+import { connectArea } from "./area.js";
+import { firstQuality, loadNetwork, pace, refresh, restyle, setQuality, state } from "./maps.js";
+import { connectOutputs } from "./outputs.js";
+import { leaveLive, offerExample, pause, showExample, startCamera, takeFiles } from "./sources.js";
 import * as view from "./view.js";
 
-const { element, say, complain, explain } = view;
+const { element, say, complain, explain, notify } = view;
 
 const SIZE_NAMES = ["Very low", "Low", "Medium", "High", "Very high"];
 
@@ -14,16 +16,37 @@ function connectControls() {
   element.file.onchange = () => takeFiles(element.file.files);
   element.cameras.onchange = () => startCamera(element.cameras.value);
   element.pause.onclick = () => pause(!state.paused);
-  element["save-map"].onclick = () => save("map").catch(explain);
-  element["save-overlay"].onclick = () => save("overlay").catch(explain);
+  element.dismiss.onclick = () => {
+    complain("");
+    notify("");
+  };
+  element["start-over"].onclick = reset;
   element.blend.oninput = view.blend;
   element.networks.onchange = change;
   element.backends.onchange = change;
   document.querySelector("form").onsubmit = (event) => event.preventDefault();
   for (const input of document.querySelectorAll("input[name=style], input[name=view]")) {
-    input.onchange = () => restyle().catch(explain);
+    input.onchange = () => {
+      view.showLegend(state.config.colors);
+      restyle().catch(explain);
+    };
   }
+  connectArea();
+  connectOutputs();
   connectDropAndPaste();
+}
+
+// Everything as it was when the page opened, except the strip of pictures.
+function reset() {
+  const [chosen, backend] = [element.networks.selectedIndex, element.backends.value];
+  view.resetView();
+  view.showLegend(state.config.colors);
+  setQuality(firstQuality());
+  element.dismiss.onclick();
+  if (chosen > 0 || backend !== "auto") {
+    change();
+  }
+  showExample();
 }
 
 // Predict again with another network or backend.
@@ -57,8 +80,8 @@ function listSizes() {
   const choices = state.config.sizes.map((sides, i) => {
     const label = document.createElement("label");
     const input = Object.assign(document.createElement("input"), { type: "radio", name: "size", value: i });
-    const text = Object.assign(document.createElement("span"), { textContent: SIZE_NAMES[i] });
-    label.title = sides.join(" × ");
+    const text = Object.assign(document.createElement("span"), { textContent: view.wide(sides, "×") });
+    label.title = `${SIZE_NAMES[i]} quality`;
     label.append(input, text);
     input.onchange = () => {
       setQuality({ ...state.quality, [pace()]: i });
@@ -95,6 +118,7 @@ async function start() {
     complain("config");
     return;
   }
+  view.showLegend(state.config.colors);
   listSizes();
   setQuality(state.quality);
   listNetworks();

@@ -1,6 +1,9 @@
 // The source on the page: a picture, a film, or the camera.
 
-import { busy, predictPicture, request, setQuality, state } from "./maps.js";
+import { setArea } from "./area.js";
+import { busy, nameQualities, predictPicture, request, setQuality, state } from "./maps.js";
+import { stopRecording } from "./outputs.js";
+import { addPicture, markPicture, offerExamples } from "./pictures.js";
 import * as view from "./view.js";
 
 const { element, complain, explain } = view;
@@ -13,16 +16,25 @@ const REAR_CAMERA = /back|rear|environment/i;
 // The frame rate is an average over so many frames.
 const RATE_FRAMES = 12;
 
+const stem = (name) => name.replace(/\.[^.]*$/, "") || "picture";
+
 let turn = 0; // The number of the last choice: earlier ones that are still opening are dropped.
 
 let failed = 0; // The turn without anything to show: the first, or that of a choice that failed.
 
 export function takeFiles(files) {
-  if (files.length) {
-    const open = files[0].type.startsWith("video/") ? showFilm : showPicture;
-    state.opening = open(files[0], files[0].name).catch(explain);
+  const [first] = files;
+  if (first) {
+    const pictures = [...files].filter(({ type }) => type.startsWith("image/"));
+    pictures.forEach((file) => addPicture(file, file.name, openPicture));
+    const open = first.type.startsWith("video/") ? showFilm : showPicture;
+    state.opening = open(first, first.name).catch(explain);
   }
   element.file.value = ""; // So that the same file can be chosen again.
+}
+
+function openPicture(blob, name) {
+  state.opening = showPicture(blob, name).catch(explain);
 }
 
 async function showPicture(blob, name, keepComplaint = false) {
@@ -42,10 +54,11 @@ async function showPicture(blob, name, keepComplaint = false) {
   }
   stopLive();
   const { naturalWidth: width, naturalHeight: height } = image;
-  state.picture = { kind: "picture", blob, name: name.replace(/\.[^.]*$/, "") || "picture", width, height };
+  state.picture = { kind: "picture", blob, name: stem(name), width, height };
   view.placePhoto(image, name);
   enter(state.picture, width, height);
   predictPicture();
+  markPicture(blob);
 }
 
 // The example is shown until the user has chosen something that can be shown.
@@ -53,6 +66,7 @@ let example = null;
 
 export async function offerExample(blob) {
   example = blob;
+  offerExamples(blob, openPicture);
   if (turn === failed) {
     await showPicture(example, "example.jpg", failed > 0);
   }
@@ -64,7 +78,7 @@ async function showFilm(file) {
   stopLive();
   const url = URL.createObjectURL(file);
   element.video.src = url;
-  await startLive({ kind: "film", url }, mine).catch(() => failLive(mine, "film"));
+  await startLive({ kind: "film", url, name: stem(file.name) }, mine).catch(() => failLive(mine, "film"));
 }
 
 export async function startCamera(device) {
@@ -83,7 +97,7 @@ export async function startCamera(device) {
       return;
     }
     element.video.srcObject = stream;
-    const source = { kind: "camera", stream, mirrored: !isRear(stream.getVideoTracks()[0]) };
+    const source = { kind: "camera", name: "camera", stream, mirrored: !isRear(stream.getVideoTracks()[0]) };
     await startLive(source, mine);
     stream.getVideoTracks()[0].onended = () => failLive(mine, "NotFoundError");
     await listCameras(stream);
@@ -127,6 +141,7 @@ function stopLive() {
   if (state.source?.kind === "picture") {
     return;
   }
+  stopRecording();
   stopTracks(state.source?.stream);
   URL.revokeObjectURL(state.source?.url);
   Object.assign(state, { source: null, result: null, finished: [] });
@@ -173,7 +188,8 @@ function follow(source) {
   const { readyState, videoWidth, videoHeight } = element.video;
   if (!busy && (!state.paused || state.stale) && readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) {
     state.stale = false;
-    view.fitPanes(videoWidth, videoHeight); // The phone may have been rotated.
+    Object.assign(source, { width: videoWidth, height: videoHeight }); // The phone may have been rotated.
+    view.fitPanes(videoWidth, videoHeight);
     request(source).then((result) => result && measureRate(), (error) => {
       if (source === state.source) {
         leaveLive();
@@ -204,8 +220,19 @@ export function pause(paused) {
   }
 }
 
+/** Return to the example. */
+export function showExample() {
+  leaveLive();
+  if (example) {
+    openPicture(example, "example.jpg");
+  }
+}
+
 function enter(source, width, height) {
+  Object.assign(source, { width, height });
   Object.assign(state, { source, result: null });
+  setArea(null);
   view.prepare(source, width, height);
   setQuality(state.quality);
+  nameQualities();
 }

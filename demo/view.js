@@ -8,7 +8,8 @@ export const element = Object.fromEntries([...document.querySelectorAll("[id]")]
 const mapContext = element.map.getContext("bitmaprenderer");
 
 // The initial opacity of the map for each style: `test` blends by half; a glow leaves most of the picture unchanged.
-const blends = { glow: 90, heat: 50, gray: 50 };
+const FIRST_BLENDS = { glow: 90, heat: 50, gray: 50, slider: 50 };
+const blends = { ...FIRST_BLENDS };
 
 const SENTENCES = {
   NotAllowedError: "The camera was not allowed. Allow it next to the address of this page, or choose a picture.",
@@ -17,7 +18,8 @@ const SENTENCES = {
   NotReadableError: "The camera is in use by another program. Close that program, or choose a picture.",
   insecure: "Browsers allow the camera only on pages from https addresses or from this computer. Choose a picture.",
   picture: "This browser cannot read this file as a picture. Choose a JPEG, PNG or WebP.",
-  film: "This browser cannot play this file as a video. Choose an MP4 or WebM.",
+  film: "This browser cannot play this file as a video; not every MP4 plays. MP4 with H.264, or WebM, plays in all browsers.",
+  recording: "This browser cannot record videos. Try a newer one.",
   weights: "The network's weights are missing or damaged on the server. Write the page again with the program's command “demo”.",
   worker: "The page's worker cannot be fetched (offline?), or this browser does not support it: try a newer browser.",
   config: "The page's settings are missing. Serve it with the program's command “demo”; it does not work when opened as a file.",
@@ -34,11 +36,14 @@ export const chosenStyle = () => chosen("style");
 export const paintedStyle = () => (chosenStyle() === "glow" && chosen("view") === "beside" ? "heat" : chosenStyle());
 
 /** The chosen opacity of the map over the picture, 0 to 1. */
-export const chosenBlend = () => element.blend.value / 100;
+export const chosenBlend = () => blends[chosenStyle()] / 100;
 
-/** Keep the slider's value for the chosen style. */
+// What the slider sets: the line between picture and map, or the opacity of the map in the chosen style.
+const blended = () => (chosen("view") === "slider" ? "slider" : chosenStyle());
+
+/** Keep the slider's value. */
 export function blend() {
-  blends[chosenStyle()] = Number(element.blend.value);
+  blends[blended()] = Number(element.blend.value);
   showBlend();
 }
 
@@ -49,11 +54,32 @@ export function arrange() {
   showBlend();
 }
 
-function showBlend() {
-  element.blend.value = blends[chosenStyle()];
-  element.blend.ariaValueText = `${element.blend.value} % map, ${100 - element.blend.value} % picture`;
-  element.panes.style.setProperty("--blend", chosenBlend());
+/** Set view, style and slider as they were at first. */
+export function resetView() {
+  document.querySelector("form").reset();
+  Object.assign(blends, FIRST_BLENDS);
+  arrange();
 }
+
+function showBlend() {
+  const value = blends[blended()];
+  element.blend.value = value;
+  element.blend.ariaValueText =
+    blended() === "slider" ? `Map right of ${value} %` : `${value} % map, ${100 - value} % picture`;
+  element.panes.style.setProperty("--blend", chosenBlend());
+  element.panes.style.setProperty("--split", `${100 - blends.slider}%`);
+}
+
+/** Color the legend like the map. */
+export function showLegend(colors) {
+  const steps = paintedStyle() === "gray" ? ["#000", "#fff"] : [0, 32, 64, 96, 128, 160, 192, 224, 255].map(
+    (value) => `rgb(${colors[value].join(" ")})`,
+  );
+  element.ramp.style.background = `linear-gradient(to right, ${steps.join(", ")})`;
+}
+
+/** A size of [height, width] as people write it: width first. */
+export const wide = ([height, width], times = " × ") => `${width}${times}${height}`;
 
 /** Prepare the page for a picture, a film or the camera, and hide the previous map. */
 export function prepare({ kind, mirrored }, width, height) {
@@ -63,7 +89,7 @@ export function prepare({ kind, mirrored }, width, height) {
   element["live-controls"].hidden = !live;
   element["rate-row"].hidden = !live;
   element.downloads.hidden = live;
-  element.cameras.hidden = kind !== "camera";
+  element.cameras.parentElement.hidden = kind !== "camera";
   element.panes.toggleAttribute("data-mirrored", Boolean(mirrored));
   element.map.style.visibility = "hidden";
   element.panes.hidden = false;
@@ -93,12 +119,14 @@ export function draw(map, style) {
 }
 
 /** Show a new map, its size and its time. */
-export function show({ map, style, size, milliseconds, tensors }) {
+export function show({ map, style, size, milliseconds, tensors }, source) {
   draw(map, style);
   const frames = 1 + Number(element.map.dataset.frames ?? 0);
   Object.assign(element.map.dataset, { frames, tensors, milliseconds, size: size.join("x") });
-  element.shape.textContent = `${size.join(" × ")} pixels`;
+  element.shape.textContent = wide(size);
+  element.saved.textContent = `${wide([source.height, source.width])} pixels`;
   element.milliseconds.textContent = duration(milliseconds);
+  element.map.dispatchEvent(new Event("mapped"));
 }
 
 /** Show the network's name and its backend. */
@@ -113,7 +141,7 @@ export function showTimes(times, size) {
   const phrases = Object.entries(times).map(
     ([backend, time]) => `${BACKEND_NAMES[backend]} ${time < Infinity ? duration(time) : "did not start in time"}`,
   );
-  element.measured.textContent = phrases.length ? `Measured at ${size.join(" × ")}: ${phrases.join(", ")}.` : "";
+  element.measured.textContent = phrases.length ? `Measured at ${wide(size)}: ${phrases.join(", ")}.` : "";
 }
 
 function duration(milliseconds) {

@@ -9,10 +9,11 @@
 // A result is {values: Uint8ClampedArray (H, W), height, width}. The worker keeps none; the page knows their sources.
 
 import { startBackend } from "./backends.js";
-import { cropAndRestore, cropPadding, resizeAndPad } from "./geometry.js";
+import { cropAndRestore, cropPadding, fittedSize, resizeAndPad } from "./geometry.js";
 
 let config;
 let network;
+let fitShape; // whether the network's input takes each picture's shape, as `test` does with it
 
 const handlers = { load, predict, paint, save, measure };
 
@@ -34,6 +35,7 @@ self.onmessage = ({ data }) => {
 async function load({ id, config: given, network: chosen, backends }) {
   config = given;
   const started = await startBackend(config.libraries, backends);
+  fitShape = chosen.fit_shape;
   const onProgress = (progress) => self.postMessage({ id, progress });
   network = await tf.loadGraphModel(chosen.url, { onProgress }).catch((error) => {
     throw failure("weights", error.message);
@@ -41,12 +43,13 @@ async function load({ id, config: given, network: chosen, backends }) {
   return started;
 }
 
-async function predict({ source, size, style, live }) {
+async function predict({ source, size: chosen, style, live }) {
   const bitmap = source instanceof Blob ? await decode(source) : source;
   const { height, width } = bitmap;
+  const size = fitShape ? fittedSize(height, width, chosen[0] * chosen[1]) : chosen;
   const start = performance.now();
   const image = pixelsOf(bitmap);
-  const map = await run(resizeAndPad(image, size, config.padding), size);
+  const map = await run(resizeAndPad(image, size), size);
   const seen = live
     ? cropPadding(map, size, height, width)
     : { values: cropAndRestore(map, size, height, width), height, width };
@@ -67,7 +70,7 @@ async function run(pixels, size) {
 
 // Some backends compile in the first run, and the second may be disturbed.
 async function measure({ size }) {
-  const pixels = new Float32Array(size[0] * size[1] * 3).fill(config.padding);
+  const pixels = new Float32Array(size[0] * size[1] * 3);
   const times = [];
   for (let i = 0; i < 3; i++) {
     const start = performance.now();
@@ -87,6 +90,8 @@ async function decode(blob) {
 
 function pixelsOf(bitmap) {
   const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white"; // behind transparent pixels, as in `test`
+  context.fillRect(0, 0, bitmap.width, bitmap.height);
   context.drawImage(bitmap, 0, 0);
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
 }
@@ -126,6 +131,8 @@ async function save({ what, result, picture, style, blend }) {
   const canvas = new OffscreenCanvas(result.width, result.height);
   const context = canvas.getContext("2d");
   if (what === "overlay") {
+    context.fillStyle = "white";
+    context.fillRect(0, 0, result.width, result.height);
     context.drawImage(await decode(picture), 0, 0);
     context.globalAlpha = blend;
   }

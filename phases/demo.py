@@ -15,17 +15,15 @@ import matplotlib
 
 from .. import checkpoint
 from ..config import DEMO_SIZES
-from ..images import IMAGE_PADDING, OVERLAY_COLORS
+from ..images import OVERLAY_COLORS
 from ..network import Network, load
 from ..photographs import sample_photograph
 from ..utils import UserError, check_replaceable, whole_folder
 from .formats.node import DEMO_FOLDER, NODE_FOLDER, install_node_packages
 from .formats.tfjs import write_tfjs
 
-PAGE_FILES = (
-    "index.html", "page.css", "page.js", "sources.js", "maps.js", "view.js", "network.js", "worker.js", "backends.js",
-    "geometry.js", "offline.js", "icon.svg",
-)  # fmt: skip
+# The page's files in `demo/`; the others there are for npm and Node.
+PAGE_SUFFIXES = (".html", ".css", ".js", ".svg", ".jpg")
 
 # The page reads it first: sizes, colors, networks, and the addresses of TensorFlow.js. It marks a folder as a demo.
 CONFIG_FILE = "config.json"
@@ -120,13 +118,13 @@ def write_demo(folder: Path, networks: list[Network], photograph: Path, *, offli
     libraries = json.loads((DEMO_FOLDER / "libraries.json").read_text(encoding="utf-8"))
     installed = _install_libraries()
     with whole_folder(folder) as temporary:
-        for name in PAGE_FILES:
-            shutil.copyfile(DEMO_FOLDER / name, temporary / name)
+        for file in DEMO_FOLDER.iterdir():
+            if file.suffix in PAGE_SUFFIXES:
+                shutil.copyfile(file, temporary / file.name)
         shutil.copyfile(photograph, temporary / "example.jpg")
         rows = [write_network(temporary, f"network{i}", network) for i, network in enumerate(networks)]
         config = {
             "sizes": DEMO_SIZES,
-            "padding": IMAGE_PADDING,
             "colors": matplotlib.colormaps[OVERLAY_COLORS](range(256), bytes=True)[:, :3].tolist(),
             "networks": rows,
             "libraries": {
@@ -155,7 +153,14 @@ def write_network(folder: Path, name: str, network: Network) -> dict:
     target.mkdir()
     write_tfjs(network, target, BITS)
     size = sum(file.stat().st_size for file in target.iterdir())
-    return {"name": f"{variant}: {weights.path.name}", "url": f"{name}/model.json", "bytes": size}
+    return {
+        "name": f"MSI-Net {variant}"
+        if weights.path == checkpoint.LITE_PATH
+        else f"MSI-Net {variant} ({weights.path.name})",
+        "url": f"{name}/model.json",
+        "bytes": size,
+        "fit_shape": network.fit_shape,
+    }
 
 
 def place_library(folder: Path, library: dict, installed: bool) -> str:

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import EXPORTS
@@ -54,8 +54,7 @@ def run(options: Options) -> None:
     results = Path(options.params["results"])
     check_writable((options.output or results / "exports" / name).parent)
     network = load(options.weights, data=options.data, results=results, input_size=options.input_size, device="cpu")
-    network = replace(network, fit_shape=False)  # The examples and signatures of an export have one size.
-    size, variant = network.input_size, network.architecture.variant.replace(" ", "")
+    variant = network.architecture.variant.replace(" ", "")
     print(f"Weights: {network.weights.path} ({network.weights.reason}).")
     output = options.output or results / "exports" / f"{options.data}_{variant}_{name}_{bits}"
     check_replaceable(output, CHECK_FILE)
@@ -65,13 +64,13 @@ def run(options: Options) -> None:
         f"output of 'python -m pip freeze'."
     )
     with whole_folder(output) as folder, proof.named_failures(output):
-        images = proof.read_calibration(options.calibration or photograph, size) if bits == 8 else ()
+        images = proof.read_calibration(options.calibration or photograph, network) if bits == 8 else ()
         for part in parts:
             part.write(network, folder, bits, images)
             part.accompany(folder)
         rows = proof.prove(parts, network, folder, photograph, BOUNDS[bits], advice)
         proven = list(zip(parts, rows, strict=True))
-        use = "\n\n".join(describe_use(part, size, **row) for part, row in proven)
+        use = "\n\n".join(describe_use(part, network, row) for part, row in proven)
         title = " and ".join(part.runtime for part in parts)
         text = describe_export(title, [part.file for part in parts], network, options.data, bits, use)
         if name == "hub":

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import msinet
 from msinet import checkpoint, images, main, model
 from msinet.config import DEMO_SIZES
+from msinet.geometry import fitted_size
 from msinet.phases import demo
 from msinet.phases.formats import node as node_packages
 from msinet.photographs import sample_photograph
@@ -40,11 +42,12 @@ def node():
 
 
 def write_weights(path: Path, width: float, seed: int) -> Path:
-    """Write the seeded weights of a network, with random biases."""
+    """Write the seeded weights of a network, with random biases, whose input takes each photograph's shape."""
     network = model.build_model(width=width, seed=seed)
     for i, variable in enumerate(v for v in network.weights if v.name == "bias"):
         variable.assign(np.random.default_rng(i).normal(0, 0.05, variable.shape))
     np.savez(path, **checkpoint.arrays_of(network))
+    checkpoint.write_knowledge(path, checkpoint.Knowledge(LARGEST, "aspp", f"width {width}", fit_shape=True))
     return path
 
 
@@ -56,13 +59,13 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(weights):
-    return msinet.load(weights, input_size=LARGEST)
+    return msinet.load(weights)
 
 
 @pytest.fixture(scope="module")
 def sample():
-    """The sample photograph, uint8 (600, 512, 3)."""
-    return images.decode_image(tf.io.read_file(str(sample_photograph())), 3).numpy()
+    """The sample photograph, uint8 (600, 512, 3), decoded like in browsers: TensorFlow decodes JPEG less exactly."""
+    return np.asarray(Image.open(sample_photograph()).convert("RGB"))
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +211,7 @@ class Page:
         """Wait until a function returns something true, and return it."""
         from selenium.webdriver.support.wait import WebDriverWait
 
-        return WebDriverWait(self.driver, 180, 0.05).until(lambda _: check(), message)
+        return WebDriverWait(self.driver, 60, 0.05).until(lambda _: check(), message)
 
     def wait(self, condition: str):
         """Wait until a JavaScript expression is true, and return its value."""
@@ -222,9 +225,10 @@ class Page:
         self.wait(f"Number(map.dataset.frames ?? 0) >= {self.frames() + count}")
 
     def choose_size(self, i: int):
-        """Press one of the quality buttons, and wait for a map of that size."""
+        """Press one of the quality buttons, and wait for a map of the size that it names."""
         self.click(f"#sizes input[value='{i}']")
-        self.wait(f"map.dataset.size === '{'x'.join(map(str, DEMO_SIZES[i]))}'")
+        name = f"document.querySelectorAll('#sizes span')[{i}].textContent"
+        self.wait(f"map.dataset.size === {name}.split('×').reverse().join('x')")
 
     def choose_backend(self, name: str):
         self.run(f"backends.value = '{name}'; backends.onchange()")
@@ -280,11 +284,11 @@ class Page:
         )
 
     @contextmanager
-    def on_phone(self):
-        """Be 390 by 844 points large with a touch screen, as long as the block runs."""
+    def on_phone(self, width: int = 390, height: int = 844):
+        """Be a phone of this size in points, with a touch screen, as long as the block runs."""
         emulate = self.driver.execute_cdp_cmd
         emulate("Emulation.setTouchEmulationEnabled", {"enabled": True})
-        size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
         emulate("Emulation.setDeviceMetricsOverride", size)
         try:
             yield
@@ -328,7 +332,9 @@ class Page:
 
 
 def expected_map(network, image: np.ndarray, size=LARGEST) -> np.ndarray:
-    """The map that `test` predicts for an image, rounded, int (H, W)."""
+    """The map that `test` predicts for an image, rounded, int (H, W); `size` is a quality of the demo."""
+    if network.fit_shape:
+        size = fitted_size(image.shape[:2], size[0] * size[1])
     padded = images.resize_and_pad(image, size, images.IMAGE_PADDING)[None]
     return np.round(images.crop_and_restore(network(padded)[0], image.shape[:2]).numpy()[..., 0]).astype(int)
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "checkpoint": "weight_files bundled download model utils config installation",
     "scoring": "scoring images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
-    "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks",
+    "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks geometry",
     "photographs": "images data utils config image_files listing",
     "phases": "phases.custom phases.evaluation phases.formats phases.questions phases.training phases.distributed "
     "photographs network attention scoring checkpoint images data precision model loss acquisition.datasets utils "
@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "phases.distributed": "phases.distributed photographs network images data model utils config installation "
     "image_files",
     "phases.questions": "phases.questions attention photographs network scoring images data utils",
-    "phases.training": "phases.training checkpoint images data model loss precision utils config image_files",
+    "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation "
     "image_files",
     "installation": "",

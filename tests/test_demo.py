@@ -23,9 +23,11 @@ from browser import (
     weights,
 )
 from conftest import write
+from PIL import Image
 
 from msinet import images, main
 from msinet.config import DEMO_SIZES
+from msinet.geometry import fitted_size
 
 # --- Pictures ---------------------------------------------------------------------------------------------------------
 
@@ -36,25 +38,71 @@ def test_the_example_is_predicted_at_once_like_test_predicts_it(page, network, s
     assert page.text("milliseconds").endswith("s")
 
 
-def test_map_of_an_uploaded_picture_equals_that_of_test(page, weights, photograph, tmp_path):
-    source = write(tmp_path / "in" / "my picture.png", tf.io.encode_png(photograph(150, 333, seed=5)))
+@pytest.mark.parametrize("shape", [(150, 200), (200, 133), (80, 333)], ids=["landscape", "portrait", "panorama"])
+def test_map_of_an_uploaded_picture_equals_that_of_test_without_flags(page, weights, photograph, tmp_path, shape):
+    source = write(tmp_path / "in" / "my picture.png", tf.io.encode_png(photograph(*shape, seed=5)))
     flags = ("--weights", str(weights), "--results", str(tmp_path), "--format", "png")
     assert main.main(["test", "-p", str(source), *flags]) == 0
     expected = images.decode_image(tf.io.read_file(str(tmp_path / "images" / "my picture.png")), 1).numpy()[..., 0]
     page.upload(source)
-    page.wait("map.width === 333")
+    page.wait(f"map.width === {shape[1]}")
     received = page.gray_map()
     assert_same_map(received, expected.astype(int))
     assert np.abs(received - expected).max() <= 2  # All decoders read the same pixels from a PNG, not from a JPEG.
 
 
-def test_each_quality_button_changes_the_size(page, network, sample):
-    for i, size in enumerate(DEMO_SIZES):
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [
+        ((200, 133), ["48×64", "72×96", "120×160", "168×224", "240×320"]),
+        ((80, 333), ["72×40", "112×64", "184×104", "256×144", "368×208"]),
+    ],
+    ids=["portrait", "panorama"],
+)
+def test_each_quality_predicts_in_the_pictures_shape_and_names_its_size(page, network, photograph, shape, names):
+    image = photograph(*shape, seed=5)
+    page.drop(image)
+    page.wait(f"map.width === {shape[1]}")
+    sizes = [fitted_size(shape, height * width) for height, width in DEMO_SIZES]
+    found = page.get("[...document.querySelectorAll('#sizes label')].map(label => label.textContent)")
+    assert found == [f"{width}×{height}" for height, width in sizes]
+    for i, (height, width) in enumerate(sizes):
         page.choose_size(i)
-        assert page.text("shape") == f"{size[0]} × {size[1]} pixels"
-        assert_same_map(page.gray_map(), expected_map(network, sample, size))
-    names = page.get("[...document.querySelectorAll('#sizes label')].map(label => label.textContent)")
-    assert names == ["Very low", "Low", "Medium", "High", "Very high"]
+        assert page.text("shape") == f"{width} × {height}"
+        assert page.text("saved") == f"{shape[1]} × {shape[0]} pixels"
+        assert_same_map(page.gray_map(), expected_map(network, image, DEMO_SIZES[i]))
+
+
+def test_transparent_picture_is_seen_on_white(page, network, photograph):
+    image, alpha = photograph(90, 90, seed=5), np.zeros((90, 90, 1), np.uint8)
+    alpha[:45] = 255
+    page.drop(np.concatenate([image, alpha], axis=2))
+    page.wait("map.width === 90")
+    assert_same_map(page.gray_map(), expected_map(network, np.where(alpha, image, 255).astype(np.uint8)))
+
+
+def test_picture_of_a_phone_is_upright(page, network, photograph, tmp_path):
+    image, exif = photograph(60, 90, seed=5), Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.jpg"
+    Image.fromarray(image).save(path, exif=exif, quality=100, subsampling=0)
+    page.upload(path)
+    page.wait("map.height === 90")
+    expected = expected_map(network, np.rot90(image, -1))
+    assert np.corrcoef(page.gray_map().ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_examples_and_several_pictures_are_a_click_away(page, photograph, tmp_path):
+    shown = "[...document.querySelectorAll('.strip button')].findIndex((one) => one.ariaPressed === 'true')"
+    assert page.get("strip.children.length") == 3 and page.get(shown) == 0
+    page.click(".strip button:nth-child(2)")
+    page.wait("map.width === 451")
+    files = [write(tmp_path / f"{width}.png", tf.io.encode_png(photograph(40, width))) for width in (50, 60)]
+    page.driver.find_element("id", "file").send_keys("\n".join(map(str, files)))
+    page.wait("map.width === 50 && strip.children.length === 5")
+    page.click(".strip button:nth-child(5)")
+    page.wait("map.width === 60")
+    assert page.get(shown) == 4 and page.get("photo.alt").endswith("60.png")
 
 
 def test_map_and_overlay_are_saved_at_the_pictures_own_size(page, network, photograph, tmp_path):
@@ -152,7 +200,7 @@ def test_film_is_predicted_frame_by_frame_with_its_rate_and_unmirrored(page):
     assert page.get("[video.videoWidth, video.videoHeight, video.loop]") == [160, 90, True]
     assert page.text("rate").endswith("per second") and page.text("milliseconds").endswith("s")
     assert page.get("getComputedStyle(map).transform") == "none"
-    assert page.get("cameras.hidden") and page.text("camera") == "Use the webcam"
+    assert page.get("cameras.parentElement.hidden") and page.text("camera") == "Use the webcam"
     page.drop(np.zeros((30, 50, 3), np.uint8))
     page.wait("map.width === 50")
     assert page.get("video.src") == ""
@@ -279,70 +327,3 @@ def test_missing_or_denied_camera_is_reported(start_browser, address, flags, wor
         page.click("#camera")
         assert words in page.problem()
         page.wait_for_frames(1)
-
-
-# --- Design -----------------------------------------------------------------------------------------------------------
-
-
-def test_no_text_is_cut_or_wrapped(page):
-    cut = """
-        const fields = [...document.querySelectorAll('.choices span, .primary span, .row button')];
-        return fields.filter((field) => {
-            const range = document.createRange();
-            range.selectNodeContents(field);
-            const [text, box] = [range.getBoundingClientRect(), field.closest('label, button').getBoundingClientRect()];
-            const line = 1.6 * parseFloat(getComputedStyle(field).fontSize);
-            return text.left < box.left || text.right > box.right || text.height > line;
-        }).map((field) => field.textContent);
-    """
-    assert page.get("[network, backend].every((field) => field.scrollWidth <= field.clientWidth)")
-    assert page.text("network") == "lite: lite.npz"
-    assert page.run(cut) == []
-    with page.on_phone():
-        assert page.run(cut) == []
-
-
-@pytest.mark.parametrize("shape", [(60, 90), (90, 60)], ids=["landscape", "portrait"])
-def test_phone_shows_all_controls_on_the_first_screen_large_enough_for_fingers(page, shape):
-    hint = "document.querySelector('.hint').checkVisibility()"
-    with page.on_phone():
-        page.drop(np.zeros((*shape, 3), np.uint8))
-        page.wait(f"map.width === {shape[1]}")
-        for view in ("beside", "over"):
-            page.click(f"input[value={view}]")
-            bottoms = """
-                ['#camera', '#choose', '#sizes', 'input[name=view]', 'input[name=style]', '#blend', '#map']
-                    .map((name) => document.querySelector(name).getBoundingClientRect().bottom)
-            """
-            assert max(page.get(bottoms.strip())) <= 844
-        assert page.get("document.documentElement.scrollWidth") <= 390
-        page.run("document.querySelector('details').open = true")
-        small = """
-            const kinds = 'button, select, summary, .choices label, input[type=range]';
-            const targets = [...document.querySelectorAll(kinds)];
-            return targets.filter((target) => target.checkVisibility() && target.getBoundingClientRect().height < 44)
-                .map((target) => target.outerHTML);
-        """
-        assert page.run(small) == []
-        assert not page.get(hint)  # It suggests to drop files, which fingers cannot.
-    assert page.get(hint)
-
-
-def test_axe_finds_no_violation_in_any_state_and_every_control_takes_the_keyboard(page):
-    controls = "[...document.querySelectorAll('button, input, select')]"
-    assert page.get(f"{controls}.filter((control) => control.tabIndex < 0).map((control) => control.outerHTML)") == []
-    page.run("document.querySelector('details').open = true")
-    assert page.violations() == []
-    page.click("input[value=beside]")
-    page.run("document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: new DataTransfer()}))")
-    emulate_media = "Emulation.setEmulatedMedia"
-    page.driver.execute_cdp_cmd(emulate_media, {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
-    assert page.violations() == []
-    page.start_camera()
-    page.click("#pause")
-    with page.on_phone():
-        assert page.violations() == []
-        page.driver.execute_cdp_cmd(emulate_media, {"features": []})
-        page.run("notice.hidden = false; notice.textContent = 'WebGL does not run here.'")
-        page.run("problem.hidden = false; problem.textContent = 'No camera was found.'")
-        assert page.violations() == []

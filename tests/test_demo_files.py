@@ -38,7 +38,7 @@ from browser import (
 from conftest import write
 
 import msinet
-from msinet import checkpoint, images, main
+from msinet import checkpoint, geometry, images, main
 from msinet.phases import demo
 from msinet.phases.formats import node as node_packages
 from msinet.photographs import sample_photograph
@@ -124,7 +124,7 @@ def test_emulated_webgl_and_webgpu_are_used_only_on_request(software_gpu, tiny_f
     with serving(tiny_folder) as address:
         software_gpu.open(address)
         software_gpu.wait("measured.textContent")
-        assert software_gpu.text("measured").startswith("Measured at 24 × 32: WebGL ")
+        assert software_gpu.text("measured").startswith("Measured at 32 × 24: WebGL ")
         assert software_gpu.text("measured").count(" ms") + software_gpu.text("measured").count(" s") == 2
         assert software_gpu.backend() == "wasm"
         for backend in ("webgl", "webgpu"):
@@ -153,17 +153,18 @@ def test_backend_that_is_measured_to_be_faster_takes_over(software_gpu, tiny_fol
 def test_geometry_equals_that_of_test(node, tmp_path):
     script = """
         import { readFileSync, writeFileSync } from "node:fs";
-        import { cropAndRestore, resizeAndPad } from "./geometry.js";
+        import { cropAndRestore, fittedSize, resizeAndPad } from "./geometry.js";
         const [folder, height, width, ...size] = process.argv.slice(1).map((x, i) => (i ? Number(x) : x));
         const read = (name) => new Uint8Array(readFileSync(`${folder}/${name}`));
         const write = (name, values) => writeFileSync(`${folder}/${name}`, new Uint8Array(values.buffer));
-        write("padded", resizeAndPad({ data: read("image"), height, width }, size, 126));
+        write("padded", resizeAndPad({ data: read("image"), height, width }, size));
         write("restored", cropAndRestore(new Float32Array(read("map").buffer), size, height, width));
+        write("fitted", Int32Array.from(fittedSize(height, width, size[0] * size[1])));
     """
     random = np.random.default_rng(0)
     for height, width, *size in (
         (600, 512, 240, 320), (480, 640, 48, 64), (61, 83, 240, 320), (240, 320, 240, 320), (100, 1000, 72, 96),
-        (1000, 7, 72, 96), (120, 161, 120, 160), (5, 5, 48, 64),
+        (1000, 7, 72, 96), (120, 161, 120, 160), (5, 5, 48, 64), (1, 900, 168, 224), (340, 300, 120, 160),
     ):  # fmt: skip
         image = random.integers(0, 256, (height, width, 4), dtype=np.uint8)
         saliency = random.random((*size, 1), dtype=np.float32)
@@ -173,6 +174,8 @@ def test_geometry_equals_that_of_test(node, tmp_path):
         command = ["node", "--input-type=module", "--eval", script, "--", str(tmp_path), *numbers]
         subprocess.run(command, cwd=node_packages.DEMO_FOLDER, check=True)
         padded = np.fromfile(tmp_path / "padded", np.float32).reshape(*size, 3)
+        fitted = np.fromfile(tmp_path / "fitted", np.int32)
+        assert tuple(fitted) == geometry.fitted_size((height, width), size[0] * size[1])
         restored = np.fromfile(tmp_path / "restored", np.float32).reshape(height, width, 1)
         np.testing.assert_allclose(padded, images.resize_and_pad(image[..., :3], size, images.IMAGE_PADDING), atol=1e-3)
         np.testing.assert_allclose(restored, images.crop_and_restore(saliency, (height, width)), atol=1e-3)
@@ -291,7 +294,7 @@ def test_best_network_is_a_choice_next_to_the_lite_one(node, weights, tmp_path, 
     demo.write_demo(tmp_path / "demo", networks, sample_photograph())
     rows = read_config(tmp_path / "demo")["networks"]
     assert [row["url"] for row in rows] == ["network0/model.json", "network1/model.json"]
-    assert rows[0]["name"] == "lite: lite.npz" and rows[1]["bytes"] < rows[0]["bytes"]
+    assert rows[0]["name"] == "MSI-Net lite" and rows[1]["bytes"] < rows[0]["bytes"]
 
 
 def test_without_npm_libraries_come_from_the_cdn_with_their_hashes(weights, tmp_path, monkeypatch, capsys):

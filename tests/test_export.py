@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
+from PIL import Image, ImageOps
 
 import msinet
 from msinet import bundled, checkpoint, images, main, model
@@ -31,9 +32,10 @@ EVERY = [(name, bits) for name, offered in EXPORTS.items() for bits in offered]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A weights file of a narrow network with seeded weights."""
+    """A weights file of a narrow network with seeded weights, whose input takes each photograph's shape."""
     path = tmp_path_factory.mktemp("weights") / "narrow.npz"
     np.savez(path, **seeded_network(0.125))
+    checkpoint.write_knowledge(path, checkpoint.Knowledge((72, 96), "aspp", "width 0.125", fit_shape=True))
     return path
 
 
@@ -56,7 +58,7 @@ def exported(weights, tmp_path_factory):
         output = folder / f"{name}{bits}"
         if not output.exists():
             arguments = ["--format", name, "--bits", str(bits), "--output", str(output)]
-            assert main.main(["export", "--weights", str(weights), "--input-size", "72", "96", *arguments]) == 0
+            assert main.main(["export", "--weights", str(weights), *arguments]) == 0
         return output
 
     return run
@@ -79,12 +81,12 @@ def replace_part(monkeypatch, name, **changes):
 
 @pytest.fixture(scope="module")
 def network(weights):
-    return msinet.load(weights, input_size=(72, 96), device="cpu")
+    return msinet.load(weights, device="cpu")
 
 
 @pytest.fixture
 def run(weights, tmp_path):
-    """`export` of a narrow network at a small size into `tmp_path / "out"`."""
+    """`export` of a narrow network with one small input size into `tmp_path / "out"`."""
     fixed = ["--weights", str(weights), "--input-size", "48", "64", "--output", str(tmp_path / "out")]
     return lambda *arguments: main.main(["export", *fixed, *arguments])
 
@@ -104,6 +106,9 @@ def test_export_agrees_with_the_network_in_its_own_runtime(exported, network, ph
     assert record["format"] == name and record["bits"] == bits and record["variant"] == "width 0.125"
     for row in record["proof"]:
         assert 0 <= max(row["difference"], row["example_difference"]) <= record["bound"] == export.BOUNDS[bits]
+        sizes = {name: found["input_size"] for name, found in row["photographs"].items()}
+        assert sizes == {"landscape": [72, 96], "portrait": [96, 72], "panorama": [64, 112]}
+        assert row["example_difference"] == max(found["difference"] for found in row["photographs"].values())
     # Check the export itself too, with another size and number of images than `export` did.
     batch = np.stack([photograph(80, 104, seed) for seed in range(3)]).astype(np.float32)
     expected = network(batch).numpy()
@@ -115,12 +120,36 @@ def test_export_agrees_with_the_network_in_its_own_runtime(exported, network, ph
 
 @pytest.mark.parametrize("name", [name for name in EXPORTS if name != "hub"])  # It holds two of the others.
 def test_example_in_the_text_predicts_the_programs_map(exported, network, photograph, name):
-    """`export` has run it on the sample photograph. This one is narrower, and smaller than the network's input."""
+    """`export` has run it on other photographs. These are narrower, wider, and smaller than the network's input."""
     (part,) = FORMATS[name]
-    image = photograph(50, 31, seed=4)
-    saliency = run_example(part, exported(name, 32), image, (72, 96))
-    assert saliency.shape == (50, 31) and saliency.dtype == np.float32
-    np.testing.assert_allclose(saliency, network.predict(image), atol=1e-4)
+    portrait, panorama, transparent = photograph(50, 31), photograph(30, 200), photograph(60, 60)
+    given, expected = [portrait, panorama], [network.predict(portrait), network.predict(panorama)]
+    if part.language == "python" and not part.needs_program:
+        given.append(np.dstack([transparent, np.full((60, 60), 128, np.uint8)]))
+        expected.append(network.predict(np.round((transparent * 128.0 + 255 * 127) / 255).astype(np.uint8)))
+    maps = run_example(part, exported(name, 32), given, network)
+    assert [saliency.dtype for saliency in maps] == [np.float32] * len(given)
+    for saliency, image, bound in zip(maps, expected, (1e-4, 1e-4, 0.02), strict=False):
+        np.testing.assert_allclose(saliency, image, atol=bound)
+
+
+def test_example_with_one_input_size_predicts_the_map_of_test_with_that_size(run, weights, photograph, tmp_path):
+    assert run("--format", "keras") == 0
+    fixed, portrait = msinet.load(weights, input_size=(48, 64), device="cpu"), photograph(50, 31, seed=4)
+    assert "fit(photograph, (48, 64))" in (tmp_path / "out" / "MODEL.md").read_text(encoding="utf-8")
+    (saliency,) = run_example(FORMATS["keras"][0], tmp_path / "out", [portrait], fixed)
+    np.testing.assert_allclose(saliency, fixed.predict(portrait), atol=1e-4)
+    assert np.abs(saliency - msinet.load(weights, device="cpu").predict(portrait)).max() > 0.1
+
+
+def test_examples_turn_photographs_upright(tmp_path, monkeypatch, photograph):
+    stored, exif = Image.fromarray(photograph(20, 30)), Image.Exif()
+    exif[0x0112] = 6  # A phone that was held upright.
+    stored.save(tmp_path / "photograph.png", exif=exif)
+    monkeypatch.chdir(tmp_path)
+    found = {"np": np, "Image": Image, "ImageOps": ImageOps}
+    exec(base.READ_PHOTOGRAPH, found)
+    np.testing.assert_array_equal(found["photograph"], np.rot90(np.asarray(stored), -1))
 
 
 def test_only_the_examples_that_need_this_program_import_it():
@@ -129,7 +158,7 @@ def test_only_the_examples_that_need_this_program_import_it():
 
 
 @pytest.mark.parametrize(("name", "bits"), EVERY)
-def test_export_has_examples_and_geometry_and_no_path_of_this_computer(exported, weights, name, bits):
+def test_export_has_examples_and_geometry_and_no_path_of_this_computer(exported, weights, network, name, bits):
     folder = exported(name, bits)
     files = [file for file in folder.rglob("*") if file.suffix in (".json", ".md", ".js", ".py")]
     texts = {file.name: file.read_text(encoding="utf-8") for file in files}
@@ -137,7 +166,8 @@ def test_export_has_examples_and_geometry_and_no_path_of_this_computer(exported,
     record = json.loads(texts["check.json"])
     assert record["weights"] == weights.name and record["reason"] == "named by --weights"
     text = texts["README.md" if name == "hub" else "MODEL.md"]
-    assert all(base.fill(part.example, height=72, width=96) in text for part in FORMATS[name])
+    assert "72×96: 64×104, " in text
+    assert all(base.fill_example(part.example, network) in text for part in FORMATS[name])
     if name != "weights":  # This format is used through the program.
         source = node.DEMO_FOLDER / "geometry.js" if name == "tfjs" else ROOT / "geometry.py"
         assert texts[source.name] == source.read_text(encoding="utf-8")
@@ -172,7 +202,8 @@ def test_hub_folder_is_a_repository_with_front_matter_and_sizes(exported):
     }  # fmt: skip
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert re.match(r"---\nlicense: other\n(.+\n)+---\n\n# MSI-Net", text)
-    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["input_size"] == [72, 96]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["input_size"] == [72, 96] and config["fit_shape"]
     assert "*.onnx filter=lfs" in (folder / ".gitattributes").read_text(encoding="utf-8")
 
 

@@ -44,6 +44,12 @@ def test_fit_and_restore_equal_the_program(shape):
     np.testing.assert_allclose(restored, expected, atol=TOLERANCE, rtol=0)
 
 
+def test_photographs_are_fitted_into_the_size_that_they_fill_best():
+    image = np.random.default_rng(3).integers(0, 256, (90, 60, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(geometry.fit(image), geometry.fit(image, (336, 224)))
+    np.testing.assert_array_equal(geometry.fit(image, pixels=48 * 64), geometry.fit(image, (64, 48)))
+
+
 def test_kernels_equal_tensorflow_1_including_borders():
     image = np.random.default_rng(1).uniform(0, 255, (9, 13, 2)).astype(np.float32)
     size = (31, 47)

@@ -17,7 +17,7 @@ from conftest import assert_close, write
 from PIL import Image
 
 import msinet
-from msinet import checkpoint, data, main, model, utils
+from msinet import checkpoint, geometry, main, model, utils
 from msinet.photographs import sample_photograph
 from msinet.utils import UserError
 
@@ -340,7 +340,7 @@ def test_encoder_alone_is_a_clear_error(tmp_path):
     ],
 )
 def test_input_size_is_fitted_to_the_shape(shape, size):
-    assert data.fitted_size(shape, 240 * 320) == size
+    assert geometry.fitted_size(shape, 240 * 320) == size
 
 
 def test_mirrored_average_of_a_mirror_image_is_the_mirrored_average(weights, photograph):
@@ -358,6 +358,6 @@ def test_lite_network_loads_by_name(photograph):
 def test_network_trained_with_fitted_sizes_predicts_with_them_unless_a_size_is_given(weights, photograph):
     checkpoint.write_knowledge(weights, checkpoint.Knowledge((48, 64), "aspp", "width 0.125", fit_shape=True))
     network = msinet.load(weights)
-    assert network.fit_shape and network.size_for((90, 60)) == data.fitted_size((90, 60), 48 * 64) != (48, 64)
+    assert network.fit_shape and network.size_for((90, 60)) == geometry.fitted_size((90, 60), 48 * 64) != (48, 64)
     assert not msinet.load(weights, input_size=(48, 64)).fit_shape
     assert "of the photograph's shape" in network.summary()

@@ -28,7 +28,7 @@ class Format:
         write: takes the network, the folder to write to, the bits of a weight, and calibration images.
         predict: takes that folder and images (B, H, W, 3), and returns maps (B, H, W, 1), float32.
         example: a program that turns `photograph.png` into `saliency.npy` (in JavaScript `photograph.ppm` into
-            `saliency.f32`); `{height}` and `{width}` stand for the network's input.
+            `saliency.f32`); see `fill_example` for its placeholders.
         needs: the example's requirements, in words.
         notes: for users of the export: minimum versions and pitfalls.
         accompany: writes the code for resizing photographs and maps to that folder.
@@ -50,6 +50,12 @@ class Format:
     needs_program: bool = False
 
 
+# Reads the photograph upright, and on white where it is transparent, as the program does.
+READ_PHOTOGRAPH = """photograph = ImageOps.exif_transpose(Image.open("photograph.png")).convert("RGBA")
+white = Image.new("RGBA", photograph.size, "white")
+photograph = np.asarray(Image.alpha_composite(white, photograph).convert("RGB"))
+"""
+
 # The end of every Python example.
 SAVE_MAP = """np.save("saliency.npy", saliency)
 Image.fromarray(np.uint8(np.round(255 * saliency))).save("saliency.png")
@@ -58,19 +64,34 @@ Image.fromarray(np.uint8(np.round(255 * saliency))).save("saliency.png")
 # Most Python examples differ only in their imports and in how they predict `maps` from `images`.
 PYTHON_EXAMPLE = """import numpy as np
 {imports}
-from PIL import Image
+from PIL import Image, ImageOps
 
 from geometry import fit, restore  # geometry.py is in this folder
 
-photograph = np.asarray(Image.open("photograph.png").convert("RGB"))
-images = fit(photograph, ({height}, {width}))[None]  # (1, {height}, {width}, 3), 0 to 255
+{read}images = fit(photograph{fit_size})[None]  # (1, height, width, 3), 0 to 255
 {predict}
 saliency = restore(maps[0], photograph.shape[:2])  # float32, 0 to 1, of the photograph's size
 {save}"""
 
 
 def python_example(imports: str, predict: str) -> str:
-    return fill(PYTHON_EXAMPLE, imports=imports, predict=predict, save=SAVE_MAP)
+    return fill(PYTHON_EXAMPLE, imports=imports, read=READ_PHOTOGRAPH, predict=predict, save=SAVE_MAP)
+
+
+def fill_example(example: str, network: Network) -> str:
+    """Complete an example: like the program, it fits the input to each photograph's shape, or always uses one size.
+
+    The placeholders are `{fit_size}` for `geometry.fit`, `{js_size}` for `geometry.js`, and `{load_size}` for
+    `network.load`.
+    """
+    height, width = network.input_size
+    if not network.fit_shape:
+        size = f"({height}, {width})"
+        return fill(example, fit_size=f", {size}", js_size=f"[{height}, {width}]", load_size=f", input_size={size}")
+    pixels = height * width
+    other = pixels != geometry.PIXELS
+    js_size = f"fittedSize(photograph.height, photograph.width{f', {pixels}' if other else ''})"
+    return fill(example, fit_size=f", pixels={pixels}" if other else "", js_size=js_size, load_size="")
 
 
 def fill(text: str, **values) -> str:

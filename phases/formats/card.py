@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 
 from ... import bundled
+from ...geometry import candidate_sizes
 from ...network import Network
 from ...utils import count
-from .base import Format, fill
+from .base import Format, fill, fill_example
 
 # Published files are named after their dataset.
 PUBLISHED_FILE = re.compile(r"model_(\w+)_[cg]pu$")
@@ -18,9 +19,9 @@ Predicts where people look in a photograph. The network in {files} is {name}, wi
 - **Trained on**: {training}
 - **License**: {license}
 - **Weights**: `{weights}`, SHA-256 `{sha256}`
-- **Input** `input`: RGB, float32, 0 to 255, shape (batch, height, width, 3). {height}×{width} is the size for
-  `-d {data}`. Do not subtract a mean; the network does that. Height and width should be divisible by 8. Other sizes
-  work, but their maps are rounded up to the next such size (100×100 gives 104×104).
+- **Input** `input`: RGB, float32, 0 to 255, shape (batch, height, width, 3). {size_rule} Do not subtract a mean; the
+  network does that. Every height and width divisible by 8 works. Other sizes work too, but their maps are rounded up to
+  the next such size (100×100 gives 104×104).
 - **Output** `output`: float32, 0 to 1, shape (batch, height, width, 1). Every map reaches 0 and 1.
 
 {use}
@@ -29,6 +30,14 @@ Paper: Kroner, Senden, Driessens, Goebel, *Contextual encoder–decoder network 
 Networks 129 (2020), doi 10.1016/j.neunet.2020.05.004.
 """
 
+FITTED_SIZE = """Height and width
+  follow the photograph's shape, with about as many pixels as {height}×{width}: {sizes}. The program below chooses the
+  size that the photograph fills best, as MSI-Net's `test` does. If you use one fixed size instead, the maps are those
+  of `test --input-size HEIGHT WIDTH`."""
+
+FIXED_SIZE = """Height and width are
+  {height}×{width} for every photograph, as in MSI-Net's `test -d {data}` or `--input-size {height} {width}`."""
+
 USE = """## Use with {runtime}
 
 This needs {needs}:
@@ -36,10 +45,10 @@ This needs {needs}:
 ```{language}
 {example}```
 
-The export was tested with this exact program: for a losslessly stored photograph, its map differs from MSI-Net's own by
-at most {example_difference} (maps go from 0 to 1). JPEG decoders differ slightly: if Pillow decodes the JPEG file, the
-map of the same photograph differs by up to {jpeg_difference}. The network alone, at two sizes, differs by at most
-{difference}.
+The export was tested with this exact program: for losslessly stored photographs, its maps differ from those of
+MSI-Net's `test` by at most {example_difference} (maps go from 0 to 1): {photographs}. JPEG decoders differ slightly: if
+Pillow decodes the JPEG file, the map of a photograph differs by up to {jpeg_difference}. The network alone differs by
+at most {difference}.
 
 {notes}"""
 
@@ -91,25 +100,29 @@ def provenance(network: Network) -> Provenance:
     )
 
 
-def describe_use(form: Format, size: tuple[int, int], **measured: float) -> str:
+def describe_use(form: Format, network: Network, row: dict) -> str:
     """How to use a network in one runtime: packages, a program, its measured differences, and notes.
 
     Args:
         form: the format.
-        size: height and width of the network's input.
-        measured: `difference` of the network alone, `example_difference` and `jpeg_difference`.
+        network: what was exported.
+        row: from `proof.prove`.
     """
-    return fill(
+    photographs = [
+        f"{name} {found['difference']:.1e} (input {'×'.join(map(str, found['input_size']))})"
+        for name, found in row["photographs"].items()
+    ]
+    text = fill(
         USE,
         runtime=form.runtime,
         needs=form.needs,
         language=form.language,
         example=form.example,
         notes=form.notes,
-        height=size[0],
-        width=size[1],
-        **{name: f"{value:.1e}" for name, value in measured.items()},
+        photographs=", ".join(photographs),
+        **{name: f"{value:.1e}" for name, value in row.items() if name != "photographs"},
     )
+    return fill_example(text, network)
 
 
 def describe_export(title: str, files: list[str], network: Network, data: str, bits: int, use: str) -> str:
@@ -124,8 +137,11 @@ def describe_export(title: str, files: list[str], network: Network, data: str, b
         use: from `describe_use`.
     """
     origin = provenance(network)
+    height, width = network.input_size
     return fill(
         TEXT,
+        size_rule=FITTED_SIZE if network.fit_shape else FIXED_SIZE,
+        sizes=", ".join("×".join(map(str, size)) for size in candidate_sizes(height * width)),
         title=title,
         files=" and ".join(f"`{file}`" for file in files),
         name=origin.name,
@@ -134,8 +150,8 @@ def describe_export(title: str, files: list[str], network: Network, data: str, b
         license=origin.license,
         weights=network.weights.path.name,
         sha256=network.sha256,
-        height=network.input_size[0],
-        width=network.input_size[1],
+        height=height,
+        width=width,
         data=data,
         use=use,
     )

@@ -5,43 +5,57 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ...installation import copied_modules
+from ...network import Network
 from ...utils import UserError
-from .base import Format, fill
+from .base import Format, fill_example
 from .node import NODE_FOLDER, last_error
 
+# Runs the example in `sys.argv[1]` for each photograph. One process is enough, because importing TensorFlow takes long.
+FOR_EACH_PHOTOGRAPH = """import os, sys
+for i in range(int(sys.argv[2])):
+    os.replace(f"photograph{i}.png", "photograph.png")
+    exec(compile(sys.argv[1], "example", "exec"), {"__name__": "__main__"})
+    os.replace("saliency.npy", f"saliency{i}.npy")
+"""
 
-def run_example(form: Format, folder: Path, photograph: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Run a format's example on a copy of an export; returns the map that it wrote, float32 (H, W), 0 to 1.
+
+def run_example(form: Format, folder: Path, photographs: Sequence[np.ndarray], network: Network) -> list[np.ndarray]:
+    """Run a format's example on a copy of an export; returns the maps that it wrote, float32 (H, W), 0 to 1.
 
     Args:
         form: the format.
         folder: the export.
-        photograph: uint8, (H, W, 3).
-        size: height and width of the network's input.
+        photographs: uint8, (H, W, 3), or (H, W, 4) with transparency.
+        network: that was exported.
 
     Raises:
         UserError: the example failed.
     """
-    example = fill(form.example, height=size[0], width=size[1])
+    example = fill_example(form.example, network)
     # Node searches for packages in the program's parent folders.
     above = NODE_FOLDER / "node_modules" if form.language == "js" else None
     with tempfile.TemporaryDirectory(dir=above) as temporary:
         copy = shutil.copytree(folder, Path(temporary) / "export")
-        image = Image.fromarray(photograph)
         if form.language == "js":
-            image.save(copy / "photograph.ppm")
             (copy / "predict.mjs").write_text(example, encoding="utf-8")
-            _run(["node", "predict.mjs"], copy)
-            return np.fromfile(copy / "saliency.f32", "<f4").reshape(photograph.shape[:2])
-        image.save(copy / "photograph.png")
-        _run([sys.executable, "-c", example], copy, needs_program=form.needs_program)
-        return np.load(copy / "saliency.npy")
+            return [_run_in_node(copy, photograph) for photograph in photographs]
+        for i, photograph in enumerate(photographs):
+            Image.fromarray(photograph).save(copy / f"photograph{i}.png")
+        _run([sys.executable, "-c", FOR_EACH_PHOTOGRAPH, example, str(len(photographs))], copy, form.needs_program)
+        return [np.load(copy / f"saliency{i}.npy") for i in range(len(photographs))]
+
+
+def _run_in_node(copy: Path, photograph: np.ndarray) -> np.ndarray:
+    Image.fromarray(photograph).save(copy / "photograph.ppm")
+    _run(["node", "predict.mjs"], copy)
+    return np.fromfile(copy / "saliency.f32", "<f4").reshape(photograph.shape[:2])
 
 
 def _run(command: list[str], folder: Path, needs_program: bool = False) -> None:

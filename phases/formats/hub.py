@@ -37,6 +37,7 @@ def write_repository(network: Network, folder: Path, text: str) -> None:
         "variant": network.architecture.variant,
         "context": network.architecture.context,
         "input_size": list(network.input_size),
+        "fit_shape": network.fit_shape,
         "divisible_by": 8,
         "channels": "RGB, 0 to 255",
         "padding": IMAGE_PADDING,

@@ -50,6 +50,7 @@ FORMAT = Format(
     ),
     needs="numpy, pillow and ai-edge-litert",
     notes="32 and 16 bits run in LiteRT 1.0.1 or later and in its predecessor tflite-runtime 2.14; 8 bits need LiteRT "
-    "1.4. In other languages than Python, resize the input to one image of {height}×{width} before allocating tensors.",
+    "1.4. In other languages than Python, resize the input to the size of your image before allocating tensors, and "
+    "again when the size changes.",
     packages=("ai_edge_litert",),
 )

@@ -32,7 +32,7 @@ TEXT_BYTES = 2_000_000
 
 def prove(
     parts: Sequence[Format], network: Network, folder: Path, path: Path, bound: float, advice: str
-) -> list[dict[str, float]]:
+) -> list[dict]:
     """Compare an export with the program: the network alone, and its example from photograph to map.
 
     Args:
@@ -45,7 +45,8 @@ def prove(
 
     Returns:
         For each part the greatest differences of a pixel of the map: "difference" of the network alone,
-        "example_difference" of the example on a PNG, and "jpeg_difference" if Pillow decodes the JPEG file.
+        "example_difference" of the example on PNGs, "photographs" with each one's, and "jpeg_difference" if Pillow
+        decodes the JPEG file.
 
     Raises:
         UserError: the first or the second exceeds the bound.
@@ -53,25 +54,52 @@ def prove(
     rows = []
     with tf.device("CPU"):  # The products of GPUs are less exact than the bound.
         pixels = np.asarray(_read_pixels(path))
-        expected = network.predict(pixels)
-        jpeg_difference = _greatest(network.predict(Image.open(path)), expected)
+        photographs = cut_out(pixels)
+        expected = [network.predict(image) for image in photographs.values()]
+        sizes = [network.size_for(image.shape[:2]) for image in photographs.values()]
+        jpeg_difference = _greatest(network.predict(Image.open(path)), network.predict(pixels))
         for part in parts:
-            difference = check(part, network, folder, resize_and_pad(pixels, network.input_size, IMAGE_PADDING))
-            example_difference = _greatest(run_example(part, folder, pixels, network.input_size), expected)
-            row = {"difference": difference, "example_difference": example_difference}
-            rows.append({**row, "jpeg_difference": jpeg_difference})
-            if not all(value <= bound for value in row.values()):  # NaN fails too.
+            maps = run_example(part, folder, list(photographs.values()), network)
+            differences = [_greatest(received, map) for received, map in zip(maps, expected, strict=True)]
+            found = [
+                {"input_size": list(size), "difference": difference}
+                for size, difference in zip(sizes, differences, strict=True)
+            ]
+            inputs = zip(photographs.values(), sizes, strict=True)
+            fitted = [resize_and_pad(image, size, IMAGE_PADDING) for image, size in inputs]
+            difference = check(part, network, folder, fitted)
+            example_difference = max(differences)
+            rows.append(
+                {
+                    "difference": difference,
+                    "example_difference": example_difference,
+                    "jpeg_difference": jpeg_difference,
+                    "photographs": dict(zip(photographs, found, strict=True)),
+                }
+            )
+            if not max(difference, example_difference) <= bound:  # NaN fails too.
                 raise UserError(
-                    f"The export's maps differ from the program's by {max(row.values()):.1e}, expected at most "
-                    f"{bound}; nothing was kept. {advice}"
+                    f"The export's maps differ from the program's by {max(difference, example_difference):.1e}, "
+                    f"expected at most {bound}; nothing was kept. {advice}"
                 )
     return rows
 
 
-def check(part: Format, network: Network, folder: Path, image: tf.Tensor) -> float:
-    """The difference of an export, run in its own runtime, from Keras: for the image, and for a small batch."""
-    small = tf.image.resize(image[None], SMALL_SIZE, "area").numpy()
-    batches = [image.numpy()[None], np.concatenate([small, small[:, :, ::-1]])]
+def cut_out(portrait: np.ndarray) -> dict[str, np.ndarray]:
+    """A landscape, a portrait and a panorama, all from one photograph, uint8 (H, W, 3)."""
+    height, width = portrait.shape[:2]
+    top = height // 4
+    return {
+        "landscape": portrait[: 3 * width // 4],
+        "portrait": portrait,
+        "panorama": portrait[top : top + width // 4],
+    }
+
+
+def check(part: Format, network: Network, folder: Path, images: Sequence[tf.Tensor]) -> float:
+    """The difference of an export, run in its own runtime, from Keras: for each image, and for a small batch."""
+    small = tf.image.resize(images[0][None], SMALL_SIZE, "area").numpy()
+    batches = [*(image.numpy()[None] for image in images), np.concatenate([small, small[:, :, ::-1]])]
     model = keras_model(network)
     return max(_greatest(part.predict(folder, images), model(images).numpy()) for images in batches)
 
@@ -87,10 +115,14 @@ def record(parts: Sequence[Format], network: Network, photograph: Path, rows: Se
         "weights": network.weights.path.name,
         "reason": network.weights.reason.partition(":")[0],
         "photograph": photograph.name,
-        "checked_on": [[1, *network.input_size, 3], [2, *SMALL_SIZE, 3]],
+        "checked_on": [*([1, *size, 3] for size in _sizes(rows)), [2, *SMALL_SIZE, 3]],
         "proof": [{"runtime": part.runtime, "file": part.file, **row} for part, row in zip(parts, rows, strict=True)],
         "runtime_versions": runtime_versions(parts),
     }
+
+
+def _sizes(rows: Sequence[dict]) -> list[list[int]]:
+    return [found["input_size"] for found in rows[0]["photographs"].values()]
 
 
 def runtime_versions(parts: Sequence[Format]) -> dict[str, str]:
@@ -136,11 +168,11 @@ def _read_pixels(path: Path) -> tf.Tensor:
         raise UserError(f"{path}: {error}.") from error
 
 
-def read_calibration(path: Path, size: tuple[int, int]) -> list[np.ndarray]:
-    """Photographs as inputs of the network, float32 (1, H, W, 3), 0 to 255."""
+def read_calibration(path: Path, network: Network) -> list[np.ndarray]:
+    """Photographs as inputs of the network, float32 (1, H, W, 3), 0 to 255, in one size, which the converter needs."""
     if not path.exists():
         raise UserError(f"No such file or folder: {path}. Name a folder of photographs with --calibration.")
     paths = [path] if path.is_file() else list_images(path)[:MOST_CALIBRATION_IMAGES]
     if not paths:
         raise UserError(f"No image below {path}: name a folder of photographs with --calibration.")
-    return [resize_and_pad(_read_pixels(path), size, IMAGE_PADDING).numpy()[None] for path in paths]
+    return [resize_and_pad(_read_pixels(path), network.input_size, IMAGE_PADDING).numpy()[None] for path in paths]

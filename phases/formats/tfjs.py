@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.json_format import MessageToDict
 
-from ...images import IMAGE_PADDING
 from ...network import Network
 from .base import Format, fill, named_graph
 from .node import DEMO_FOLDER, package_versions, run_in_node
@@ -110,7 +109,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import "@tensorflow/tfjs-backend-wasm";
 import { loadGraphModel } from "@tensorflow/tfjs-converter";
 import * as tf from "@tensorflow/tfjs-core";
-import { cropAndRestore, resizeAndPad } from "./geometry.js";
+import { cropAndRestore, fittedSize, resizeAndPad } from "./geometry.js";
 
 // In Node, `fetch` does not read files, so the network is passed in memory.
 async function readNetwork() {
@@ -134,9 +133,9 @@ async function readPhotograph(path) {
 await tf.setBackend("wasm");
 const network = await loadGraphModel({ load: readNetwork });
 const photograph = await readPhotograph("photograph.ppm");
-const size = [{height}, {width}];
-const images = tf.tensor4d(resizeAndPad(photograph, size, {padding}), [1, ...size, 3]);
-const map = await network.execute(images).data(); // {height}×{width}, 0 to 1
+const size = {js_size}; // height and width
+const images = tf.tensor4d(resizeAndPad(photograph, size), [1, ...size, 3]);
+const map = await network.execute(images).data(); // 0 to 1
 const gray = cropAndRestore(map, size, photograph.height, photograph.width); // of the photograph's size, 0 to 255
 await writeFile("saliency.f32", gray.map((value) => value / 255)); // raw float32, 0 to 1, row by row
 await writeFile("saliency.pgm", `P5 ${photograph.width} ${photograph.height} 255\n`);
@@ -145,14 +144,14 @@ await writeFile("saliency.pgm", Uint8Array.from(gray, Math.round), { flag: "a" }
 
 BROWSER_EXAMPLE = """// For a page next to model.json. A bundler or an import map finds "@tensorflow/tfjs".
 import * as tf from "@tensorflow/tfjs";
-import { cropAndRestore, resizeAndPad } from "./geometry.js";
+import { cropAndRestore, fittedSize, resizeAndPad } from "./geometry.js";
 
 const network = await tf.loadGraphModel("model.json");
-const size = [{height}, {width}];
 
 /** From a canvas' `context.getImageData(...)` to its map: Float32Array, row by row, 0 to 1. */
 export async function predict(photograph) {
-  const images = tf.tensor4d(resizeAndPad(photograph, size, {padding}), [1, ...size, 3]);
+  const size = {js_size}; // height and width
+  const images = tf.tensor4d(resizeAndPad(photograph, size), [1, ...size, 3]);
   const maps = network.execute(images);
   const gray = cropAndRestore(await maps.data(), size, photograph.height, photograph.width); // 0 to 255
   tf.dispose([images, maps]);
@@ -160,7 +159,8 @@ export async function predict(photograph) {
 }
 """
 
-NOTES = """In a browser, with the same `geometry.js`:
+NOTES = """In a browser, with the same `geometry.js`. Draw transparent pictures on white; browsers turn photographs
+upright.
 
 ```js
 {browser}```
@@ -185,9 +185,9 @@ FORMAT = Format(
     file=FILE,
     write=write_tfjs,
     predict=predict_tfjs,
-    example=fill(EXAMPLE, padding=IMAGE_PADDING),
+    example=EXAMPLE,
     needs="Node.js 18 or later, and `npm install` in this folder",
-    notes=fill(NOTES, browser=BROWSER_EXAMPLE, padding=IMAGE_PADDING),
+    notes=fill(NOTES, browser=BROWSER_EXAMPLE),
     accompany=accompany,
     language="js",
 )

@@ -34,7 +34,7 @@ FORMAT = Format(
 import numpy as np
 from PIL import Image
 
-network = msinet.load("msinet.weights.h5", input_size=({height}, {width}))
+network = msinet.load("msinet.weights.h5"{load_size})
 saliency = network.predict("photograph.png")  # float32, 0 to 1, of the photograph's size
 """
     + SAVE_MAP,

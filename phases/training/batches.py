@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from ...data import Group, Sample, fitted_size
+from ...data import Group, Sample
+from ...geometry import fitted_size
 from ...image_files import MAP_FORMATS, STORED, image_size
 from ...images import (
     IMAGE_PADDING,
@@ -50,7 +51,7 @@ def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group
 
     Args:
         groups: as `data.load_groups` returns them; their own sizes are ignored.
-        pixels: of the network's input; see `data.fitted_size`.
+        pixels: of the network's input; see `geometry.fitted_size`.
     """
     by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
     for part, group in enumerate(groups):

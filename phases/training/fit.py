@@ -41,7 +41,7 @@ def train(
         init: see `checkpoint.initial_weights`.
         restart: whether to start over if a run of this name exists.
         fit_pixels: number of pixels of the network's input if its shape follows each photograph's, see
-            `data.fitted_size`; None to use the groups' sizes.
+            `geometry.fitted_size`; None to use the groups' sizes.
 
     Raises:
         UserError: an existing run has other settings, another process is training it, initial weights are not
