@@ -18,7 +18,7 @@ from .protocols import Protocol
 FIT_IMAGES = 200
 
 # Names of `baselines` and `score_gold_standard` in the table, reserved for them.
-UNIFORM, CENTRE_BIAS, GOLD_STANDARD = "uniform", "centre bias", "gold standard"
+UNIFORM, CENTRE_BIAS, GOLD_STANDARD = "uniform", "center bias", "gold standard"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def folder_contender(name: str, folder: Path) -> Contender:
 
 
 def baselines(truth: GroundTruth) -> list[Contender]:
-    """Predictions that every model should beat: a constant map, and the centre bias."""
+    """Predictions that every model should beat: a constant map, and the center bias."""
 
     def uniform(cases):
         return (np.full(case.shape, 1 / np.prod(case.shape)) for case in cases)

@@ -32,14 +32,15 @@ MAY_IMPORT = {
     "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs network "
     "scoring checkpoint images data precision model loss acquisition.datasets utils config",
     "phases.custom": "scoring",
+    "phases.curves": "utils",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so that a user can repeat each row of its page with a command.
     "phases.reproduce": "phases.reproduction utils",
-    "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
-    "checkpoint download data acquisition.datasets utils config",
+    "phases.reproduction": "phases.reproduction phases.curves phases.download phases.evaluate phases.submit "
+    "phases.train scoring checkpoint download data acquisition.datasets utils config",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
     "phases.distributed": "phases.distributed photographs network images data model utils config",
-    "phases.training": "phases.training checkpoint images data model loss precision utils config",
+    "phases.training": "phases.training phases.curves checkpoint images data model loss precision utils config",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config",
     "main": "phases arguments acquisition.datasets utils config",
 }

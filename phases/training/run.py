@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import keras
@@ -16,6 +16,7 @@ from ... import checkpoint
 from ...checkpoint import Knowledge
 from ...config import defaults
 from ...utils import UserError, name_some, onednn_enabled, whole_file, write_json, write_record
+from ..curves import draw_losses
 from .callbacks import averaged_weights
 
 # Messages for changed settings whose values are hashes.
@@ -37,7 +38,7 @@ class Run:
     """
 
     def __init__(self, results: Path, name: str, settings: dict, knowledge: Knowledge | None = None, epochs: int = 0):
-        self.results = results
+        self.results, self.name = results, name
         self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
         self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
         self.history_path = results / "history" / f"{name}.csv"
@@ -180,29 +181,7 @@ class Run:
             writer = csv.DictWriter(file, self.history[0])
             writer.writeheader()
             writer.writerows(self.history)
-        plot_history(self.history_path.with_suffix(".png"), self.history)
-
-
-def plot_history(path: Path, history: Sequence[Mapping]) -> None:
-    """Draw the training and validation loss over the epochs as a PNG.
-
-    Args:
-        path: the file to write.
-        history: one row per epoch, with "epoch", "loss" and "val_loss".
-    """
-    from matplotlib.figure import Figure  # pyplot would require a display.
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    for key, label in (("loss", "training"), ("val_loss", "validation")):
-        axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
-    only_kld = "val_kld" not in history[0]  # If KLD has its own column, the loss is a sum of several terms.
-    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)" if only_kld else "loss")
-    axes.locator_params("x", integer=True)
-    axes.legend()
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        draw_losses(self.history_path.with_suffix(".png"), {self.name: self.history})
 
 
 def _describe(owner: Path) -> str:
