@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 from ... import checkpoint
 from ...checkpoint import Knowledge
 from ...config import defaults
-from ...utils import UserError, name_some, onednn_enabled, whole_file, write_json, write_record
+from ...utils import UserError, name_some, onednn_enabled, whole_file, write_record
 from ..curves import draw_losses
 from .callbacks import averaged_weights
 
@@ -59,20 +58,22 @@ class Run:
         """
         file = self.latest_path.with_name(f"{self.latest_path.name.removesuffix('.weights.h5')}.lock")
         file.parent.mkdir(parents=True, exist_ok=True)
-        owner, lock = file.with_suffix(".lock.json"), FileLock(file)
+        owner = file.with_suffix(".owner")
         try:
-            lock.acquire(timeout=0)
+            lock = FileLock(file, timeout=0).acquire()
         except Timeout as error:
+            holder = owner.read_text(encoding="utf-8") if owner.exists() else ""
             raise UserError(
-                f"Another process is training {self.latest_path}{_describe(owner)}. Wait until it ends, stop it, or "
-                f"choose another --results folder."
+                f"Another process is training {self.latest_path}{holder}. Wait until it ends, stop it, or choose "
+                f"another --results folder."
             ) from error
-        try:
-            write_json(owner, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
+        with lock:
+            try:
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                owner.write_text(f": process {os.getpid()}, since {since}", encoding="utf-8")
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
 
     def exists(self) -> bool:
         return self.latest_path.exists()
@@ -107,7 +108,7 @@ class Run:
         with checkpoint.reading(self.latest_path, "is no checkpoint of a training run", "Start over with --restart."):
             before = dict(attributes["settings"])
             self.history = [dict(row) for row in attributes["history"]]
-            self.start = str(attributes["start"]).rpartition("; first from ")[2]  # Earlier versions repeated it.
+            self.start = str(attributes["start"])
             self.epochs_before = attributes.get("epochs")
         if self.settings.get("init") is None:  # A resumed run keeps its initial weights.
             self.settings["init"] = before.get("init")
@@ -122,8 +123,6 @@ class Run:
                 f"{self.latest_path} belongs to a run with other settings: {'; '.join(changed)}. Use the same settings "
                 f"to resume it, choose another --results folder, or start over with --restart."
             )
-        if self.settings["init"] and "init" not in before:
-            print(f"--init {self.settings['init']} has no effect: this resumed run started from {self.start}.")
 
     def save(self, model: keras.Model, row: dict) -> None:
         """Add an epoch to the history and write all files.
@@ -148,7 +147,11 @@ class Run:
                 bare = keras.Model(model.inputs, model.outputs, name=model.name)  # the same layers without optimizer
                 with averaged_weights(model), whole_file(self.best_path) as copy:
                     checkpoint.save_checkpoint(bare, copy, attributes)
-            self._write_history()
+            with whole_file(self.history_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.history[0])
+                writer.writeheader()
+                writer.writerows(self.history)
+            draw_losses(self.history_path.with_suffix(".png"), {self.name: self.history})
 
     def last_good(self) -> str:
         """A phrase about the checkpoint that remains when an epoch fails."""
@@ -175,19 +178,3 @@ class Run:
                 f"At the end of epoch {row['epoch']}, {name_some(wrong)} {'is' if len(wrong) == 1 else 'are'} "
                 f"not a number; {self.last_good()}. Try a smaller --learning-rate."
             )
-
-    def _write_history(self) -> None:
-        with whole_file(self.history_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.history[0])
-            writer.writeheader()
-            writer.writerows(self.history)
-        draw_losses(self.history_path.with_suffix(".png"), {self.name: self.history})
-
-
-def _describe(owner: Path) -> str:
-    """The holder of a lock, from the file that it wrote next to the lock."""
-    try:
-        holder = json.loads(owner.read_text(encoding="utf-8"))
-        return f": process {holder['process']}, since {holder['since']}"
-    except (OSError, ValueError, KeyError):  # It has only just started.
-        return ""
