@@ -97,9 +97,7 @@ def score_contender(
 ) -> list[dict[str, float]]:
     """Score every case in parallel with the next predictions.
 
-    Args:
-        contender, truth, protocol: the predictions, the ground truth, and the metrics.
-        metric_maps: score each metric on its own map, made from the log density; see `density.metric_maps`.
+    With `metric_maps`, each metric is scored on its own map, made from the log density; see `density.metric_maps`.
     """
     make_maps = _metric_maps(contender, truth) if metric_maps else None
 
@@ -135,15 +133,7 @@ def _metric_maps(contender: Contender, truth: GroundTruth) -> Callable[[Case, np
 
 
 def fit_contender(contender: Contender, cases: Sequence[Case]) -> tuple[FittedDensity, str]:
-    """Fit a density to a contender's maps of training images.
-
-    Args:
-        contender: the source of the maps.
-        cases: training images; at most `FIT_IMAGES`, evenly spaced, are used.
-
-    Returns:
-        The density, and a sentence about the gain.
-    """
+    """Fit a density to a contender's maps of at most `FIT_IMAGES` training images; add a sentence about the gain."""
     chosen = [case for case in cases if len(case.fixations)]
     chosen = chosen[:: max(1, -(-len(chosen) // FIT_IMAGES))]
     if not chosen:

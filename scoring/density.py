@@ -100,7 +100,7 @@ def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]
     return float(found.x), -float(found.fun)
 
 
-# --- Centre bias ------------------------------------------------------------------------------------------------------
+# --- Center bias ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class GoldStandard:
 
     Attributes:
         bandwidth: of the Gaussian kernel, relative to the square root of the image's area.
-        centre: share of the centre bias in the mixture.
+        centre: share of the center bias in the mixture.
     """
 
     bandwidth: float
@@ -211,7 +211,7 @@ def fit_gold_standard(
     """Choose bandwidth and mixture by the likelihood of each observer's fixations under those of the others.
 
     Args:
-        images: for each, the relative positions (N, 2), their observers (N,), the image's shape, and the centre bias
+        images: for each, the relative positions (N, 2), their observers (N,), the image's shape, and the center bias
             without the image on the grid.
     """
     images = images[:: max(1, len(images) // MOST_IMAGES)]

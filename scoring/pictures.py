@@ -2,11 +2,12 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure  # pyplot would require a display.
 
 from ..images import decode_image
 from ..utils import whole_file
@@ -31,10 +32,7 @@ def draw_examples(
         rows: the contender's scores of each image.
         metric: the score that ranks the images.
     """
-    from matplotlib.figure import Figure  # Without pyplot, no display is needed.
-
-    values = np.array([row[metric] for row in rows])
-    order = best_first(values, metric in protocol.less_is_better)
+    values, order = rank(rows, metric, protocol)
     if not order:
         return
     middle = max(0, len(order) // 2 - 1)
@@ -46,7 +44,7 @@ def draw_examples(
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.98, 0.02, 0.12)  # Faster than an automatic layout.
     grid = figure.subplots(len(chosen), 3, squeeze=False)
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=True):
-        _draw_fixations(axes[0], case, _photograph(case))
+        _draw_photograph(axes[0], case)
         axes[0].set_title(f"{words[case.index]}: {case.sample.name}, {metric} {values[case.index]:.2f}", fontsize=9)
         axes[1].imshow(protocol.true_map(truth, case), cmap="inferno")
         axes[2].imshow(saliency, cmap="inferno")
@@ -65,10 +63,7 @@ def draw_worst(
 
     Args: as `draw_examples`.
     """
-    from matplotlib.figure import Figure
-
-    values = np.array([row[metric] for row in rows])
-    order = best_first(values, metric in protocol.less_is_better)
+    values, order = rank(rows, metric, protocol)
     chosen = order[::-1][: min(MOST_WORST, -(-len(order) // 10))]
     if not chosen:
         return
@@ -78,7 +73,7 @@ def draw_worst(
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.96, 0.02, 0.1)
     grid = figure.subplots(-(-len(cases) // columns), columns, squeeze=False).ravel()
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=False):
-        _draw_fixations(axes, case, _photograph(case))
+        _draw_photograph(axes, case)
         height, width = case.shape  # A map may have another size than the image.
         axes.imshow(saliency, cmap="inferno", alpha=0.5, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         axes.set_title(f"{case.sample.name[-20:]}, {metric} {values[case.index]:.2f}", fontsize=7, pad=2)
@@ -88,19 +83,16 @@ def draw_worst(
         figure.savefig(temporary, dpi=100)
 
 
-def best_first(values: np.ndarray, less_is_better: bool) -> list[int]:
-    """Indices of values, (N,), from the best to the worst, without NaN."""
-    order = np.argsort(values if less_is_better else -values)
-    return [int(i) for i in order if np.isfinite(values[i])]
+def rank(rows: Sequence[Mapping[str, float]], metric: str, protocol: Protocol) -> tuple[np.ndarray, list[int]]:
+    """A metric of each image, (N,), and the images' indices from the best to the worst, without NaN."""
+    values = np.array([row[metric] for row in rows])
+    order = np.argsort(values if metric in protocol.less_is_better else -values)
+    return values, [int(i) for i in order if np.isfinite(values[i])]
 
 
-def _photograph(case: Case) -> np.ndarray:
-    return decode_image(tf.io.read_file(os.fsencode(case.sample.stimulus)), 3).numpy()
-
-
-def _draw_fixations(axes, case: Case, pixels: np.ndarray) -> None:
-    """Draw a picture with a dot at each of the image's fixations."""
-    axes.imshow(pixels)
+def _draw_photograph(axes, case: Case) -> None:
+    """Draw a photograph with a dot at each fixation."""
+    axes.imshow(decode_image(tf.io.read_file(os.fsencode(case.sample.stimulus)), 3))
     rows, columns = case.fixations.T
     axes.scatter(columns, rows, s=7, c="yellow", edgecolors="black", linewidths=0.4)
     axes.set(xlim=(-0.5, case.shape[1] - 0.5), ylim=(case.shape[0] - 0.5, -0.5))
@@ -108,8 +100,6 @@ def _draw_fixations(axes, case: Case, pixels: np.ndarray) -> None:
 
 def draw_distributions(path: Path, scores: Scores, protocol: Protocol) -> None:
     """Draw the distribution of each metric over the images, with one box per contender."""
-    from matplotlib.figure import Figure
-
     names = list(next(iter(scores.values()))[0])
     columns = min(4, len(names))
     figure = Figure(figsize=(3.2 * columns, (1 + 0.35 * len(scores)) * -(-len(names) // columns)), layout="constrained")

@@ -45,7 +45,7 @@ def test_interpolated_density_keeps_its_sum_and_its_shape(shape):
     np.testing.assert_allclose(pixels, expected / expected.sum(), atol=0.01 * pixels.max())
 
 
-# --- Centre bias and gold standard ------------------------------------------------------------------------------------
+# --- Center bias and gold standard ------------------------------------------------------------------------------------
 
 
 def simulated_positions(images=40, count=30, uniform=0.2, seed=0):
@@ -114,7 +114,7 @@ def small_grid(monkeypatch):
 
 @pytest.fixture
 def truth():
-    """A density with a curve, a blur and a centre bias that are not the initial ones."""
+    """A density with a curve, a blur and a center bias that are not the initial ones."""
     curve = 0.05 + fitting.CURVE_AT**2
     return fitting.FittedDensity(0.05, curve, -2 * np.linspace(0, 1, fitting.CENTRE_KNOTS) ** 2, 1.5)
 
@@ -142,7 +142,7 @@ def test_fit_recovers_known_parameters_and_gains_information_on_other_images(sma
     assert after > before + 0.1
     assert fitted.blur == pytest.approx(truth.blur, rel=0.35)
     assert fitted.ratio == pytest.approx(truth.ratio, rel=0.35)
-    # The scale of the curve and the offset of the centre bias do not matter. Few pixels reach the ends of either.
+    # The scale of the curve and the offset of the center bias do not matter. Few pixels reach the ends of either.
     curves = [np.log(d.curve[6:17]) - np.log(d.curve[12]) for d in (fitted, truth)]
     np.testing.assert_allclose(*curves, atol=0.35)
     centres = [d.centre[1:10] - d.centre[5] for d in (fitted, truth)]

@@ -454,9 +454,8 @@ def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narro
 
 
 def test_best_come_first_and_what_is_no_number_is_left_out():
-    values = np.array([3.0, np.nan, 1.0, 2.0])
-    assert pictures.best_first(values, less_is_better=False) == [0, 3, 2]
-    assert pictures.best_first(values, less_is_better=True) == [2, 3, 0]
+    rows = [{"NSS": value, "EMD": value} for value in (3.0, np.nan, 1.0, 2.0)]
+    assert [pictures.rank(rows, metric, MIT)[1] for metric in ("NSS", "EMD")] == [[0, 3, 2], [2, 3, 0]]
 
 
 def test_headers_of_arrays_are_parsed_one_at_a_time(tmp_path, monkeypatch):

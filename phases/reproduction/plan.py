@@ -23,22 +23,7 @@ TRAINED = {"aspp": "trained", "plain": "ablation"}  # by context
 
 @dataclass(frozen=True)
 class Options:
-    """What to reproduce.
-
-    Attributes:
-        data: keys of `datasets.DATASETS`, or "all".
-        path: the folder that contains their folders.
-        params: all parameters, see `config.PARAMS`.
-        weights: the network to score as the published one: "published", "lite", or a path.
-        train: whether to train too.
-        context: "plain" to train the ablation too.
-        variant: of the networks to train, a key of `config.VARIANTS`.
-        init: initial weights of the training on SALICON; see `checkpoint.initial_weights`.
-        seeds: number of trainings of each network, with consecutive seeds.
-        input_size: height and width of every network's input; None for each dataset's own.
-        reference: a file of published numbers; see `reference.read`.
-        dry_run: whether only to print the plan.
-    """
+    """The flags of `reproduce`, whose help describes them, and all parameters by name."""
 
     data: Sequence[str]
     path: Path
