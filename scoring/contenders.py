@@ -147,14 +147,11 @@ def fit_contender(contender: Contender, cases: Sequence[Case]) -> tuple[FittedDe
 
 
 def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[dict[str, float]], dict]:
-    """Score how well observers predict another observer, the expected upper bound of models.
+    """Score how well observers predict another observer, the expected upper bound of models; add its parameters.
 
     For metrics on fixations, each observer of an image is predicted by all others, and the scores are averaged. For
     metrics that compare maps, half of the observers predict the map of the other half. An image without two known
     observers has no score; at least one image must have them, see `Case.has_observers`.
-
-    Returns:
-        The scores of each case, and the parameters of `density.GoldStandard`.
     """
     known = [case for case in truth.cases if case.has_observers]
     centres = {case.index: truth.centre_bias.grid(without=case.positions) for case in known}

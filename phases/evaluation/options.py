@@ -35,16 +35,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of an evaluation.
+    """The images of an evaluation."""
 
-    Attributes:
-        folder: of the dataset.
-        scored: the samples to score.
-        training: the samples that densities are fitted to, if any.
-        valid_fraction: share of your own images that validates, if it determined the samples.
-    """
-
-    folder: Path
+    folder: Path  # of the dataset
     scored: Sequence[Sample]
-    training: Sequence[Sample] = ()
-    valid_fraction: float | None = None
+    training: Sequence[Sample] = ()  # for fitting densities
+    valid_fraction: float | None = None  # if it determined the samples

@@ -214,15 +214,7 @@ def default_name(options: Options, models: Sequence[Contender], settings: Mappin
 
 
 def check_same_settings(summary: Path, settings: Mapping) -> None:
-    """Check that no run with other settings is overwritten.
-
-    Args:
-        summary: path of the run's summary, which may be missing.
-        settings: see `settings_of`.
-
-    Raises:
-        UserError: there is a run with other settings.
-    """
+    """Raise if a run with other settings would be overwritten; its summary may be missing."""
     try:
         before = json.loads(summary.read_text(encoding="utf-8"))
         changed = [

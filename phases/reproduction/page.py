@@ -36,11 +36,7 @@ class Report:
         return "\n\n".join(f"Protocol {name}\n\n{self.table(name)}" for name in PROTOCOLS)
 
     def write(self) -> None:
-        """Write every file of the page.
-
-        Raises:
-            OSError: the disk is full, or the folder cannot be written to.
-        """
+        """Write every file of the page."""
         folder = self.options.folder
         self._draw_curves()
         self._write_csv(folder / "results.csv")

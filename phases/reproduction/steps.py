@@ -116,15 +116,7 @@ def _folder_name(verb: str, step: Step, key: str) -> str:
 
 
 def request(step: Step, inputs: Mapping[str, dict], options: Options, results: Path, name: str | None = None) -> Any:
-    """The options of the phase that trains, evaluates or submits.
-
-    Args:
-        step: what to do.
-        inputs: the results of the steps that it needs, by their names.
-        options: of the reproduction.
-        results: the folder of the phase's results.
-        name: of an evaluation's folder.
-    """
+    """The options of the phase that trains, evaluates or submits; `name` is that of an evaluation's folder."""
     found = [inputs[need] for need in step.needs]
     params, size = {**options.params, "results": str(results)}, options.input_size
     weights = found[-1].get("best") or found[-1].get("path")  # None if only a dataset is needed

@@ -19,12 +19,7 @@ BOARD_IMAGES = 4  # validation images shown after each epoch
 
 
 class EpochEnd(keras.callbacks.Callback):
-    """Shows progress, stops when the loss is not a number, and saves the run after every epoch.
-
-    Args:
-        run: a `run.Run`.
-        steps: training steps per epoch.
-    """
+    """Shows progress, stops when the loss is not a number, and saves the run after every epoch of so many steps."""
 
     def __init__(self, run, steps: int):
         super().__init__()
@@ -75,12 +70,9 @@ class ValidateAverage(keras.callbacks.Callback):
 
 
 class Board(keras.callbacks.TensorBoard):
-    """Writes the speed and a few validation maps for TensorBoard, in addition to what Keras writes.
+    """Writes the speed and a few maps of the first validation batches, in addition to Keras' data for TensorBoard.
 
-    Args:
-        folder: the folder to write.
-        validation: the batches of the validation; the first ones are shown.
-        images: number of training images per epoch.
+    An epoch trains with so many `images`.
     """
 
     def __init__(self, folder: Path, validation: Sequence[Batch], images: int):

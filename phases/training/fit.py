@@ -158,11 +158,7 @@ def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
 
 
 def choose_devices(gpus: int, batch_size: int) -> list[str]:
-    """Names of the GPUs that each training step is distributed across; empty for a processor.
-
-    Args:
-        gpus: number of GPUs, or 0 for all that TensorFlow finds, but no more than images in a batch.
-        batch_size: images of one training step on all devices together.
+    """Names of the GPUs that each batch is distributed across, each with at least one image; empty for a processor.
 
     Raises:
         UserError: there are fewer GPUs, or fewer images in a batch.
