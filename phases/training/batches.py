@@ -180,7 +180,7 @@ def write_cache(groups: Sequence[Group], folder: Path) -> dict[tuple[Sample, tup
     Raises:
         UserError: the disk is too small.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     check_space(folder, sum(16 * len(group.samples) * group.size[0] * group.size[1] for group in groups))
     plan = [Batch([sample], group.size) for group in groups for sample in group.samples]
     files = {}
