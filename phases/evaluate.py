@@ -45,19 +45,19 @@ def choose_images(options: Options) -> Images:
         make_missing_maps(folder, options.params)
     if options.split == "all":
         return Images(folder, data.pair_files(folder, options.orientation))
-    share = choose_fraction(options) if options.data == CUSTOM else None
+    share = choose_fraction(options, folder) if options.data == CUSTOM else None
     size = datasets.input_size(options.data)
-    train, valid = (
-        group.samples
-        for group in data.load_groups(
-            options.data, folder, size, valid_fraction=share or 0.0, orientation=options.orientation
-        )
-    )
+    groups = data.load_groups(options.data, folder, size, valid_fraction=share or 0.0, orientation=options.orientation)
+    train, valid = (group.samples for group in groups)
     return Images(folder, train if options.split == "train" else valid, train if options.fit else (), share)
 
 
-def choose_fraction(options: Options) -> float:
-    """The share of your own images that validates: as asked for, else as in the training of the weights."""
+def choose_fraction(options: Options, folder: Path) -> float:
+    """The share of your own images that validates.
+
+    It is the one that the user named; else that of the weights' training, if some of these images trained them; else
+    the default.
+    """
     if options.valid_fraction is not None:
         return options.valid_fraction
     if options.maps and not options.weights:
@@ -66,4 +66,7 @@ def choose_fraction(options: Options) -> float:
         from ..checkpoint import choose_weights, read_knowledge
     wanted = options.weights[0] if options.weights else None
     known = read_knowledge(choose_weights(CUSTOM, wanted, Path(options.params["results"])).path)
-    return VALID_FRACTION if known is None or known.valid_fraction is None else known.valid_fraction
+    if known is None or known.valid_fraction is None:
+        return VALID_FRACTION
+    names = [sample.name for sample in data.pair_files(folder)]
+    return known.valid_fraction if known.trained_on(CUSTOM, names) else VALID_FRACTION

@@ -11,8 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..utils import UserError, check_writable, count, quiet_stderr
-from .reproduction import page, plan, reference
-from .reproduction.ledger import Ledger
+from .reproduction import ledger, plan, reference
 from .reproduction.plan import Options
 
 
@@ -27,17 +26,17 @@ def run(options: Options) -> int:
     """
     check(options)
     references = reference.read(options.reference) if options.reference else []
-    steps = plan.make_plan(options)
-    print(plan.table(options, steps))
+    planned = plan.make_plan(options)
+    print(plan.table(options, planned))
     if options.dry_run:
         return 0
     check_writable(options.folder)
     with quiet_stderr():
-        from .reproduction.steps import actions
+        from .reproduction import page, steps
     # TensorFlow warns about many networks in one process, as if one network were compiled again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with alone(options.folder):
-        outcomes = Ledger(options.folder, actions(options)).do_all(steps)
+        outcomes = ledger.do_all(options, planned, steps.ACTIONS)
         report = page.Report(options, outcomes, references)
         print(f"\n{report.summary()}")
         try:
@@ -66,14 +65,10 @@ def check(options: Options) -> None:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Lock a reproduction for this process. The lock of a process that dies is released."""
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        with FileLock(folder / ".lock", timeout=0):
+            yield
     except Timeout as error:
         raise UserError(
             f"Another process is using {folder}. Wait until it ends, or choose another --results folder."
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()

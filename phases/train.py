@@ -22,19 +22,7 @@ OF_CUSTOM = ("valid_fraction", "sigma", "pixels_per_degree")
 
 @dataclass(frozen=True)
 class Options:
-    """What to train, and how.
-
-    Attributes:
-        data: keys of `datasets.names()`; several are trained on together.
-        path: see `data.find_dataset`.
-        params: all parameters, see `config.PARAMS`.
-        init: see `checkpoint.initial_weights`.
-        variant: a key of `config.VARIANTS`; None for "lite" with the initial weights of the lite network, else "full".
-        context: one of `config.CONTEXTS`.
-        restart: whether to start over if a run of this name exists.
-        input_size: height and width; "auto" for a size by each photograph's shape, None for each dataset's own.
-        valid_fraction, sigma, pixels_per_degree: of your own photographs; see `data.split_custom` and `fixations.Blur`.
-    """
+    """The flags of `train`, whose help describes them, and all parameters by name."""
 
     data: Sequence[str]
     path: Path

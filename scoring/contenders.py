@@ -19,7 +19,7 @@ from .protocols import Protocol
 FIT_IMAGES = 200
 
 # Names of `baselines` and `score_gold_standard` in the table, reserved for them.
-UNIFORM, CENTRE_BIAS, GOLD_STANDARD = "uniform", "centre bias", "gold standard"
+UNIFORM, CENTRE_BIAS, GOLD_STANDARD = "uniform", "center bias", "gold standard"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def folder_contender(name: str, folder: Path) -> Contender:
 
 
 def baselines(truth: GroundTruth) -> list[Contender]:
-    """Predictions that every model should beat: a constant map, and the centre bias."""
+    """Predictions that every model should beat: a constant map, and the center bias."""
 
     def uniform(cases):
         return (np.full(case.shape, 1 / np.prod(case.shape)) for case in cases)
@@ -98,9 +98,7 @@ def score_contender(
 ) -> list[dict[str, float]]:
     """Score every case in parallel with the next predictions.
 
-    Args:
-        contender, truth, protocol: the predictions, the ground truth, and the metrics.
-        metric_maps: score each metric on its own map, made from the log density; see `density.metric_maps`.
+    With `metric_maps`, each metric is scored on its own map, made from the log density; see `density.metric_maps`.
     """
     make_maps = _metric_maps(contender, truth) if metric_maps else None
 
@@ -136,15 +134,7 @@ def _metric_maps(contender: Contender, truth: GroundTruth) -> Callable[[Case, np
 
 
 def fit_contender(contender: Contender, cases: Sequence[Case]) -> tuple[FittedDensity, str]:
-    """Fit a density to a contender's maps of training images.
-
-    Args:
-        contender: the source of the maps.
-        cases: training images; at most `FIT_IMAGES`, evenly spaced, are used.
-
-    Returns:
-        The density, and a sentence about the gain.
-    """
+    """Fit a density to a contender's maps of at most `FIT_IMAGES` training images; add a sentence about the gain."""
     chosen = [case for case in cases if len(case.fixations)]
     chosen = chosen[:: max(1, -(-len(chosen) // FIT_IMAGES))]
     if not chosen:
@@ -158,14 +148,11 @@ def fit_contender(contender: Contender, cases: Sequence[Case]) -> tuple[FittedDe
 
 
 def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[dict[str, float]], dict]:
-    """Score how well observers predict another observer, the expected upper bound of models.
+    """Score how well observers predict another observer, the expected upper bound of models; add its parameters.
 
     For metrics on fixations, each observer of an image is predicted by all others, and the scores are averaged. For
     metrics that compare maps, half of the observers predict the map of the other half. An image without two known
     observers has no score; at least one image must have them, see `Case.has_observers`.
-
-    Returns:
-        The scores of each case, and the parameters of `density.GoldStandard`.
     """
     known = [case for case in truth.cases if case.has_observers]
     centres = {case.index: truth.centre_bias.grid(without=case.positions) for case in known}

@@ -56,11 +56,7 @@ def histogram(positions: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def kernel_matrix(bandwidth: float) -> np.ndarray:
-    """Row i is the Gaussian around cell i, (CELLS, CELLS); it is cut off at the border.
-
-    Args:
-        bandwidth: standard deviation relative to the image's side.
-    """
+    """Row i is the Gaussian around cell i, cut off at the border; the bandwidth is relative to the image's side."""
     distance = np.subtract.outer(np.arange(CELLS), np.arange(CELLS)) / (CELLS * bandwidth)
     kernel = np.exp(-(distance**2) / 2)
     return kernel / kernel[CELLS // 2].sum()
@@ -84,13 +80,10 @@ def kernel_sums(cells: np.ndarray, sources: np.ndarray, of_rows: np.ndarray, of_
 
 
 def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]:
-    """The share of `others` in the mixture of two densities with the highest likelihood of fixations.
+    """The share of `others` in the mixture of two densities with the highest likelihood, and its logarithm's mean.
 
     Args:
         values, others: both densities at the fixations, (N,), or one number for all.
-
-    Returns:
-        The share, 1e-4 to 1 - 1e-4, and the mean log likelihood with it.
     """
 
     def loss(share):
@@ -100,7 +93,7 @@ def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]
     return float(found.x), -float(found.fun)
 
 
-# --- Centre bias ------------------------------------------------------------------------------------------------------
+# --- Center bias ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -118,11 +111,7 @@ class CentreBias:
     uniform: float
 
     def grid(self, without: np.ndarray | None = None) -> np.ndarray:
-        """The density on the grid, with sum 1.
-
-        Args:
-            without: relative positions, (N, 2), to subtract from the counts: those of the image to explain.
-        """
+        """The density on the grid, with sum 1; without the positions, (N, 2), of the image to explain."""
         kernel = kernel_matrix(self.bandwidth)
         counts = self.counts if without is None else self.counts - histogram(without)
         density = kernel @ counts @ kernel.T
@@ -136,11 +125,7 @@ class CentreBias:
 
 
 def fit_centre_bias(positions: Sequence[np.ndarray]) -> CentreBias:
-    """Choose bandwidth and mixture by the likelihood of each image's fixations under those of the other images.
-
-    Args:
-        positions: for each image, the relative positions of its fixations, (N, 2).
-    """
+    """Choose bandwidth and mixture by the likelihood of each image's fixations, (N, 2), under those of the others."""
     every = np.concatenate([np.zeros((0, 2)), *positions])
     counts = histogram(every)
     chosen = [p for p in positions[:: max(1, len(positions) // MOST_IMAGES)] if len(p)]
@@ -177,20 +162,14 @@ class GoldStandard:
 
     Attributes:
         bandwidth: of the Gaussian kernel, relative to the square root of the image's area.
-        centre: share of the centre bias in the mixture.
+        centre: share of the center bias in the mixture.
     """
 
     bandwidth: float
     centre: float
 
     def grid(self, positions: np.ndarray, shape: tuple[int, int], centre_grid: np.ndarray) -> np.ndarray:
-        """The density of observers' fixations on the grid, with sum 1.
-
-        Args:
-            positions: relative positions of their fixations, (N, 2).
-            shape: of the image.
-            centre_grid: `CentreBias.grid` without this image.
-        """
+        """The density of observers' fixations, (N, 2), on the grid; `centre_grid` is `CentreBias.grid` without them."""
         of_rows, of_columns = observers_kernels(shape, self.bandwidth)
         density = of_rows @ histogram(positions) @ of_columns.T
         mass = density.sum()
@@ -211,7 +190,7 @@ def fit_gold_standard(
     """Choose bandwidth and mixture by the likelihood of each observer's fixations under those of the others.
 
     Args:
-        images: for each, the relative positions (N, 2), their observers (N,), the image's shape, and the centre bias
+        images: for each, the relative positions (N, 2), their observers (N,), the image's shape, and the center bias
             without the image on the grid.
     """
     images = images[:: max(1, len(images) // MOST_IMAGES)]
@@ -266,19 +245,11 @@ def metric_maps(
 
 
 def similarity_map(values: np.ndarray, kernel: float, count: int, seed: int = 0, draws: int = SIM_DRAWS) -> np.ndarray:
-    """The map that maximises the expected similarity under a density.
+    """The map, (H, W) with sum 1, that maximises the expected similarity under a density, `values`.
 
     The expected similarity with true maps q is the sum of E[min(p, q)] over the pixels. On the simplex it is maximal if
     P(q > p) is the same for all pixels, so p is the same quantile of each pixel's true values, with a sum of 1 over the
     map. The maximum over the drawn true maps is exact and needs no iterations.
-
-    Args:
-        values: the density, (H, W).
-        kernel, count, seed: as in `metric_maps`.
-        draws: number of true maps to draw.
-
-    Returns:
-        float64, (H, W), with sum 1.
     """
     # The kernel removes the details that a coarser grid would lose.
     height, width = (max(1, int(np.ceil(side * min(1, SIM_CELLS / kernel)))) for side in values.shape)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from scipy.optimize import minimize
 
 from ..installation import command
@@ -20,7 +21,7 @@ KNOTS, CENTRE_KNOTS = 20, 12
 CURVE_AT = np.linspace(0, 1, KNOTS) ** 2
 CENTRE_AT = np.linspace(0, 1, CENTRE_KNOTS)
 
-# Weight of the squared steps of the centre bias, relative to the likelihood of a fixation in nats.
+# Weight of the squared steps of the center bias, relative to the likelihood of a fixation in nats.
 SMOOTHING = 1e-3
 
 # Bounds of the parameters, see `_split`: beyond them numbers overflow, or a single fixation could cost any amount.
@@ -36,7 +37,7 @@ BLURS = (np.exp(BOUNDS[0][0]), 0.005, 0.01, 0.02, 0.04, 0.08)
 
 @dataclass(frozen=True)
 class FittedDensity:
-    """A saliency map is blurred, mapped through a monotone curve, and multiplied by an elliptic centre bias.
+    """A saliency map is blurred, mapped through a monotone curve, and multiplied by an elliptic center bias.
 
     Attributes:
         blur: standard deviation of the Gaussian, relative to the square root of the image's area.
@@ -68,25 +69,19 @@ class FittedDensity:
         Raises:
             UserError: the file is missing or invalid.
         """
+        if not path.exists():
+            raise UserError(f"No such file: {path}. Make one with '{command()} evaluate --fit'.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            loaded = cls(
-                float(content["blur"]), np.array(content["curve"]), np.array(content["centre"]), float(content["ratio"])
-            )
-            valid = (
-                loaded.curve.shape == (KNOTS,)
-                and loaded.centre.shape == (CENTRE_KNOTS,)
-                and min(loaded.blur, loaded.ratio, *loaded.curve) > 0
-                and np.isfinite([*loaded.curve, *loaded.centre, loaded.blur, loaded.ratio]).all()
-            )
-        except FileNotFoundError as error:
-            raise UserError(f"No such file: {path}. Make one with '{command()} evaluate --fit'.") from error
+            curve, centre = (np.array(content[name], np.float64) for name in ("curve", "centre"))
+            loaded = cls(float(content["blur"]), curve, centre, float(content["ratio"]))
+            positive = [loaded.blur, loaded.ratio, *curve]
+            if curve.shape != (KNOTS,) or centre.shape != (CENTRE_KNOTS,) or min(positive) <= 0:
+                raise ValueError("its values are out of range")
+            if not np.isfinite([*positive, *centre]).all():
+                raise ValueError("its values are not finite")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a fitted density: {error}. Make one with 'evaluate --fit'.") from error
-        if not valid:
-            raise UserError(
-                f"{path} is not a fitted density: its values are out of range. Make one with 'evaluate --fit'."
-            )
         return loaded
 
 
@@ -100,8 +95,6 @@ def stretched(saliency: np.ndarray) -> np.ndarray:
 
 
 def _on_processor():
-    import tensorflow as tf
-
     return tf.device("/CPU:0")  # GPUs are slow in float64.
 
 
@@ -116,8 +109,6 @@ def _log_densities(saliency, sigmas, curve, centre, ratio):
     Returns:
         float64, (B, H, W).
     """
-    import tensorflow as tf
-
     height, width = tf.unstack(tf.shape(saliency)[1:])
     blurred = _gaussians(height, sigmas[:, 0]) @ saliency @ _gaussians(width, sigmas[:, 1], transposed=True)
     unnormalised = tf.math.log(_interpolate(blurred, CURVE_AT, curve))
@@ -133,8 +124,6 @@ def _gaussians(side, sigmas, transposed: bool = False):
 
     Every row has the sum 1, so a white map stays white up to its border.
     """
-    import tensorflow as tf
-
     pixels = tf.range(tf.cast(side, tf.float64))
     kernels = tf.exp(-((pixels[:, None] - pixels) ** 2) / (2 * sigmas[:, None, None] ** 2))
     return kernels / tf.reduce_sum(kernels, axis=1 if transposed else 2, keepdims=True)
@@ -142,8 +131,6 @@ def _gaussians(side, sigmas, transposed: bool = False):
 
 def _interpolate(positions, knots: np.ndarray, values):
     """The piecewise linear function with `values` at the knots, (n,), at positions of any shape."""
-    import tensorflow as tf
-
     lower = tf.reshape(tf.searchsorted(knots, tf.reshape(positions, [-1]), side="right"), tf.shape(positions)) - 1
     lower = tf.clip_by_value(lower, 0, len(knots) - 2)
     slopes = (values[1:] - values[:-1]) / np.diff(knots)
@@ -171,7 +158,7 @@ def fit_density(
     # The optimiser rarely leaves a blur of less than a cell, so it starts from the best one.
     starts = [np.append(np.log(blur), start[1:]) for blur in BLURS]
     best = min(starts, key=lambda parameters: loss(parameters)[0])
-    # Smoothing keeps the centre bias from falling where there are merely few fixations.
+    # Smoothing keeps the center bias from falling where there are merely few fixations.
     smoothed = functools.partial(loss, smoothing=SMOOTHING)
     found = minimize(smoothed, best, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": steps})
     return unpack(found.x), -loss(start)[0] / np.log(2), -loss(found.x)[0] / np.log(2)
@@ -186,8 +173,6 @@ def likelihood_loss(
         A function from parameters, (34,) float64, to the negative mean log likelihood of a fixation relative to
         uniform, in nats, and its gradient, (34,) float64; and the parameters of the default density. See `_split`.
     """
-    import tensorflow as tf
-
     rows, lowest, total = [], [], sum(map(len, positions))
     for saliency, own in zip(maps, positions, strict=True):
         rows.append(_on_grid(saliency, own, total))
@@ -235,16 +220,12 @@ def _on_grid(saliency: np.ndarray, positions: np.ndarray, total: int) -> tuple[n
 
 
 def _split(parameters):
-    """Blur, ratio, curve and centre bias from a tensor, (34,): logarithms of all but the last, the curve as steps."""
-    import tensorflow as tf
-
+    """Blur, ratio, curve and center bias from a tensor, (34,): logarithms of all but the last, the curve as steps."""
     blur, ratio = tf.unstack(tf.exp(parameters[:2]))
     return blur, ratio, tf.cumsum(tf.exp(parameters[2 : 2 + KNOTS])), parameters[2 + KNOTS :]
 
 
 def unpack(parameters: np.ndarray) -> FittedDensity:
     """Parameters, (34,), as a density; see `_split`."""
-    import tensorflow as tf
-
     blur, ratio, curve, centre = (part.numpy() for part in _split(tf.constant(parameters)))
     return FittedDensity(float(blur), curve, centre, float(ratio))

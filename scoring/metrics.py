@@ -20,6 +20,7 @@ Special cases:
 """
 
 import numpy as np
+from scipy.integrate import trapezoid
 from scipy.special import xlogy
 
 from ..utils import UserError
@@ -137,7 +138,7 @@ def auc_judd_mit(saliency: np.ndarray, fixation_map: np.ndarray, jitter: float =
     above = saliency.size - np.searchsorted(np.sort(saliency, axis=None), thresholds, "left")
     order = np.arange(1, count + 1)
     others = max(saliency.size - count, 1)
-    return _area_under([0, *(above - order) / others, 1], [0, *order / count, 1])
+    return float(trapezoid([0, *order / count, 1], [0, *(above - order) / others, 1]))
 
 
 def auc_borji_mit(saliency: np.ndarray, fixation_map: np.ndarray, seed: int = 0) -> float:
@@ -303,13 +304,7 @@ def _sampled_auc(saliency: np.ndarray, fixated: np.ndarray, drawn: np.ndarray) -
     thresholds = np.arange(round(1 / AUC_STEP), -1, -1) * AUC_STEP
     hits = [np.mean(positives >= threshold) for threshold in thresholds]
     alarms = np.stack([np.mean(drawn >= threshold, axis=1) for threshold in thresholds], 1)  # (splits, thresholds)
-    return float(np.mean([_area_under([0, *row, 1], [0, *hits, 1]) for row in alarms]))
-
-
-def _area_under(x, y) -> float:
-    """Trapezoids under a curve."""
-    x, y = np.asarray(x), np.asarray(y)
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
+    return float(np.mean([trapezoid([0, *hits, 1], [0, *row, 1]) for row in alarms]))
 
 
 def _checked(saliency: np.ndarray) -> np.ndarray:

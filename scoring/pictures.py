@@ -1,10 +1,11 @@
 """The pictures of a report: predictions next to the truth, and the distribution of each metric over the images."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure  # pyplot would require a display.
 
 from ..images import read_stimulus
 from ..utils import whole_file
@@ -29,10 +30,7 @@ def draw_examples(
         rows: the contender's scores of each image.
         metric: the score that ranks the images.
     """
-    from matplotlib.figure import Figure  # Without pyplot, no display is needed.
-
-    values = np.array([row[metric] for row in rows])
-    order = best_first(values, metric in protocol.less_is_better)
+    values, order = rank(rows, metric, protocol)
     if not order:
         return
     middle = max(0, len(order) // 2 - 1)
@@ -44,7 +42,7 @@ def draw_examples(
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.98, 0.02, 0.12)  # Faster than an automatic layout.
     grid = figure.subplots(len(chosen), 3, squeeze=False)
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=True):
-        _draw_fixations(axes[0], case, _photograph(case))
+        _draw_photograph(axes[0], case)
         axes[0].set_title(f"{words[case.index]}: {case.sample.name}, {metric} {values[case.index]:.2f}", fontsize=9)
         axes[1].imshow(protocol.true_map(truth, case), cmap="inferno")
         axes[2].imshow(saliency, cmap="inferno")
@@ -63,10 +61,7 @@ def draw_worst(
 
     Args: as `draw_examples`.
     """
-    from matplotlib.figure import Figure
-
-    values = np.array([row[metric] for row in rows])
-    order = best_first(values, metric in protocol.less_is_better)
+    values, order = rank(rows, metric, protocol)
     chosen = order[::-1][: min(MOST_WORST, -(-len(order) // 10))]
     if not chosen:
         return
@@ -76,7 +71,7 @@ def draw_worst(
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.96, 0.02, 0.1)
     grid = figure.subplots(-(-len(cases) // columns), columns, squeeze=False).ravel()
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=False):
-        _draw_fixations(axes, case, _photograph(case))
+        _draw_photograph(axes, case)
         height, width = case.shape  # A map may have another size than the image.
         axes.imshow(saliency, cmap="inferno", alpha=0.5, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         axes.set_title(f"{case.sample.name[-20:]}, {metric} {values[case.index]:.2f}", fontsize=7, pad=2)
@@ -86,19 +81,16 @@ def draw_worst(
         figure.savefig(temporary, dpi=100)
 
 
-def best_first(values: np.ndarray, less_is_better: bool) -> list[int]:
-    """Indices of values, (N,), from the best to the worst, without NaN."""
-    order = np.argsort(values if less_is_better else -values)
-    return [int(i) for i in order if np.isfinite(values[i])]
+def rank(rows: Sequence[Mapping[str, float]], metric: str, protocol: Protocol) -> tuple[np.ndarray, list[int]]:
+    """A metric of each image, (N,), and the images' indices from the best to the worst, without NaN."""
+    values = np.array([row[metric] for row in rows])
+    order = np.argsort(values if metric in protocol.less_is_better else -values)
+    return values, [int(i) for i in order if np.isfinite(values[i])]
 
 
-def _photograph(case: Case) -> np.ndarray:
-    return read_stimulus(case.sample.stimulus, case.sample.orientation).numpy()
-
-
-def _draw_fixations(axes, case: Case, pixels: np.ndarray) -> None:
-    """Draw a picture with a dot at each of the image's fixations."""
-    axes.imshow(pixels)
+def _draw_photograph(axes, case: Case) -> None:
+    """Draw a photograph with a dot at each fixation."""
+    axes.imshow(read_stimulus(case.sample.stimulus, case.sample.orientation).numpy())
     rows, columns = case.fixations.T
     axes.scatter(columns, rows, s=7, c="yellow", edgecolors="black", linewidths=0.4)
     axes.set(xlim=(-0.5, case.shape[1] - 0.5), ylim=(case.shape[0] - 0.5, -0.5))
@@ -106,8 +98,6 @@ def _draw_fixations(axes, case: Case, pixels: np.ndarray) -> None:
 
 def draw_distributions(path: Path, scores: Scores, protocol: Protocol) -> None:
     """Draw the distribution of each metric over the images, with one box per contender."""
-    from matplotlib.figure import Figure
-
     names = list(next(iter(scores.values()))[0])
     columns = min(4, len(names))
     figure = Figure(figsize=(3.2 * columns, (1 + 0.35 * len(scores)) * -(-len(names) // columns)), layout="constrained")

@@ -41,9 +41,6 @@ class Protocol:
     less_is_better: tuple[str, ...]
     uses_density: bool
 
-    def without(self, metric: str) -> "Protocol":
-        return replace(self, metrics=tuple(name for name in self.metrics if name != metric))
-
     def arrow(self, metric: str) -> str:
         """The direction in which a metric improves."""
         return "↓" if metric in self.less_is_better else "↑"
@@ -55,15 +52,7 @@ class Protocol:
         """The true map, (H, W), of given fixations, (N, 2), or of all."""
         raise NotImplementedError
 
-    def formulas(
-        self,
-        truth: "GroundTruth",
-        case: "Case",
-        maps: Maps,
-        log_density: np.ndarray | None,
-        fixations: np.ndarray,
-        image: Callable[[], np.ndarray],
-    ) -> dict[str, Callable[[], float]]:
+    def formulas(self, truth, case, maps, log_density, fixations, image) -> dict[str, Callable[[], float]]:
         """The computation of each metric; `image` makes the true map, the other arguments are those of `score`."""
         raise NotImplementedError
 
@@ -84,9 +73,6 @@ class Protocol:
             log_density: (H, W), if the protocol uses it.
             fixations: score against these instead of all, (N, 2).
             names: metrics to compute; all by default.
-
-        Returns:
-            Values by metric.
         """
         image = functools.cache(functools.partial(self.true_map, truth, case, fixations))
         fixated = case.fixations if fixations is None else fixations
@@ -107,9 +93,8 @@ class Tuebingen(Protocol):
     def true_map(self, truth, case, fixations=None):
         if fixations is None and truth.sigma is None:
             return truth.own_map(case)
-        return gaussian_blur(
-            metrics.count_map(case.fixations if fixations is None else fixations, case.shape), truth.kernel
-        )
+        fixations = case.fixations if fixations is None else fixations
+        return gaussian_blur(metrics.count_map(fixations, case.shape), truth.kernel)
 
     def formulas(self, truth, case, maps, log_density, fixations, image):
         of = maps.__getitem__ if isinstance(maps, Mapping) else lambda _: maps
@@ -170,9 +155,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in (TUEBINGEN, MIT)}
 
 def usable(protocol: Protocol) -> tuple[Protocol, str]:
     """The protocol with the metrics that can be computed here, and a sentence about omitted ones, or an empty one."""
-    if "EMD" in protocol.metrics:
-        try:
+    try:
+        if "EMD" in protocol.metrics:
             metrics.optimal_transport()
-        except UserError as error:
-            return protocol.without("EMD"), f"EMD is left out. {error}"
-    return protocol, ""
+        return protocol, ""
+    except UserError as error:
+        rest = tuple(name for name in protocol.metrics if name != "EMD")
+        return replace(protocol, metrics=rest), f"EMD is left out. {error}"

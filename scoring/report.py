@@ -38,15 +38,11 @@ def estimate(values: np.ndarray, seed: int) -> Estimate:
     known = np.isfinite(values)
     if not known.any():
         return Estimate(np.nan, np.nan, np.nan, 0)
-    means = _resampled_means(np.where(known, values, 0), known, seed)
-    low, high = np.nanpercentile(means, [2.5, 97.5])
-    return Estimate(float(values[known].mean()), float(low), float(high), int(known.sum()))
-
-
-def _resampled_means(values: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:
     drawn = _bootstrap_counts(len(values), seed)
     with np.errstate(invalid="ignore"):  # A sample may have no image with a value.
-        return (drawn @ values) / (drawn @ known)
+        means = (drawn @ np.where(known, values, 0)) / (drawn @ known)
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    return Estimate(float(values[known].mean()), float(low), float(high), int(known.sum()))
 
 
 @functools.lru_cache(maxsize=2)
@@ -76,19 +72,18 @@ def differences(scores: Scores, seed: int) -> dict[str, dict[str, Estimate]]:
 
 def table(columns: Mapping[str, Mapping[str, Estimate]], protocol: Protocol) -> str:
     """One row per metric, one column per contender: mean, 95 % interval, and the number of images."""
-    metric_names = list(next(iter(columns.values())))
-    head = ["metric", *columns, "images"]
-    body = [
-        [
-            f"{metric} {protocol.arrow(metric)}",
-            *(str(column[metric]) for column in columns.values()),
-            str(min(column[metric].images for column in columns.values())),
-        ]
-        for metric in metric_names
-    ]
-    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    rows = [["metric", *columns, "images"]]
+    for metric in next(iter(columns.values())):
+        found = [column[metric] for column in columns.values()]
+        rows.append([f"{metric} {protocol.arrow(metric)}", *map(str, found), str(min(one.images for one in found))])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *body)
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 

@@ -38,12 +38,13 @@ MAY_IMPORT = {
     # This phase runs other phases, so that a user can repeat each row of its page with a command.
     "phases.reproduce": "phases.reproduction utils",
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
-    "checkpoint download data acquisition.datasets utils config installation",
+    "checkpoint download data acquisition.datasets utils config installation phases.curves",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
     "phases.distributed": "phases.distributed photographs network images data model utils config installation "
     "image_files",
     "phases.questions": "phases.questions attention photographs network scoring images data utils",
-    "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry",
+    "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry "
+    "phases.curves",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation "
     "image_files",
     "installation": "",
@@ -51,6 +52,7 @@ MAY_IMPORT = {
     "listing": "utils",
     "image_files": "utils config",
     "checks": "utils config",
+    "phases.curves": "utils",
     "main": "phases arguments terminal acquisition.datasets utils config installation",
 }
 

@@ -1,7 +1,6 @@
 """Training on several devices, tested with two logical devices of one processor in a separate process."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import tensorflow as tf
 
 from msinet import data
 from msinet.config import defaults
-from msinet.phases.training import batches, devices, fit
+from msinet.phases.training import batches, fit
 from msinet.utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_losses_are_the_same_on_one_and_two_devices_and_a_run_can_switch_between_them(tiny_dataset, tmp_path):
     folder = tiny_dataset(count=10)
-    environment = dict(os.environ)
     command = [sys.executable, __file__, str(folder), str(tmp_path)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout.splitlines()[-1])
     assert found["devices"] == [1, 2, 1] and found["shares"] == [2, 2]
@@ -36,19 +34,15 @@ def main(folder: Path, results: Path) -> dict:
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
     fit.VARIANTS["lite"] = {"width": 0.125, "batch_norm": True}
     groups = {"custom": data.load_groups("custom", folder, (48, 64))}
-    replicas = []
+    strategies, feed = [], fit.feed
+
+    def watched_feed(strategy, plan, load):
+        strategies.append(strategy)
+        return feed(strategy, plan, load)
 
     def losses(name: str, epochs: int, names: list[str]) -> list:
-        fit.choose_devices = lambda *_: names
-        params = {
-            **defaults(),
-            "epochs": epochs,
-            "batch_size": 4,
-            "learning_rate": 1e-5,
-            "results": str(results / name),
-        }
-        strategy = devices.strategy_for(names)
-        replicas.append(strategy.num_replicas_in_sync)
+        fit.choose_devices, fit.feed = lambda *_: names, watched_feed
+        params = {**defaults(), "epochs": epochs, "batch_size": 4, "results": str(results / name)}
         fit.train(groups, params, variant="lite", init="scratch")
         rows = (results / name / "history" / "custom.csv").read_text(encoding="utf-8").splitlines()[1:]
         return [[float(value) for value in row.split(",")[1:3]] for row in rows]
@@ -56,8 +50,9 @@ def main(folder: Path, results: Path) -> dict:
     one = losses("one", 7, [])
     losses("two", 6, ["CPU:0", "CPU:1"])
     two = losses("two", 7, [])
-    strategy = devices.strategy_for(["CPU:0", "CPU:1"])
-    images, _ = next(iter(batches.feed(strategy, batches.training_plan([groups["custom"][0]], 4, 0, 0))))
+    replicas = [strategy.num_replicas_in_sync for strategy in strategies[::2]]  # Training, then validation.
+    strategy = strategies[2]
+    images, _ = next(iter(feed(strategy, batches.training_plan([groups["custom"][0]], 4, 0, 0))))
     shares = [share.shape[0] for share in strategy.experimental_local_results(images)]
     return {"one": one, "two, then one": two, "devices": replicas, "shares": shares}
 
@@ -84,12 +79,12 @@ def test_batch_too_small_for_the_gpus_and_missing_gpus_are_errors(monkeypatch):
     found = [tf.config.LogicalDevice(f"/device:GPU:{i}", "GPU") for i in range(4)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: found)
     with pytest.raises(UserError, match=r"--batch-size 2 is shared by --gpus 3"):
-        devices.choose_devices(3, 2)
+        fit.choose_devices(3, 2)
     with pytest.raises(UserError, match=r"--gpus 5 was requested, but TensorFlow sees 4"):
-        devices.choose_devices(5, 8)
-    assert len(devices.choose_devices(2, 8)) == 2
-    assert len(devices.choose_devices(0, 8)) == 4
-    assert len(devices.choose_devices(0, 1)) == 1
+        fit.choose_devices(5, 8)
+    assert len(fit.choose_devices(2, 8)) == 2
+    assert len(fit.choose_devices(0, 8)) == 4
+    assert len(fit.choose_devices(0, 1)) == 1
 
 
 if __name__ == "__main__":  # Run by the first test.

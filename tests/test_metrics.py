@@ -125,20 +125,6 @@ def test_auc_judd_is_the_area_over_thresholds_at_the_fixations(scene):
         assert metrics.auc_judd_mit(saliency, fixated, jitter=0) == pytest.approx(expected)
 
 
-@given(scenes())
-def test_aucs_are_invariant_under_a_monotone_transform_and_complementary_under_negation(scene):
-    saliency, fixations, random = scene
-    negatives = np.column_stack([random.integers(0, side, 20) for side in saliency.shape])
-    fixated, transformed = metrics.fixation_map(fixations, saliency.shape), np.sqrt(saliency) * 3 - 100
-    for metric, rest in (
-        (metrics.auc_tuebingen, (fixations,)),
-        (metrics.sauc_tuebingen, (fixations, negatives)),
-        (metrics.auc_judd_mit, (fixated, 0)),
-    ):
-        assert metric(transformed, *rest) == pytest.approx(metric(saliency, *rest))
-    assert metrics.auc_tuebingen(-saliency, fixations) == pytest.approx(1 - metrics.auc_tuebingen(saliency, fixations))
-
-
 @given(scenes(), st.floats(0.01, 100), st.floats(-100, 100))
 def test_cc_and_nss_are_invariant_under_an_affine_map(scene, scale, shift):
     saliency, fixations, random = scene
@@ -146,30 +132,6 @@ def test_cc_and_nss_are_invariant_under_an_affine_map(scene, scale, shift):
     fixated = metrics.fixation_map(fixations, saliency.shape)
     for metric, rest in ((metrics.cc, truth), (metrics.nss_tuebingen, fixations), (metrics.nss_mit, fixated)):
         assert metric(changed, rest) == pytest.approx(metric(saliency, rest), rel=1e-6, abs=1e-6)
-
-
-@given(scenes(), st.floats(0.01, 100))
-def test_distributions_are_invariant_under_scaling(scene, scale):
-    saliency, fixations, random = scene
-    saliency += 1
-    truth, fixated = random.random(saliency.shape), metrics.fixation_map(fixations, saliency.shape)
-    assert metrics.kld(saliency * scale, truth) == pytest.approx(metrics.kld(saliency, truth))
-    assert metrics.sim_tuebingen(saliency * scale, truth) == pytest.approx(metrics.sim_tuebingen(saliency, truth))
-    for shift in (0, 7):
-        assert metrics.sim_mit(saliency * scale + shift, truth) == pytest.approx(metrics.sim_mit(saliency, truth))
-        gain = metrics.ig_mit(saliency * scale + shift, fixated, truth)
-        assert gain == pytest.approx(metrics.ig_mit(saliency, fixated, truth), rel=1e-4, abs=1e-4)
-
-
-@given(scenes())
-def test_cc_and_sim_are_symmetric_and_bounded(scene):
-    a, _, random = scene
-    b = random.random(a.shape)
-    a[0, 0] += 1  # Not empty.
-    for metric, lowest in ((metrics.cc, -1), (metrics.sim_tuebingen, 0), (metrics.sim_mit, 0)):
-        assert metric(a, b) == pytest.approx(metric(b, a), abs=1e-12)
-        assert lowest - 1e-9 <= metric(a, b) <= 1 + 1e-9
-    assert metrics.kld(a, b) >= -1e-9
 
 
 @given(scenes(levels=(3, 1000)))
@@ -288,8 +250,16 @@ def test_unscorable_maps_are_clear_errors(call, message):
         call()
 
 
-def test_tiny_and_huge_scales_neither_underflow_nor_overflow():
-    truth, saliency = np.random.default_rng(0).random((2, 20, 30))
-    for scale in (1e-300, 1e-160, 1e300):
-        assert metrics.kld(saliency * scale, truth) == pytest.approx(metrics.kld(saliency, truth))
-        assert metrics.sim_tuebingen(saliency * scale, truth) == pytest.approx(metrics.sim_tuebingen(saliency, truth))
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 0.01, 100, 1e300])
+def test_distributions_are_invariant_under_scaling_and_neither_underflow_nor_overflow(scale):
+    random = np.random.default_rng(0)
+    saliency, truth, fixated = 1 + random.random((20, 30)), random.random((20, 30)), random.random((20, 30)) < 0.1
+    for metric, other in (
+        (metrics.kld, truth),
+        (metrics.sim_tuebingen, truth),
+        (metrics.sim_mit, truth),
+    ):
+        assert metric(saliency * scale, other) == pytest.approx(metric(saliency, other))
+    changed = saliency * scale + scale  # The MIT benchmark also removes the minimum.
+    assert metrics.sim_mit(changed, truth) == pytest.approx(metrics.sim_mit(saliency, truth))
+    assert metrics.ig_mit(changed, fixated, truth) == pytest.approx(metrics.ig_mit(saliency, fixated, truth))

@@ -16,7 +16,6 @@ from msinet.acquisition.datasets import BENCHMARKS, Benchmark
 from msinet.phases import submit
 from msinet.scoring import density
 from msinet.scoring.fitted import FittedDensity
-from msinet.utils import UserError
 
 SIZES = {"Action/001.jpg": (40, 60), "Action/002.jpg": (40, 60), "Random/001.jpg": (64, 48), "Random/002.jpg": (50, 50)}
 
@@ -97,45 +96,6 @@ def test_density_that_is_not_normalized_leaves_no_file(run, tmp_path, monkeypatc
     assert run() == 2
     assert "instead of 1" in capsys.readouterr().err
     assert not list((tmp_path / "submissions").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda file: file.__delitem__("a.jpg"), "holds 0 images, expected 1"),
-        (lambda file: file.create_dataset("b.jpg", data=file["a.jpg"][()]), "holds 2 images, expected 1"),
-        (lambda file: replace(file, np.full((4, 5), -np.log(20), np.float64)), "float64"),
-        (lambda file: replace(file, np.full((5, 4), -np.log(20), np.float32)), r"expected float32 \(4, 5\)"),
-        (lambda file: replace(file, np.full((4, 5), -np.log(21), np.float32)), "instead of 1"),
-        (lambda file: replace(file, np.full((4, 5), np.nan, np.float32)), "instead of 1"),
-    ],
-)
-def test_wrong_densities_are_rejected(tmp_path, damage, message):
-    path = tmp_path / "densities.hdf5"
-    with h5py.File(path, "w") as file:
-        file["a.jpg"] = np.full((4, 5), -np.log(20), np.float32)
-    submit.validate_densities(path, {"a.jpg": (4, 5)})
-    with h5py.File(path, "a") as file:
-        damage(file)
-    with pytest.raises(UserError, match=message):
-        submit.validate_densities(path, {"a.jpg": (4, 5)})
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "color"), [("b.jpg", (4, 5), "L"), ("a.jpg", (5, 4), "L"), ("a.jpg", (4, 5), "RGB")]
-)
-def test_archive_of_maps_with_a_wrong_name_size_or_color_is_rejected(tmp_path, name, size, color):
-    path, contents = tmp_path / "maps.zip", io.BytesIO()
-    Image.new(color, size[::-1]).save(contents, "jpeg")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(name, contents.getvalue())
-    with pytest.raises(UserError, match=r"the first differences|is not a grayscale JPEG of 5×4"):
-        submit.validate_maps(path, {"a.jpg": (4, 5)})
-
-
-def replace(file, values):
-    del file["a.jpg"]
-    file["a.jpg"] = values
 
 
 def test_published_benchmarks_are_those_of_the_paper():

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -26,10 +25,22 @@ from msinet.utils import UserError
 ROOT = Path(__file__).parents[1]
 
 
-def run(folder: Path, *flags: str) -> int:
-    """`train` on a custom dataset with the narrow network, from scratch."""
-    fixed = ("-d", "custom", "-p", str(folder), "--variant", "lite", "--input-size", "48", "64", "--init", "scratch")
-    return main.main(["train", *fixed, "--learning-rate", "1e-3", *flags])
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def run(tiny_dataset, results):
+    """`train` the narrow network from scratch for an epoch: the exit status. Four photographs train, one validates."""
+
+    def train_some(*flags, results=results):
+        fixed = ["-d", "custom", "-p", train_some.folder, "--variant", "lite", "--input-size", "48", "64"]
+        fixed += ["--init", "scratch", "--learning-rate", "1e-3", "--epochs", "1", "--results", results]
+        return main.main(["train", *map(str, fixed), *flags])
+
+    train_some.folder = tiny_dataset(count=5)
+    return train_some
 
 
 def history(results: Path) -> list[dict]:
@@ -59,9 +70,8 @@ def five_steps(numbers) -> dict:
     return {"losses": [float(loss) for loss in losses], "changes": [float(change) for change in changes]}
 
 
-def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path, capsys):
-    results = tmp_path / "results"
-    assert run(tiny_dataset(count=5), "--epochs", "2", "--results", str(results)) == 0
+def test_run_leaves_checkpoints_history_curve_and_record(run, results, capsys):
+    assert run("--epochs", "2") == 0
     rows = history(results)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(np.isfinite(float(row["val_loss"])) for row in rows)
@@ -77,67 +87,70 @@ def test_run_leaves_checkpoints_history_curve_and_record(tiny_dataset, tmp_path,
     assert not [file for file in results.rglob(".*") if file.is_file()]
     output = capsys.readouterr().out
     assert "Epoch 2/2: loss" in output and "validation loss" in output
-
-
-def test_continued_run_gives_the_losses_of_an_uninterrupted_one(tiny_dataset, tmp_path):
-    folder = tiny_dataset(count=5)
-    flags = ("--mirror", "--color", "0.2", "--crop", "0.2", "--weight-decay", "0.01", "--batch-size", "2")
-    flags += ("--weight-average", "0.9", "--cc-weight", "1", "--nss-weight", "0.1", "--warmup-steps", "2")
-    assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "straight")) == 0
-    assert run(folder, *flags, "--epochs", "2", "--results", str(tmp_path / "stopped")) == 0
-    assert run(folder, *flags, "--epochs", "4", "--results", str(tmp_path / "stopped")) == 0
-    for straight, resumed in zip(history(tmp_path / "straight"), history(tmp_path / "stopped"), strict=True):
-        assert float(resumed["loss"]) == pytest.approx(float(straight["loss"]), abs=1e-5)
-        assert float(resumed["val_loss"]) == pytest.approx(float(straight["val_loss"]), abs=1e-5)
-
-
-def test_killed_run_continues_from_its_last_complete_epoch(tiny_dataset, tmp_path):
-    folder, results = tiny_dataset(count=5), tmp_path / "killed"
-    command = [sys.executable, "main.py", "train", "-d", "custom", "-p", str(folder), "--variant", "lite", "--init"]
-    command += ["scratch", "--learning-rate", "1e-3", "--input-size", "48", "64", "--results", str(results)]
-    latest = results / "ckpts" / "latest" / "custom.weights.h5"
-    process = subprocess.Popen([*command, "--epochs", "200"], cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not latest.exists() and process.poll() is None:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    done = len(checkpoint.read_attributes(latest)["history"])
-    assert run(folder, "--epochs", str(done + 1), "--results", str(results)) == 0
-    assert run(folder, "--epochs", str(done + 1), "--results", str(tmp_path / "straight")) == 0
-    for straight, resumed in zip(history(tmp_path / "straight"), history(results), strict=True):
-        assert float(resumed["loss"]) == pytest.approx(float(straight["loss"]), abs=1e-5)
-
-
-def test_finished_run_says_so_and_names_the_flag(tiny_dataset, tmp_path, capsys):
-    folder, results = tiny_dataset(count=3), str(tmp_path / "results")
-    assert run(folder, "--epochs", "1", "--results", results) == 0
-    assert run(folder, "--epochs", "1", "--results", results) == 0
-    output = capsys.readouterr().out
-    assert "This run is finished: 1 epoch of 1" in output and "--epochs" in output
-
-
-def test_continuing_with_other_settings_is_refused_and_restart_begins_anew(tiny_dataset, tmp_path, capsys):
-    folder, results = tiny_dataset(count=3), tmp_path / "results"
-    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
-    assert run(folder, "--epochs", "2", "--results", str(results), "--batch-size", "2") == 2
+    # A finished run says so, and another batch size must start over.
+    assert run("--epochs", "2") == 0
+    assert "This run is finished: 2 epochs of 2" in capsys.readouterr().out
+    assert run("--epochs", "3", "--batch-size", "2") == 2
     assert "batch_size was 1, now 2" in capsys.readouterr().err
-    assert run(folder, "--epochs", "1", "--results", str(results), "--batch-size", "2", "--restart") == 0
+    assert run("--batch-size", "2", "--restart") == 0
     assert len(history(results)) == 1
 
 
-def test_setting_that_an_earlier_version_did_not_record_does_not_stop_a_run(tmp_path, monkeypatch):
-    attributes = {"settings": {"seed": 1}, "history": [{"epoch": 1}], "start": "random weights"}
+def assert_same_losses(results: Path, others: Path) -> None:
+    for row, other in zip(history(results), history(others), strict=True):
+        for name in ("loss", "val_loss"):
+            assert float(row[name]) == pytest.approx(float(other[name]), abs=1e-5)
+
+
+def test_continued_run_gives_the_losses_of_an_uninterrupted_one(run, results, tmp_path):
+    flags = ("--mirror", "--color", "0.2", "--crop", "0.2", "--weight-decay", "0.01", "--batch-size", "2")
+    flags += ("--weight-average", "0.9", "--cc-weight", "1", "--nss-weight", "0.1", "--warmup-steps", "2")
+    assert run(*flags, "--epochs", "4", results=tmp_path / "straight") == 0
+    assert run(*flags, "--epochs", "2") == run(*flags, "--epochs", "4") == 0
+    assert_same_losses(tmp_path / "straight", results)
+
+
+def test_killed_run_continues_from_its_last_complete_epoch(run, results, tmp_path):
+    command = [sys.executable, "main.py", "train", "-d", "custom", "-p", str(run.folder), "--variant", "lite", "--init"]
+    command += ["scratch", "--learning-rate", "1e-3", "--input-size", "48", "64", "--results", str(results)]
+    process = subprocess.Popen([*command, "--epochs", "200"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert any(line.startswith("Epoch 1/") for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    done = len(checkpoint.read_attributes(results / "ckpts" / "latest" / "custom.weights.h5")["history"])
+    assert run("--epochs", str(done + 1)) == run("--epochs", str(done + 1), results=tmp_path / "straight") == 0
+    assert_same_losses(tmp_path / "straight", results)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({"seed": 1}, {"seed": 1, "sigma": None, "valid_fraction": 0.2}, None),
+        ({"seed": 1}, {"seed": 2, "sigma": None}, "seed was 1, now 2"),
+        ({"seed": 1}, {"seed": 1, "cc_weight": 0.0, "scales": [1.0]}, None),  # An earlier version had the defaults.
+        ({"seed": 1}, {"seed": 1, "cc_weight": 1.0}, "cc_weight was 0.0, now 1.0"),
+        ({}, {"custom_split": "by name"}, "custom_split was by shuffling, now by name"),
+        ({"files": "a"}, {"files": "b"}, "photographs or saliency maps have changed"),
+        ({"init": "scratch"}, {"init": None}, None),
+        ({"init": "scratch"}, {"init": "/nonexistent"}, "init was scratch, now /nonexistent"),
+    ],
+)
+def test_run_is_only_continued_with_the_same_settings(tmp_path, monkeypatch, before, now, message):
+    attributes = {"settings": before, "history": [{"epoch": 1}], "start": "random weights", "epochs": 5}
     monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
-    continued = Run(tmp_path, "custom", {"seed": 1, "sigma": None, "valid_fraction": 0.2})
-    continued.read()
-    assert continued.history == [{"epoch": 1}]
-    with pytest.raises(UserError, match="seed was 1, now 2"):
-        Run(tmp_path, "custom", {"seed": 2, "sigma": None}).read()
+    continued = Run(tmp_path, "custom", now)
+    if message:
+        with pytest.raises(UserError, match=message):
+            continued.read()
+    else:
+        continued.read()
+        assert continued.history == [{"epoch": 1}] and continued.epochs_before == 5
+        assert continued.beginning() == f"epoch 1 of {continued.latest_path}; first from random weights"
+        assert continued.settings["init"] == before.get("init")
 
 
-def test_checkpoints_know_what_trained_them(tiny_dataset, tmp_path):
-    folder, results = tiny_dataset(count=5), tmp_path / "results"
-    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+def test_checkpoints_know_what_trained_them(run, results):
+    assert run() == 0
     for kind in ("latest", "best"):
         known = checkpoint.read_knowledge(results / "ckpts" / kind / "custom.weights.h5")
         train_names, valid_names = known.datasets["custom"].train, known.datasets["custom"].valid
@@ -146,47 +159,32 @@ def test_checkpoints_know_what_trained_them(tiny_dataset, tmp_path):
         assert len(train_names) == 4 and {*train_names, *valid_names} == {f"{i:04d}" for i in range(5)}
         assert known.datasets["custom"].sha256 == data.names_hash(train_names, valid_names)
     # Neither of these commands names the input size.
-    test = ["test", "-d", "custom", "-p", str(folder / "stimuli"), "--results", str(results)]
+    test = ["test", "-d", "custom", "-p", str(run.folder / "stimuli"), "--results", str(results)]
     assert main.main(test) == 0
     record = json.loads((results / "test.json").read_text(encoding="utf-8"))
     assert record["input_size"] == [48, 64] and record["knowledge"]["datasets"]["custom"]["train"] == 4
 
 
-def test_run_is_not_continued_with_changed_photographs_or_maps(tiny_dataset, tmp_path, capsys):
-    folder, results = tiny_dataset(count=3), tmp_path / "results"
-    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
-    for changed in (folder / "stimuli" / "0001.png", folder / "saliency" / "0002.png"):
+def test_run_is_not_continued_with_changed_photographs_or_maps(run, capsys):
+    assert run() == 0
+    for changed in (run.folder / "stimuli" / "0001.png", run.folder / "saliency" / "0002.png"):
         before = changed.read_bytes()
         shutil.copyfile(changed.with_name("0000.png"), changed)
-        assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+        assert run("--epochs", "2") == 2
         error = capsys.readouterr().err
         assert "photographs or saliency maps have changed" in error and error.count("\n") == 1
         changed.write_bytes(before)
     for kind in ("stimuli", "saliency", "fixations"):
-        (folder / kind / "0001.png").rename(folder / kind / "0009.png")
-    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+        (run.folder / kind / "0001.png").rename(run.folder / kind / "0009.png")
+    assert run("--epochs", "2") == 2
     assert "the training or validation images are not the same" in capsys.readouterr().err
 
 
-def test_run_that_was_split_by_an_earlier_version_is_not_continued(tiny_dataset, tmp_path, monkeypatch, capsys):
-    folder, results = tiny_dataset(count=3), tmp_path / "results"
-    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
-    attributes = checkpoint.read_attributes(results / "ckpts" / "latest" / "custom.weights.h5")
-    for key in ("split", "files", "custom_split"):
-        del attributes["settings"][key]
-    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
-    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
-    assert "custom_split was by shuffling, now by name" in capsys.readouterr().err
-
-
-def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
-    tiny_dataset, tmp_path, monkeypatch, capsys
-):
-    folder, results = tiny_dataset(count=3), tmp_path / "results"
-    assert run(folder, "--epochs", "1", "--results", str(results)) == 0
+def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(run, results, monkeypatch, capsys):
+    assert run() == 0
     before = (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes()
     monkeypatch.setattr(optimizer, "kld", lambda true, predicted: predicted[:, 0, 0, 0] * float("nan"))
-    assert run(folder, "--epochs", "2", "--results", str(results)) == 2
+    assert run("--epochs", "2") == 2
     assert "loss became nan in epoch 2, step 1; the last good checkpoint is" in capsys.readouterr().err
     assert (results / "ckpts" / "latest" / "custom.weights.h5").read_bytes() == before
 
@@ -222,17 +220,15 @@ def test_run_without_a_best_epoch_says_so(tmp_path):
     assert run.best() == 3.0
 
 
-def test_running_average_of_the_weights_validates_and_is_the_best_checkpoint(tiny_dataset, tmp_path):
-    folder, results = tiny_dataset(count=5), tmp_path / "results"
-    flags = ("--epochs", "1", "--weight-average", "0.9", "--cc-weight", "0.5", "--nss-weight", "0.25")
-    assert run(folder, *flags, "--results", str(results)) == 0
+def test_running_average_of_the_weights_validates_and_is_the_best_checkpoint(run, results):
+    assert run("--weight-average", "0.9", "--cc-weight", "0.5", "--nss-weight", "0.25") == 0
     best = checkpoint.read_arrays(results / "ckpts" / "best" / "custom.weights.h5")
     latest = checkpoint.read_arrays(results / "ckpts" / "latest" / "custom.weights.h5")
     assert any(np.abs(best[name] - latest[name]).max() > 1e-5 for name in best)
     network = model.build_model(width=0.25, batch_norm=True)
     checkpoint.assign(network, best)
     row = {key: float(value) for key, value in history(results)[0].items()}
-    valid = data.load_groups("custom", folder, (48, 64))[1]
+    valid = data.load_groups("custom", run.folder, (48, 64))[1]
     images, truths = next(iter(batches.load_batches(batches.validation_plan([valid], 1))))
     maps = network(images, training=False)
     for name in ("kld", "cc", "nss"):
@@ -280,7 +276,7 @@ def find_datasets(group) -> list:
     return found
 
 
-def test_cached_images_are_the_same_and_are_gone_afterwards(tiny_dataset, tmp_path, capsys):
+def test_cached_images_are_the_same_and_are_gone_afterwards(tiny_dataset, tmp_path):
     folder = tiny_dataset(count=5, height=60, width=40)
     groups = [[group] for group in data.load_groups("custom", folder, (48, 64))]
     plan = batches.training_plan(groups[0], 2, seed=0, epoch=0)
@@ -303,36 +299,26 @@ def test_training_that_varies_its_images_caches_those_of_the_validation_only(tin
     assert "only the validation images are cached" in capsys.readouterr().out
 
 
-def test_cache_that_does_not_fit_on_the_disk_is_not_begun(tiny_dataset, tmp_path, monkeypatch):
-    groups = [[group] for group in data.load_groups("custom", tiny_dataset(count=5), (48, 64))]
-    usage = shutil.disk_usage(tmp_path)
+def test_cache_that_does_not_fit_on_the_disk_is_not_begun(run, results, monkeypatch, capsys):
+    usage = shutil.disk_usage(results.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5 * 16 * 48 * 64 - 1))
-    with (
-        pytest.raises(UserError, match="The disk is full"),
-        batches.loaders(tmp_path / "cache", {**defaults(), "cache": True}, *groups),
-    ):
-        pass
-    assert not list((tmp_path / "cache").iterdir())
+    assert run("--cache") == 2
+    assert "The disk is full" in capsys.readouterr().err and not list((results / "cache").iterdir())
 
 
-def test_bfloat16_training_with_a_cache_leaves_float32_weights_and_says_so_in_its_record(
-    tiny_dataset, tmp_path, bfloat16
-):
-    folder, results = tiny_dataset(count=3), tmp_path / "results"
-    flags = ("--epochs", "1", "--precision", "bfloat16", "--cache", "--results", str(results))
-    assert run(folder, *flags) == 0
+def test_bfloat16_training_with_a_cache_leaves_float32_weights_and_says_so_in_its_record(run, results, bfloat16):
+    assert run("--precision", "bfloat16", "--cache") == 0
     record = json.loads((results / "history" / "custom.json").read_text(encoding="utf-8"))
     assert record["settings"]["precision"] == "bfloat16" and "cache" not in record["settings"]
     with h5py.File(results / "ckpts" / "latest" / "custom.weights.h5") as file:
         kinds = {value.dtype for key in ("layers", "optimizer") for value in find_datasets(file[key])}
-    assert kinds == {np.dtype("float32"), np.dtype("int32")} or kinds == {np.dtype("float32"), np.dtype("int64")}
+    assert np.dtype("float32") in kinds and all(kind == np.float32 or kind.kind == "i" for kind in kinds)
     assert not list((results / "cache").iterdir())
 
 
-def test_tensorboard_gets_losses_speed_and_validation_maps_beside_their_truth(tiny_dataset, tmp_path):
+def test_tensorboard_gets_losses_speed_and_validation_maps_beside_their_truth(run, results):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
-    folder, results = tiny_dataset(count=5), tmp_path / "results"
-    assert run(folder, "--epochs", "1", "--tensorboard", "--results", str(results)) == 0
+    assert run("--tensorboard") == 0
     tags = {}
     for part in ("train", "validation"):
         for file in (results / "tensorboard" / "custom" / part).glob("events*"):
@@ -345,9 +331,9 @@ def test_tensorboard_gets_losses_speed_and_validation_maps_beside_their_truth(ti
     assert "validation/photograph, map, truth/0" in tags
 
 
-def test_tensorboard_that_is_not_installed_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(callbacks.importlib.util, "find_spec", lambda name: None)
-    assert run(tiny_dataset(count=3), "--tensorboard", "--results", str(tmp_path)) == 2
+def test_tensorboard_that_is_not_installed_is_one_clear_line(run, monkeypatch, capsys):
+    monkeypatch.setattr(fit.importlib.util, "find_spec", lambda name: None)
+    assert run("--tensorboard") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "pip install tensorboard" in error
 
@@ -359,40 +345,12 @@ def test_picture_for_tensorboard_is_the_photograph_its_map_and_the_truth():
     np.testing.assert_allclose(picture[0, ::4], [[0.2] * 3, [0.5] * 3, [1.0] * 3])
 
 
-def test_second_training_of_a_run_is_refused_and_names_the_first(tiny_dataset, tmp_path, capsys):
-    folder, results = tiny_dataset(count=3), tmp_path / "results"
+def test_second_training_of_a_run_is_refused_and_names_the_first(run, results, capsys):
     with Run(results, "custom", {}).lock():
-        assert run(folder, "--epochs", "1", "--results", str(results)) == 2
+        assert run() == 2
     assert f"process {os.getpid()}, since 20" in capsys.readouterr().err
     with Run(results, "custom", {}).lock():
         pass
-
-
-def test_continued_run_keeps_its_init_and_refuses_another(tmp_path):
-    network, first = compiled_model(), Run(tmp_path, "custom", {"init": "scratch"}, epochs=5)
-    first.start = "random weights"
-    first.save(network, row_of(1))
-    with pytest.raises(UserError, match="init was scratch, now /nonexistent"):
-        Run(tmp_path, "custom", {"init": "/nonexistent"}).read()
-    continued = Run(tmp_path, "custom", {"init": None})
-    continued.read()
-    assert continued.beginning() == f"epoch 1 of {continued.latest_path}; first from random weights"
-    assert continued.epochs_before == 5
-    continued.save(network, row_of(2))
-    attributes = checkpoint.read_attributes(continued.latest_path)
-    assert attributes["settings"] == {"init": "scratch"} and attributes["start"] == "random weights"
-
-
-def test_parameter_that_an_earlier_version_did_not_know_had_its_default(tmp_path, monkeypatch, capsys):
-    start = "epoch 2 of x.weights.h5; first from epoch 1 of x.weights.h5; first from random weights"
-    attributes = {"settings": {"seed": 1}, "history": [{"epoch": 1}], "start": start}
-    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: attributes)
-    with pytest.raises(UserError, match=r"cc_weight was 0.0, now 1.0"):
-        Run(tmp_path, "custom", {"seed": 1, "cc_weight": 1.0}).read()
-    continued = Run(tmp_path, "custom", {"seed": 1, "cc_weight": 0.0, "scales": [1.0], "init": "lite"})
-    continued.read()
-    assert continued.start == "random weights"
-    assert "--init lite has no effect" in capsys.readouterr().out
 
 
 def test_warm_up_is_heeded_without_a_cosine_and_is_never_most_of_a_training():
@@ -419,8 +377,9 @@ def test_shortened_warm_up_and_stretched_cosine_are_explained():
     ("flags", "size", "pixels"), [(["auto"], (320, 240), 240 * 320), (["56", "72"], (56, 72), None)]
 )
 def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(
-    tiny_dataset, tmp_path, monkeypatch, flags, size, pixels
+    run, results, tiny_dataset, monkeypatch, flags, size, pixels
 ):
+    tiny_dataset(count=5, height=64, width=48)
     plans = []
 
     def stop(strategy, plan, load):
@@ -428,9 +387,9 @@ def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(
         raise UserError("enough")
 
     monkeypatch.setattr(fit, "feed", stop)
-    assert run(tiny_dataset(count=3, height=64, width=48), "--input-size", *flags, "--results", str(tmp_path)) == 2
+    assert run("--input-size", *flags) == 2
     assert {batch.size for batch in plans[0]} == {size}
-    record = json.loads((tmp_path / "history" / "custom.json").read_text(encoding="utf-8"))
+    record = json.loads((results / "history" / "custom.json").read_text(encoding="utf-8"))
     assert record["settings"]["fit_pixels"] == pixels
 
 
@@ -441,12 +400,12 @@ def test_resumed_run_must_match_every_parameter_that_affects_more_than_speed(tin
     assert (key in settings) == (PARAMS[key].affects != SPEED and key != "epochs")
 
 
-def test_memory_that_is_too_small_is_one_clear_line(tiny_dataset, tmp_path, monkeypatch, capsys):
+def test_memory_that_is_too_small_is_one_clear_line(run, monkeypatch, capsys):
     def exhaust(*arguments, **options):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(keras.Model, "fit", exhaust)
-    assert run(tiny_dataset(count=3), "--results", str(tmp_path / "results")) == 2
+    assert run() == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--batch-size" in error
 
@@ -462,14 +421,12 @@ def test_checkpoint_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeyp
     checkpoint.save_checkpoint(network, tmp_path / "results" / "x.weights.h5", {})
 
 
-def test_dataset_without_validation_images_is_refused(tiny_dataset, tmp_path, capsys):
-    flags = ("--valid-fraction", "0", "--results", str(tmp_path))
-    assert run(tiny_dataset(count=3), *flags) == 2
+def test_dataset_without_validation_images_is_refused(run, capsys):
+    assert run("--valid-fraction", "0") == 2
     assert "--valid-fraction" in capsys.readouterr().err
 
 
-def test_fine_tuning_starts_from_the_best_salicon_checkpoint(tiny_dataset, tmp_path, capsys):
-    results = tmp_path / "results"
+def test_fine_tuning_starts_from_the_best_salicon_checkpoint(tiny_dataset, results, capsys):
     salicon = model.build_model(width=0.25, batch_norm=True, seed=7)
     optimizer.compile_model(salicon, defaults(), steps=1)
     checkpoint.save_checkpoint(salicon, results / "ckpts" / "best" / "salicon.weights.h5", {})

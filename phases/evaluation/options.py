@@ -9,25 +9,7 @@ from ...data import Sample, orientation_of
 
 @dataclass(frozen=True)
 class Options:
-    """What to score, and how.
-
-    Attributes:
-        data: a key of `datasets.names()`.
-        path: see `data.find_dataset`.
-        params: all parameters, see `config.PARAMS`.
-        split: the images to score: "valid", "train" or "all".
-        weights: see `checkpoint.choose_weights`; None for the best available, unless there are `maps`.
-        maps: folders of existing maps.
-        protocol: a key of `config.PROTOCOLS`.
-        sigma: see `scoring.ground_truth.GroundTruth`.
-        baselines: whether to score the baselines and the gold standard too.
-        metric_maps: see `contenders.score_contender`.
-        fit: whether to fit each model's density to the training split.
-        density: file of a density that was fitted before.
-        name: of the run's folder in `results/evaluation/`.
-        input_size, mirrored: see `network.load`.
-        valid_fraction: share of your own images that validates; None for the share that the weights were trained with.
-    """
+    """The flags of `evaluate`, whose help describes them, and all parameters by name."""
 
     data: str
     path: Path
@@ -58,16 +40,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of an evaluation.
+    """The images of an evaluation."""
 
-    Attributes:
-        folder: of the dataset.
-        scored: the samples to score.
-        training: the samples that densities are fitted to, if any.
-        valid_fraction: share of your own images that validates, if it determined the samples.
-    """
-
-    folder: Path
+    folder: Path  # of the dataset
     scored: Sequence[Sample]
-    training: Sequence[Sample] = ()
-    valid_fraction: float | None = None
+    training: Sequence[Sample] = ()  # for fitting densities
+    valid_fraction: float | None = None  # if it determined the samples

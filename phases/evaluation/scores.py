@@ -1,7 +1,6 @@
 """Scores of networks and maps, and the files of an evaluation."""
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +50,11 @@ def evaluate(options: Options, images: Images) -> None:
     seed = options.params["seed"]
     columns = report.estimates(scores, seed)
     compared = report.differences({model.name: scores[model.name] for model in models}, seed)
-    print(f"\n{title(options, images, models)}\n")
+    print(
+        f"\n{len(images.scored)} images of {options.data} ({options.split}), protocol {options.protocol}; "
+        f"mean [95 % interval over images]"
+    )
+    print("".join(f"{model.name}: {model.note}\n" for model in models if model.note))
     print(report.table(columns, protocol))
     if compared:
         print(f"\nDifference from {models[0].name} on the same images\n")
@@ -87,25 +90,21 @@ def load_models(options: Options, images: Images) -> list[Contender]:
     """The networks and folders to compare, each with a unique name."""
     taken = {contenders.UNIFORM, contenders.CENTRE_BIAS, contenders.GOLD_STANDARD} if options.baselines else set()
     models = []
-    if options.weights or not options.maps:
-        chosen: Sequence[str | None] = options.weights or [None]
-        for wanted in chosen:
-            network = load(
-                wanted,
-                data=options.data,
-                results=options.params["results"],
-                input_size=options.input_size,
-                device=options.params["device"],
-                mirrored=options.mirrored,
-                orientation=options.orientation,
-                precision=options.params["precision"],
-                gpus=options.params["gpus"],
-            )
-            print(network.summary())
-            name = free_name(network.weights.path.name.split(".")[0], taken)
-            # The user did not choose it: readers of the table must not mistake it for the published network.
-            note = network.weights.reason if wanted is None and network.weights.path == LITE_PATH else ""
-            models.append(network_contender(name, network, options, images, note))
+    chosen: Sequence[str | None] = options.weights or ([] if options.maps else [None])
+    for wanted in chosen:
+        network = load(
+            wanted,
+            data=options.data,
+            input_size=options.input_size,
+            mirrored=options.mirrored,
+            orientation=options.orientation,
+            **{key: options.params[key] for key in ("results", "device", "precision", "gpus")},
+        )
+        print(network.summary())
+        name = free_name(network.weights.path.name.split(".")[0], taken)
+        # The user did not choose it: readers of the table must not mistake it for the published network.
+        is_stand_in = wanted is None and network.weights.path == LITE_PATH
+        models.append(network_contender(name, network, options, images, is_stand_in))
     for folder in options.maps:
         models.append(contenders.folder_contender(free_name(folder.resolve().name, taken), folder))
     return models
@@ -114,14 +113,18 @@ def load_models(options: Options, images: Images) -> list[Contender]:
 def free_name(wanted: str, taken: set[str]) -> str:
     """A name that no other contender has, regardless of case. It is added to `taken`."""
     wanted = _shortened(wanted) or "model"
-    candidates = itertools.chain([wanted], (f"{wanted}-{i}" for i in itertools.count(2)))
-    name = next(candidate for candidate in candidates if candidate.lower() not in taken)
+    name, number = wanted, 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{wanted}-{number}"
     taken.add(name.lower())
     return name
 
 
-def network_contender(name: str, network: Network, options: Options, images: Images, note: str = "") -> Contender:
-    """A network as a contender. Its note also says if it was trained on some of the images to score."""
+def network_contender(
+    name: str, network: Network, options: Options, images: Images, is_stand_in: bool = False
+) -> Contender:
+    """A network as a contender. Its note says if it was trained on some of the images, and why it is a stand-in."""
 
     def maps(cases: Sequence[Case]) -> Iterator:
         for prediction in network.predictions([case.sample.stimulus for case in cases], options.params["batch_size"]):
@@ -134,11 +137,11 @@ def network_contender(name: str, network: Network, options: Options, images: Ima
     names = [sample.name for sample in images.scored]
     known = network.knowledge
     seen = len(known.trained_on(options.data, names)) if known and known.datasets else None
-    if seen:
-        note = "; ".join([*([note] if note else []), f"{seen} of {len(names)} images trained these weights"])
+    notes = [network.weights.reason] if is_stand_in else []
+    notes += [f"{seen} of {len(names)} images trained these weights"] if seen else []
     record = {**network.record(), "images_that_trained": seen}
     settings = {key: value for key, value in record.items() if key not in INCIDENTAL}
-    return Contender(name, maps, record=record, settings=settings, note=note)
+    return Contender(name, maps, record=record, settings=settings, note="; ".join(notes))
 
 
 def with_density(
@@ -180,15 +183,6 @@ def score_all(
     return scores, records
 
 
-def title(options: Options, images: Images, models: Sequence[Contender]) -> str:
-    """The lines above the table."""
-    line = (
-        f"{len(images.scored)} images of {options.data} ({options.split}), protocol {options.protocol}; "
-        f"mean [95 % interval over images]"
-    )
-    return "\n".join([line, *(f"{model.name}: {model.note}" for model in models if model.note)])
-
-
 # --- The run's folder -------------------------------------------------------------------------------------------------
 
 
@@ -198,16 +192,11 @@ def settings_of(options: Options, images: Images, protocol: Protocol, models: Se
     if options.density is not None:
         density = f"SHA-256 {file_sha256(options.density)}"
     return {
-        "data": options.data,
+        **{name: getattr(options, name) for name in ("data", "split", "protocol", "sigma", "baselines", "metric_maps")},
         "folder": str(images.folder.resolve()),
         "saliency": blur_of_made_maps(images.folder),
-        "split": options.split,
         "valid_fraction": images.valid_fraction,
-        "protocol": protocol.name,
         "metrics": list(protocol.metrics),
-        "sigma": options.sigma,
-        "baselines": options.baselines,
-        "metric_maps": options.metric_maps,
         "density": density,
         "seed": options.params["seed"],
         "bootstrap_samples": report.BOOTSTRAP_SAMPLES,
@@ -217,36 +206,25 @@ def settings_of(options: Options, images: Images, protocol: Protocol, models: Se
 
 def default_name(options: Options, models: Sequence[Contender], settings: Mapping) -> str:
     """A name for the run's folder that describes it and that is unique to the settings."""
-    flags = {
-        "baselines": options.baselines,
-        "metric-maps": options.metric_maps,
-        "fit": options.fit,
-        "density": options.density is not None,
-        f"sigma-{options.sigma}": options.sigma is not None,
-    }
-    given = [flag for flag, given in flags.items() if given]
-    words = [options.data, options.split, options.protocol, *given, *(model.name for model in models)]
+    words = [options.data, options.split, options.protocol]
+    words += [
+        name.replace("_", "-") for name in ("baselines", "metric_maps", "fit", "density") if getattr(options, name)
+    ]
+    words += [f"sigma-{options.sigma}"] if options.sigma is not None else []
+    words += [model.name for model in models]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{_shortened('_'.join(words))}_{digest[:8]}"
 
 
 def check_same_settings(summary: Path, settings: Mapping) -> None:
-    """Check that no run with other settings is overwritten.
-
-    Args:
-        summary: path of the run's summary.
-        settings: see `settings_of`.
-
-    Raises:
-        UserError: there is a run with other settings.
-    """
-    if not summary.exists():
-        return
+    """Raise if a run with other settings would be overwritten; its summary may be missing."""
     try:
         before = json.loads(summary.read_text(encoding="utf-8"))
         changed = [
             f"{key} was {before.get(key)}, now {value}" for key, value in settings.items() if before.get(key) != value
         ]
+    except FileNotFoundError:
+        return
     except (ValueError, AttributeError):
         changed = ["its summary is not readable"]
     if changed:

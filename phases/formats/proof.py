@@ -30,9 +30,7 @@ MOST_CALIBRATION_IMAGES = 100
 TEXT_BYTES = 2_000_000
 
 
-def prove(
-    parts: Sequence[Format], network: Network, folder: Path, path: Path, bound: float, advice: str
-) -> list[dict]:
+def prove(parts: Sequence[Format], network: Network, folder: Path, path: Path, bound: float, advice: str) -> list[dict]:
     """Compare an export with the program: the network alone, and its example from photograph to map.
 
     Args:

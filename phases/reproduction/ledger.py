@@ -5,15 +5,16 @@ import errno
 import hashlib
 import json
 import re
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...config import VERSION
 from ...utils import DownloadError, UserError, whole_file, write_json
-from .plan import Step
-from .provenance import measured
+from .plan import Options, Step
 
 # Steps that only look at files. They are quick and run every time. Their results are part of the keys of the steps that
 # need them, so that changed data or weights are scored again.
@@ -28,10 +29,9 @@ class Outcome:
 
     Attributes:
         step: the step.
-        key: the hash of everything that determines its result.
-        result: what it found or made; None if it failed. Later steps depend on its "identity".
+        key: the hash of everything that determines its result; empty if a step that it needs failed.
+        result: a dictionary of what it found or made; None if it failed. Later steps depend on its "identity".
         reason: why it failed, in a few words.
-        cause: the same, if a step that it needs failed.
         seconds, peak_mb: time and peak memory of the process when the step was done.
         done_before: whether an earlier run did it.
         inputs: the results of the steps that it needs, by their names.
@@ -39,92 +39,91 @@ class Outcome:
 
     step: Step
     key: str = ""
-    result: dict | None = None
+    result: Any = None
     reason: str = ""
-    cause: str = ""
     seconds: float | None = None
     peak_mb: float | None = None
     done_before: bool = False
     inputs: Mapping[str, dict] = field(default_factory=dict)
 
 
-# A step's action: a function of the step, the results of the steps that it needs, and its key; it returns the result.
-Action = Callable[[Step, Mapping[str, dict], str], dict]
+# Does a step: a function of the options, the step, the results of the steps that it needs, and its key.
+Action = Callable[[Options, Step, Mapping[str, dict], str], dict]
 
 
-class Ledger:
-    """The finished steps, one file each in `folder/steps/`."""
+def do_all(options: Options, steps: Sequence[Step], actions: Mapping[str, Action]) -> list[Outcome]:
+    """Do all steps that were not done before, by the action of their kind. Failures do not stop the other steps."""
+    outcomes: dict[str, Outcome] = {}
+    for number, step in enumerate(steps, 1):
+        print(f"\n[{number}/{len(steps)}] {step.name}")
+        needs = [outcomes[need] for need in step.needs]
+        outcome = outcomes[step.name] = do(options, step, needs, actions[step.kind])
+        if outcome.reason:
+            print(f"Failed: {outcome.reason}.")
+        elif outcome.done_before:
+            print("Done before.")
+    return list(outcomes.values())
 
-    def __init__(self, folder: Path, actions: Mapping[str, Action], say: Callable[[str], None] = print):
-        self.folder, self.actions, self.say = folder, actions, say
 
-    def do_all(self, steps: Sequence[Step]) -> list[Outcome]:
-        """Do all steps that were not done before. A step that fails does not stop the others."""
-        outcomes: dict[str, Outcome] = {}
-        for number, step in enumerate(steps, 1):
-            self.say(f"\n[{number}/{len(steps)}] {step.name}")
-            outcome = outcomes[step.name] = self._do(step, [outcomes[need] for need in step.needs])
-            if outcome.reason:
-                self.say(f"Failed: {outcome.reason}.")
-            elif outcome.done_before:
-                self.say("Done before.")
-        return list(outcomes.values())
-
-    def _do(self, step: Step, needs: Sequence[Outcome]) -> Outcome:
-        for need in needs:
-            if need.result is None:
-                cause = need.cause or f"{need.step.name}: {need.reason}"  # the first failure of a chain
-                return Outcome(step, reason=cause, cause=cause)
-        inputs = {need.step.name: need.result for need in needs if need.result is not None}
-        key = key_of(step, inputs)
-        before = self._read(step, key)
-        if before and step.kind not in LOOKING:
+def do(options: Options, step: Step, needs: Sequence[Outcome], action: Action) -> Outcome:
+    """Do a step, or read the record of an earlier run in `steps/`."""
+    for need in needs:
+        if need.result is None:  # Report the first failure of a chain.
+            return Outcome(step, reason=f"{need.step.name}: {need.reason}" if need.key else need.reason)
+    inputs = {need.step.name: need.result for need in needs}
+    key = key_of(step, inputs)
+    record = options.folder / "steps" / f"{slug(step.name)}_{key[:12]}.json"
+    before = _read(record, key)
+    if before and step.kind not in LOOKING:
+        return Outcome(step, **before, done_before=True, inputs=inputs)
+    started = time.monotonic()
+    with contextlib.suppress(OSError):  # Reset the peak of the memory, which only Linux can.
+        Path("/proc/self/clear_refs").write_text("5")
+    try:
+        result = action(options, step, inputs, key)
+        if before and before["result"] == result:  # Keep the time of the first look.
             return Outcome(step, **before, done_before=True, inputs=inputs)
-        outcome = Outcome(step, key, inputs=inputs)
-        try:
-            with measured() as cost:
-                outcome.result = self.actions[step.kind](step, inputs, key)
-            outcome.seconds, outcome.peak_mb = cost.seconds, cost.peak_mb
-            if before and before["result"] == outcome.result:  # Keep the time of the first look.
-                return Outcome(step, **before, done_before=True, inputs=inputs)
-            self._write(outcome)
-        except Exception as error:  # The other steps must still be done.
-            outcome.result, outcome.reason = None, self._explain(step, error)
+        seconds = round(time.monotonic() - started, 1)
+        outcome = Outcome(step, key, result, seconds=seconds, peak_mb=_peak_memory(), inputs=inputs)
+        write_down(record, outcome)
         return outcome
+    except Exception as error:  # The other steps must still be done.
+        return Outcome(step, key, reason=_explain(options, step, error), inputs=inputs)
 
-    def path(self, step: Step, key: str) -> Path:
-        """The file that records that a step is done."""
-        return self.folder / "steps" / f"{slug(step.name)}_{key[:12]}.json"
 
-    def _read(self, step: Step, key: str) -> dict | None:
-        """The record of a step from an earlier run; None if there is none or one of its files is missing."""
-        try:
-            found = json.loads(self.path(step, key).read_text(encoding="utf-8"))
-            whole = found["key"] == key and all(Path(file).exists() for file in found["result"].get("files", []))
-            return {name: found[name] for name in ("key", "result", "seconds", "peak_mb")} if whole else None
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            return None
+def write_down(record: Path, outcome: Outcome) -> None:
+    content = {name: getattr(outcome, name) for name in ("key", "result", "seconds", "peak_mb")}
+    write_json(record, {"step": outcome.step.name, "settings": dict(outcome.step.settings), **content})
 
-    def _write(self, outcome: Outcome) -> None:
-        content = {
-            "step": outcome.step.name,
-            "key": outcome.key,
-            "settings": dict(outcome.step.settings),
-            "result": outcome.result,
-            "seconds": outcome.seconds,
-            "peak_mb": outcome.peak_mb,
-        }
-        write_json(self.path(outcome.step, outcome.key), content)
 
-    def _explain(self, step: Step, error: Exception) -> str:
-        """Why a step failed, in a few words. The traceback of an unexpected error is written to a file."""
-        if isinstance(error, UserError | OSError | MemoryError):
-            self.say(f"error: {error}")
-            return brief(error)
-        path = self.folder / "failures" / f"{slug(step.name)}.txt"
-        with contextlib.suppress(OSError), whole_file(path) as temporary:
-            temporary.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        return f"{brief(error)}; see {path}"
+def _read(record: Path, key: str) -> dict | None:
+    """The record of a step from an earlier run; None if there is none or one of its files is missing."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        whole = found["key"] == key and all(Path(file).exists() for file in found["result"].get("files", []))
+        return {name: found[name] for name in ("key", "result", "seconds", "peak_mb")} if whole else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def _explain(options: Options, step: Step, error: Exception) -> str:
+    """Why a step failed, in a few words. The traceback of an unexpected error is written to a file."""
+    if isinstance(error, UserError | OSError | MemoryError):
+        print(f"error: {error}")
+        return brief(error)
+    path = options.folder / "failures" / f"{slug(step.name)}.txt"
+    with contextlib.suppress(OSError), whole_file(path) as temporary:
+        temporary.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return f"{brief(error)}; see {path}"
+
+
+def _peak_memory() -> float | None:
+    """Peak memory of this process in megabytes; None where the system is not Linux."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
+    except (OSError, StopIteration):
+        return None
 
 
 def key_of(step: Step, inputs: Mapping[str, dict]) -> str:

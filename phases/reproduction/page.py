@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from ...acquisition.datasets import DATASETS
 from ...config import PROTOCOLS
 from ...scoring import protocols
 from ...utils import count, whole_file, write_json
+from ..curves import draw_losses
 from . import latex, provenance
-from .commands import command_of
-from .curves import draw_curves
 from .ledger import Outcome
 from .plan import Options
 from .reference import Reference
 from .rows import compare, make_rows, metrics_of
+from .steps import command_of
+
+COLUMNS = ("protocol", "network", "title", "dataset", "metric", "mean", "low", "high", "images", "seeds", "reason")
 
 
 class Report:
@@ -27,81 +29,44 @@ class Report:
         self.options, self.outcomes = options, outcomes
         self.rows = make_rows(options, outcomes)
         self.comparisons = compare(self.rows, references)
+        self.machine = provenance.machine()
 
     def summary(self) -> str:
         """The tables only."""
         return "\n\n".join(f"Protocol {name}\n\n{self.table(name)}" for name in PROTOCOLS)
 
     def write(self) -> None:
-        """Write every file of the page.
-
-        Raises:
-            OSError: the disk is full, or the folder cannot be written to.
-        """
+        """Write every file of the page."""
         folder = self.options.folder
-        curves = draw_curves(folder, self.options, self.done("train"))
+        self._draw_curves()
         self._write_csv(folder / "results.csv")
         write_json(folder / "results.json", self.as_json())
-        for path, text in ((folder / "tables.tex", latex.document(self)), (folder / "README.md", self.page(curves))):
-            with whole_file(path) as temporary:
+        for name, text in (("tables.tex", latex.document(self.rows)), ("README.md", self.page())):
+            with whole_file(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
 
+    def of_kind(self, kind: str) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.step.kind == kind]
+
     def done(self, kind: str) -> list[Outcome]:
-        """The finished steps of a kind."""
-        return [outcome for outcome in self.outcomes if outcome.step.kind == kind and outcome.result]
-
-    # --- Tables -------------------------------------------------------------------------------------------------------
-
-    def table(self, protocol: str) -> str:
-        """One row per network and dataset, one column per metric, in Markdown."""
-        metrics = metrics_of(protocol, self.rows)
-        arrow = protocols.PROTOCOLS[protocol].arrow
-        lines = [["network", "dataset", *(f"{metric} {arrow(metric)}" for metric in metrics)]]
-        for row in self.rows:
-            if row.protocol == protocol:
-                cells = [str(row.scores.get(metric, "–")) for metric in metrics] if row.scores else []
-                notes = [f"failed: {row.reason}"] if row.reason and not row.scores else []
-                title = row.title + (f" ({row.reason})" if row.reason and row.scores else "")
-                lines.append([title, row.dataset, *cells, *notes])
-        return markdown(lines)
-
-    def _reference_table(self) -> str:
-        lines = [["dataset", "metric", "protocol", "network", "published", "ours", "difference", "", "source"]]
-        for found in self.comparisons:
-            ours, difference = found.ours, found.difference
-            lines.append(
-                [
-                    found.row.dataset,
-                    found.reference.metric,
-                    found.row.protocol,
-                    found.row.title,
-                    f"{found.reference.value:g}",
-                    str(ours) if ours else f"failed: {found.row.reason or 'no value'}",
-                    "" if difference is None else f"{difference:+.3f}",
-                    "**outside**" if found.is_outside else "",
-                    found.reference.source,
-                ]
-            )
-        return markdown(lines)
+        return [outcome for outcome in self.of_kind(kind) if outcome.result]
 
     # --- The page -----------------------------------------------------------------------------------------------------
 
-    def page(self, curves: Sequence[Path]) -> str:
+    def page(self) -> str:
         """README.md."""
-        sections = [self._head(), *(self._scores(protocol) for protocol in PROTOCOLS)]
-        if self.comparisons:
-            text = (
-                "Published numbers next to ours; *outside* marks those outside our interval. They can only be compared "
-                "if protocol, ground truth and images are the same."
-            )
-            sections.append(f"## Published and reproduced\n\n{text}\n\n{self._reference_table()}")
-        if self.done("train"):
-            sections.append(self._trainings(curves))
-        sections.append(self._pictures())
-        if any(outcome.step.kind == "submit" for outcome in self.outcomes):
-            sections.append(self._submissions())
-        sections += [self._provenance(), self._commands(), self._costs()]
-        return "\n\n".join(sections) + "\n"
+        sections = {f"Scores, protocol {name}": self._scores(name) for name in PROTOCOLS}
+        sections |= {
+            "Published and reproduced": self._references(),
+            "Learning curves": self._trainings(),
+            "Best, median and worst images": self._pictures(),
+            "Files for the benchmarks": self._submissions(),
+            "Provenance": self._provenance(),
+            "Commands for single rows": self._commands(),
+            "Time and memory": self._costs(),
+        }
+        texts = [f"## {title}\n\n{text}" for title, text in sections.items() if text]
+        return "\n\n".join([self._head(), *texts]) + "\n"
 
     def _head(self) -> str:
         options, failed = self.options, [row for row in self.rows if row.reason]
@@ -140,196 +105,186 @@ class Report:
         )
         if protocol == "mit" and "EMD" not in metrics_of(protocol, self.rows):
             text += " EMD is missing because the library POT is not installed."
-        return f"## Scores, protocol {protocol}\n\n{text}\n\n{self.table(protocol)}"
+        return f"{text}\n\n{self.table(protocol)}"
 
-    def _trainings(self, curves: Sequence[Path]) -> str:
-        lines = [["training", "starts from", "epochs", "best epoch", "best validation loss"]]
+    def table(self, protocol: str) -> str:
+        """One row per network and dataset, one column per metric, in Markdown."""
+        metrics = metrics_of(protocol, self.rows)
+        arrow = protocols.PROTOCOLS[protocol].arrow
+        lines = []
+        for row in self.rows:
+            if row.protocol == protocol and row.scores:
+                title = f"{row.title} ({row.reason})" if row.reason else row.title
+                lines.append([title, row.dataset, *(row.scores.get(metric, "–") for metric in metrics)])
+            elif row.protocol == protocol:
+                lines.append([row.title, row.dataset, f"failed: {row.reason}"])
+        return markdown(["network", "dataset", *(f"{metric} {arrow(metric)}" for metric in metrics)], lines)
+
+    def _references(self) -> str:
+        if not self.comparisons:
+            return ""
+        lines = [
+            [
+                found.row.dataset,
+                found.reference.metric,
+                found.row.protocol,
+                found.row.title,
+                f"{found.reference.value:g}",
+                found.ours or f"failed: {found.row.reason or 'no value'}",
+                "" if found.difference is None else f"{found.difference:+.3f}",
+                "**outside**" if found.is_outside else "",
+                found.reference.source,
+            ]
+            for found in self.comparisons
+        ]
+        head = ["dataset", "metric", "protocol", "network", "published", "ours", "difference", "", "source"]
+        return (
+            "Published numbers next to ours; *outside* marks those outside our interval. They can only be compared "
+            f"if protocol, ground truth and images are the same.\n\n{markdown(head, lines)}"
+        )
+
+    def _trainings(self) -> str:
+        lines = []
         for outcome in self.done("train"):
-            assert outcome.result
-            epochs = outcome.result["epochs"]
+            epochs, start = outcome.result["epochs"], "the SALICON training above"
             best = min(epochs, key=lambda row: row["val_loss"])
-            start = (
-                Path(outcome.result["init"]).name if outcome.step.data == "salicon" else "the SALICON training above"
-            )
-            row = [outcome.step.name, start, str(len(epochs)), f"{best['epoch']:g}", f"{best['val_loss']:.4f}"]
-            lines.append(row)
-        pictures = [f"![Loss over the epochs on {path.stem.removeprefix('curves_')}]({path.name})" for path in curves]
-        return "\n\n".join(["## Learning curves", markdown(lines), *pictures])
+            if outcome.step.data == "salicon":
+                start = Path(outcome.result["init"]).name
+            lines.append([outcome.step.name, start, len(epochs), f"{best['epoch']:g}", f"{best['val_loss']:.4f}"])
+        if not lines:
+            return ""
+        names = dict.fromkeys(outcome.step.data for outcome in self.done("train"))
+        pictures = [f"![Loss over the epochs on {name}](curves_{name}.png)" for name in names]
+        head = ["training", "starts from", "epochs", "best epoch", "best validation loss"]
+        return "\n\n".join([markdown(head, lines), *pictures])
+
+    def _draw_curves(self) -> None:
+        """Draw `curves_<dataset>.png` for each dataset with finished trainings, with all of them on it."""
+        histories: dict[str, dict[str, list]] = {}
+        for outcome in self.done("train"):
+            label = f"{self.options.title(outcome.step.network)}, seed {outcome.step.seed}"
+            histories.setdefault(outcome.step.data, {})[label] = outcome.result["epochs"]
+        for name, found in histories.items():
+            draw_losses(self.options.folder / f"curves_{name}.png", found, f"{name}: ")
 
     def _pictures(self) -> str:
-        lines = [
-            "## Best, median and worst images",
-            "By NSS, or by CC if there are no fixations; protocol tuebingen. From the left: photograph with "
-            "fixations, ground truth, prediction.",
-        ]
+        lines = []
         for outcome in self.done("evaluate"):
-            step, result = outcome.step, outcome.result
-            if step.network == "baselines" or step.protocol != "tuebingen" or not result:
-                continue
-            if Path(result["examples"]).exists():
-                words = self._words(outcome)
-                lines += [f"### {words}", f"![{words}]({self._link(Path(result['examples']))})"]
-        return "\n\n".join(lines if len(lines) > 2 else [*lines, "There are none."])
+            step, path = outcome.step, Path(outcome.result["examples"])
+            if step.network != "baselines" and step.protocol == "tuebingen" and path.exists():
+                seed = "" if step.seed is None else f", seed {step.seed}"
+                words = f"{DATASETS[step.data].title}: {self.options.title(step.network)}{seed}"
+                lines += [f"### {words}", f"![{words}]({self._link(path)})"]
+        text = (
+            "By NSS, or by CC if there are no fixations; protocol tuebingen. From the left: photograph with fixations, "
+            "ground truth, prediction."
+        )
+        return "\n\n".join([text, *(lines or ["There are none."])])
 
     def _submissions(self) -> str:
-        lines = [["benchmark", "network", "file", "SHA-256"]]
-        for outcome in self.outcomes:
-            if outcome.step.kind == "submit":
-                network = self.options.title(outcome.step.network)
-                if not outcome.result:
-                    lines.append([outcome.step.data, network, f"failed: {outcome.reason}", ""])
-                    continue
-                for file in outcome.result["files"]:
-                    name = Path(file).name
-                    link = f"[{name}]({self._link(Path(file))})"
-                    lines.append([outcome.step.data, network, link, outcome.result["sha256"][name]])
-        return f"## Files for the benchmarks\n\n{markdown(lines)}"
+        lines = []
+        for outcome in self.of_kind("submit"):
+            head = [outcome.step.data, self.options.title(outcome.step.network)]
+            if not outcome.result:
+                lines.append([*head, f"failed: {outcome.reason}"])
+                continue
+            for file in map(Path, outcome.result["files"]):
+                lines.append([*head, f"[{file.name}]({self._link(file)})", outcome.result["sha256"][file.name]])
+        return markdown(["benchmark", "network", "file", "SHA-256"], lines) if lines else ""
 
     def _provenance(self) -> str:
-        data = [["dataset", "folder", "train", "validate", "fixations scored", "files", "archives (SHA-256)"]]
-        weights = [["weights", "file", "SHA-256", "archive (SHA-256)"]]
+        data, weights = [], []
         for outcome in self.outcomes:
             step, result = outcome.step, outcome.result
+            cells = [f"not available: {outcome.reason}"]
             if step.kind == "data":
-                data.append(
-                    [step.data, *(self._about(step.data, result) if result else [f"not available: {outcome.reason}"])]
-                )
+                if result:
+                    scored = (o.result["fixations"] for o in self.done("evaluate") if o.step.data == step.data)
+                    counts = [result["train"], result["valid"], next(scored, "–")]
+                    cells = [result["folder"], *counts, result["identity"], _archives(result)]
+                data.append([step.data, *cells])
             elif step.kind == "weights":
-                row = (
-                    [result["path"], result["identity"], _archives(result)]
-                    if result
-                    else [f"not available: {outcome.reason}"]
-                )
-                weights.append([step.name, *row])
+                cells = [result["path"], result["identity"], _archives(result)] if result else cells
+                weights.append([step.name, *cells])
             elif step.kind == "train" and result:
                 weights.append([step.name, result["best"], result["identity"], "–"])
-        machine = [["", ""], *([name, text] for name, text in provenance.machine().items())]
+        head = ["dataset", "folder", "train", "validate", "fixations scored", "files", "archives (SHA-256)"]
         text = (
             "*Files* is a hash of the names, sizes and last bytes of all photographs and maps, and of the fixations. "
             "Archives are only known if this program downloaded them."
         )
-        return "\n\n".join(["## Provenance", markdown(data), text, markdown(weights), markdown(machine)])
+        of_weights = markdown(["weights", "file", "SHA-256", "archive (SHA-256)"], weights)
+        return "\n\n".join([markdown(head, data), text, of_weights, markdown(["", ""], self.machine.items())])
 
     def _commands(self) -> str:
-        lines = []
-        for outcome in self.outcomes:
-            if command := command_of(outcome, self.options):
-                lines.append(f"# {outcome.step.name}\n{command}")
-        text = "\n".join(lines)
-        return (
-            "## Commands for single rows\n\n"
-            "Each command repeats one step with the files above and gives the same numbers.\n\n"
-            f"```bash\n{text}\n```"
-        )
+        commands = {outcome.step.name: command_of(outcome, self.options) for outcome in self.outcomes}
+        text = "\n".join(f"# {name}\n{command}" for name, command in commands.items() if command)
+        return f"Each command repeats one step with the files above and gives the same numbers.\n\n```bash\n{text}\n```"
 
     def _costs(self) -> str:
-        lines = [["step", "seconds", "peak memory of the process, MB"]]
+        lines = []
         for outcome in self.outcomes:
             seconds = f"failed: {outcome.reason}" if outcome.reason else f"{outcome.seconds:.1f}"
             lines.append([outcome.step.name, seconds, "–" if outcome.peak_mb is None else f"{outcome.peak_mb:.0f}"])
-        return f"## Time and memory\n\n{markdown(lines)}"
+        return markdown(["step", "seconds", "peak memory of the process, MB"], lines)
+
+    def _link(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.options.folder)).as_posix().replace(" ", "%20")
 
     # --- JSON and CSV -------------------------------------------------------------------------------------------------
 
     def as_json(self) -> dict:
         """Everything on the page, and the scores of each training."""
+        options = {
+            name: getattr(self.options, name)
+            for name in ("names", "weights", "train", "contexts", "variant", "init", "seeds")
+        }
+        references = [
+            {
+                **asdict(found.reference),
+                "network": found.row.network,
+                "protocol": found.row.protocol,
+                "ours": found.ours and found.ours.mean,
+                "difference": found.difference,
+                "outside": found.is_outside,
+            }
+            for found in self.comparisons
+        ]
+        steps = [
+            {
+                "name": outcome.step.name,
+                "kind": outcome.step.kind,
+                "settings": dict(outcome.step.settings),
+                "command": command_of(outcome, self.options),
+                **{name: getattr(outcome, name) for name in ("key", "reason", "result", "seconds", "peak_mb")},
+            }
+            for outcome in self.outcomes
+        ]
         return {
-            "options": {
-                "names": list(self.options.names),
-                "weights": self.options.weights,
-                "train": self.options.train,
-                "contexts": list(self.options.contexts),
-                "variant": self.options.variant,
-                "init": self.options.init,
-                "seeds": self.options.seeds,
-                "size": self.options.input_size,
-                "parameters": dict(self.options.params),
-            },
-            "rows": [
-                {**asdict(row), "scores": {metric: asdict(score) for metric, score in row.scores.items()}}
-                for row in self.rows
-            ],
-            "references": [
-                {
-                    **asdict(found.reference),
-                    "network": found.row.network,
-                    "protocol": found.row.protocol,
-                    "ours": found.ours and found.ours.mean,
-                    "difference": found.difference,
-                    "outside": found.is_outside,
-                }
-                for found in self.comparisons
-            ],
-            "steps": [
-                {
-                    "name": outcome.step.name,
-                    "kind": outcome.step.kind,
-                    "settings": dict(outcome.step.settings),
-                    "key": outcome.key,
-                    "reason": outcome.reason,
-                    "result": outcome.result,
-                    "command": command_of(outcome, self.options),
-                    "seconds": outcome.seconds,
-                    "peak_mb": outcome.peak_mb,
-                }
-                for outcome in self.outcomes
-            ],
-            "machine": provenance.machine(),
+            "options": {**options, "size": self.options.input_size, "parameters": dict(self.options.params)},
+            "rows": [asdict(row) for row in self.rows],
+            "references": references,
+            "steps": steps,
+            "machine": self.machine,
         }
 
     def _write_csv(self, path: Path) -> None:
         """One line per network, dataset, protocol and metric, and one per row that failed."""
         with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                [
-                    "protocol",
-                    "network",
-                    "title",
-                    "dataset",
-                    "metric",
-                    "mean",
-                    "low",
-                    "high",
-                    "images",
-                    "seeds",
-                    "reason",
-                ]
-            )
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
             for row in self.rows:
-                head = [row.protocol, row.network, row.title, row.dataset]
-                for metric, score in row.scores.items():
-                    numbers = [score.mean, score.low, score.high, score.images, score.seeds]
-                    writer.writerow([*head, metric, *numbers, row.reason])
-                if not row.scores:
-                    writer.writerow([*head, "", "", "", "", "", "", row.reason])
-
-    # --- Words --------------------------------------------------------------------------------------------------------
-
-    def _words(self, outcome: Outcome) -> str:
-        seed = "" if outcome.step.seed is None else f", seed {outcome.step.seed}"
-        return f"{DATASETS[outcome.step.data].title}: {self.options.title(outcome.step.network)}{seed}"
-
-    def _about(self, dataset: str, result: dict) -> list[str]:
-        """The cells of a dataset in the table of provenance."""
-        counts = [str(result["train"]), str(result["valid"]), self._fixations(dataset)]
-        return [result["folder"], *counts, result["identity"], _archives(result)]
-
-    def _fixations(self, dataset: str) -> str:
-        found = (o.result["fixations"] for o in self.done("evaluate") if o.result and o.step.data == dataset)
-        return str(next(found, "–"))
-
-    def _link(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.options.folder)).as_posix().replace(" ", "%20")
+                for metric, score in row.scores.items() or [("", None)]:
+                    writer.writerow({**vars(row), "metric": metric, **(vars(score) if score else {})})
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first line is the header. Short lines are filled."""
-    columns = len(lines[0])
-    filled = [[*line, *[""] * (columns - len(line))] for line in lines]
-    cells = [[re.sub(r"\s+", " ", cell).replace("|", r"\|") for cell in line] for line in filled]
-    rows = [cells[0], ["---"] * columns, *cells[1:]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def markdown(head: Sequence[str], lines: Iterable[Iterable]) -> str:
+    """A table in Markdown. Short lines are filled."""
+    rows = [" | ".join(head), " | ".join(["---"] * len(head))]
+    for line in lines:
+        cells = [re.sub(r"\s+", " ", str(cell)).replace("|", r"\|") for cell in line]
+        rows.append(" | ".join([*cells, *[""] * (len(head) - len(cells))]))
+    return "\n".join(f"| {row} |" for row in rows)
 
 
 def _archives(result: dict) -> str:

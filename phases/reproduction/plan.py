@@ -8,6 +8,7 @@ from ... import download
 from ...acquisition import datasets
 from ...acquisition.datasets import BENCHMARKS, DATASETS
 from ...config import MAPS, PARAMS, PROTOCOLS, SPEED, VARIANTS
+from ...scoring.report import aligned
 
 # The networks of the tables, in order. If another network replaces "published", its name is used instead.
 NETWORKS = {
@@ -22,22 +23,7 @@ TRAINED = {"aspp": "trained", "plain": "ablation"}  # by context
 
 @dataclass(frozen=True)
 class Options:
-    """What to reproduce.
-
-    Attributes:
-        data: keys of `datasets.DATASETS`, or "all".
-        path: the folder that contains their folders.
-        params: all parameters, see `config.PARAMS`.
-        weights: the network to score as the published one: "published", "lite", or a path.
-        train: whether to train too.
-        context: "plain" to train the ablation too.
-        variant: of the networks to train, a key of `config.VARIANTS`.
-        init: initial weights of the training on SALICON; see `checkpoint.initial_weights`.
-        seeds: number of trainings of each network, with consecutive seeds.
-        input_size: height and width of every network's input; None for each dataset's own.
-        reference: a file of published numbers; see `reference.read`.
-        dry_run: whether only to print the plan.
-    """
+    """The flags of `reproduce`, whose help describes them, and all parameters by name."""
 
     data: Sequence[str]
     path: Path
@@ -107,16 +93,11 @@ class Step:
 
 def make_plan(options: Options) -> list[Step]:
     """All steps, each after the steps that it needs. Published networks come first, because they take less time."""
-    steps: dict[str, Step] = {}
-    for name in options.names:
-        for step in _published(name, options):
-            steps.setdefault(step.name, step)
+    steps = [step for name in options.names for step in _published(name, options)]
     if options.train:
-        for step in _trainings(options):
-            steps.setdefault(step.name, step)
-    for step in _submissions(options, steps):
-        steps.setdefault(step.name, step)
-    return list(steps.values())
+        steps += _trainings(options)
+    steps += _submissions(options, [step for step in steps if step.kind == "train"])
+    return list({step.name: step for step in steps}.values())
 
 
 def _published(name: str, options: Options) -> Iterator[Step]:
@@ -149,34 +130,19 @@ def _trainings(options: Options) -> Iterator[Step]:
                 yield from _evaluations(TRAINED[context], data, training, options, seed)
 
 
-def _submissions(options: Options, steps: Mapping[str, Step]) -> list[Step]:
+def _submissions(options: Options, trainings: Sequence[Step]) -> Iterator[Step]:
     """The benchmarks with test photographs, predicted by the published network and by each network trained here."""
-    found = []
-    for benchmark, folder in ((key, test_folder(key, options.path)) for key in BENCHMARKS):
+    for key, benchmark in BENCHMARKS.items():
+        folder = next((options.path / name for name in benchmark.places if (options.path / name).is_dir()), None)
         if folder is None:
             continue
-        name = BENCHMARKS[benchmark].dataset
-        network = fetch_weights(options.weights, name)
-        trained = [step for step in steps.values() if step.kind == "train" and step.data == name]
-        found += [] if network.name in steps else [network]
-        for source, key in ((network, "published"), *((step, step.network) for step in trained)):
-            words = [
-                f"submit {benchmark}",
-                options.title(key),
-                *([f"seed {source.seed}"] if key != "published" else []),
-            ]
-            settings = {
-                "folder": str(folder.resolve()),
-                "size": options.input_size,
-                **decisive("submit", options.params),
-            }
-            found.append(Step(", ".join(words), "submit", benchmark, settings, (source.name,), key, source.seed))
-    return found
-
-
-def test_folder(benchmark: str, path: Path) -> Path | None:
-    """The folder of a benchmark's test photographs, if there is one."""
-    return next((path / name for name in BENCHMARKS[benchmark].places if (path / name).is_dir()), None)
+        settings = {"folder": str(folder.resolve()), "size": options.input_size, **decisive("submit", options.params)}
+        published = fetch_weights(options.weights, benchmark.dataset)
+        yield published
+        for source in (published, *(step for step in trainings if step.data == benchmark.dataset)):
+            network = source.network or "published"
+            words = [f"submit {key}", options.title(network), *([f"seed {source.seed}"] if source.network else [])]
+            yield Step(", ".join(words), "submit", key, settings, (source.name,), network, source.seed)
 
 
 def fetch_data(name: str) -> Step:
@@ -232,21 +198,14 @@ def has_flag(phase: str, key: str) -> bool:
 def table(options: Options, steps: Sequence[Step]) -> str:
     """The plan for people: every step with its download and disk space, and the sums."""
     needs = [needs_of(step, options) for step in steps]
-    rows: list[tuple[str, ...]] = [("", "step", "download", "disk")]
+    rows = [["", "step", "download", "disk"]]
     for number, (step, need) in enumerate(zip(steps, needs, strict=True), 1):
-        rows.append((str(number), step.name, *("not known" if size is None else in_gb(size) for size in need)))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        rows.append([str(number), step.name, *map(in_gb, need)])
     fetched, kept = (sum(size or 0 for size in column) for column in zip(*needs, strict=True))
     unknown = sum(size is None for size, _ in needs)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Together: {fetched / 1e9:.2f} GB to download and {kept / 1e9:.2f} GB of disk space"
-            + (f", plus {unknown} downloads of unknown size." if unknown else "."),
-        ]
-    )
+    more = f", plus {unknown} downloads of unknown size" if unknown else ""
+    total = f"Together: {fetched / 1e9:.2f} GB to download and {kept / 1e9:.2f} GB of disk space{more}."
+    return f"{aligned(rows)}\n\n{total}"
 
 
 def needs_of(step: Step, options: Options) -> tuple[int | None, int | None]:
@@ -266,5 +225,5 @@ def needs_of(step: Step, options: Options) -> tuple[int | None, int | None]:
     return 0, 0
 
 
-def in_gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size else ""
+def in_gb(size: int | None) -> str:
+    return "not known" if size is None else f"{size / 1e9:.2f} GB" if size else ""

@@ -12,7 +12,6 @@ from ...utils import UserError
 from .plan import NETWORKS
 
 COLUMNS = ("dataset", "metric", "value", "source")  # Two more may follow: "network" and "protocol".
-DEFAULT_NETWORKS = ("published", "trained")
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Reference:
     metric: str
     value: float
     source: str
-    networks: Sequence[str] = DEFAULT_NETWORKS
-    protocols: Sequence[str] = tuple(PROTOCOLS)
+    networks: Sequence[str]
+    protocols: Sequence[str]
 
 
 def read(path: Path) -> list[Reference]:
@@ -41,35 +40,33 @@ def read(path: Path) -> list[Reference]:
     table = csv.DictReader([line for _, line in numbered], skipinitialspace=True)
     if missing := [column for column in COLUMNS if column not in (table.fieldnames or [])]:
         raise UserError(f"{path} has no column {', '.join(missing)}; expected {','.join(COLUMNS)} in its first line.")
-    return [_reference(path, number, row) for (number, _), row in zip(numbered[1:], table, strict=True)]
+    return [_reference(f"{path}, line {i}", row) for (i, _), row in zip(numbered[1:], table, strict=True)]
 
 
-def _reference(path: Path, number: int, row: dict) -> Reference:
-    """A line of the table."""
+def _reference(place: str, row: dict) -> Reference:
+    """A line of the table; without a network or a protocol, it is compared with all that fit."""
     cells = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+    metrics = {
+        name: protocol.metrics for name, protocol in PROTOCOLS.items() if cells.get("protocol") in (None, "", name)
+    }
+    choices = {
+        "dataset": list(DATASETS),
+        "protocol": ["", *PROTOCOLS],
+        "network": ["", *NETWORKS],
+        "metric": list(dict.fromkeys(metric for names in metrics.values() for metric in names)),
+    }
+    for column, expected in choices.items():
+        if (received := cells.get(column, "")) not in expected:
+            words = [word for word in expected if word]
+            raise UserError(
+                f"{place}: received the {column} {received!r}, expected {', '.join(words[:-1])} or {words[-1]}."
+            )
     try:
         value = float(cells["value"])
     except ValueError:
         value = math.nan
-    metrics = {name: protocol.metrics for name, protocol in PROTOCOLS.items()}
-    protocols = [cells["protocol"]] if cells.get("protocol") else list(metrics)
-    networks = [cells["network"]] if cells.get("network") else list(DEFAULT_NETWORKS)
-    choices = (
-        ("dataset", cells["dataset"], list(DATASETS)),
-        ("protocol", protocols[0], list(metrics)),
-        ("network", networks[0], list(NETWORKS)),
-    )
-    for column, received, expected in choices:
-        if received not in expected:
-            raise UserError(f"{path}, line {number}: received the {column} {received!r}, expected {_or(expected)}.")
-    known = list(dict.fromkeys(metric for protocol in protocols for metric in metrics[protocol]))
-    if cells["metric"] not in known:
-        raise UserError(f"{path}, line {number}: received the metric {cells['metric']!r}, expected {_or(known)}.")
     if not math.isfinite(value):
-        raise UserError(f"{path}, line {number}: received the value {cells['value']!r}, expected a number.")
-    fitting = [protocol for protocol in protocols if cells["metric"] in metrics[protocol]]
-    return Reference(cells["dataset"], cells["metric"], value, cells["source"], networks, fitting)
-
-
-def _or(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+        raise UserError(f"{place}: received the value {cells['value']!r}, expected a number.")
+    networks = [cells["network"]] if cells.get("network") else ["published", "trained"]
+    protocols = [name for name, names in metrics.items() if cells["metric"] in names]
+    return Reference(cells["dataset"], cells["metric"], value, cells["source"], networks, protocols)

@@ -7,32 +7,20 @@ import numpy as np
 
 from ...config import PROTOCOLS
 from ...scoring import protocols
+from ...scoring.report import Estimate
 from .ledger import Outcome
 from .plan import NETWORKS, Options
 from .reference import Reference
 
 
 @dataclass(frozen=True)
-class Score:
-    """A metric of a row.
+class Score(Estimate):
+    """A metric of a row. For several trainings, `low` and `high` are one standard deviation away from the mean."""
 
-    Attributes:
-        mean: over the images, and over the seeds if there are several.
-        low, high: the 95 % interval over the images; for several seeds, one standard deviation to each side.
-        images: number of images with a value.
-        seeds: number of trainings.
-    """
-
-    mean: float
-    low: float
-    high: float
-    images: int
     seeds: int = 1
 
     def __str__(self) -> str:
-        if self.seeds > 1:
-            return f"{self.mean:.3f} ± {self.high - self.mean:.3f}"
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f} ± {self.high - self.mean:.3f}" if self.seeds > 1 else super().__str__()
 
 
 @dataclass(frozen=True)
@@ -64,34 +52,38 @@ def metrics_of(protocol: str, rows: Sequence[Row]) -> list[str]:
 
 def make_rows(options: Options, outcomes: Sequence[Outcome]) -> list[Row]:
     """All rows, by protocol, network and dataset."""
-    rows = []
-    for protocol in PROTOCOLS:
-        for network in NETWORKS:
-            for dataset in options.names:
-                found = [
-                    outcome
-                    for outcome in outcomes
-                    if outcome.step.kind == "evaluate"
-                    and (outcome.step.protocol, outcome.step.network, outcome.step.data) == (protocol, network, dataset)
-                ]
-                if found and network == "baselines":
-                    rows += _baselines(found[0])
-                elif found:
-                    rows.append(_row(options, found))
+    groups: dict[tuple[str, str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        if (step := outcome.step).kind == "evaluate":
+            groups.setdefault((step.protocol, step.network, step.data), []).append(outcome)
+    rows = [
+        row
+        for protocol in PROTOCOLS
+        for network in NETWORKS
+        for dataset in options.names
+        for row in _rows(options, groups.get((protocol, network, dataset), []))
+    ]
     order = {title: i for i, title in enumerate(dict.fromkeys(row.title for row in rows))}
     return sorted(rows, key=lambda row: (list(PROTOCOLS).index(row.protocol), order[row.title]))
 
 
-def _row(options: Options, outcomes: Sequence[Outcome]) -> Row:
-    """The row of a network, from one training or several."""
-    step = outcomes[0].step
+def _rows(options: Options, outcomes: Sequence[Outcome]) -> list[Row]:
+    """The row of a network, from one training or several; or one of each baseline and of the dataset's own maps."""
+    if not outcomes:
+        return []
+    step, result = outcomes[0].step, outcomes[0].result
+    if step.network == "baselines" and result:
+        titles = {name: name for name in result["scores"]} | {result["contender"]: "dataset's own maps"}
+        return [
+            Row(step.network, title, step.data, step.protocol, _scores(result, name)) for name, title in titles.items()
+        ]
     columns = [_scores(outcome.result, outcome.result["contender"]) for outcome in outcomes if outcome.result]
     scores = columns[0] if len(columns) == 1 else _spread(columns)
     failed = [outcome for outcome in outcomes if outcome.reason]
     reason = failed[0].reason if failed else ""
     if failed and columns:
         reason = f"seed {failed[0].step.seed} is missing: {reason}"
-    return Row(step.network, options.title(step.network), step.data, step.protocol, scores, reason)
+    return [Row(step.network, options.title(step.network), step.data, step.protocol, scores, reason)]
 
 
 def _spread(columns: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
@@ -102,18 +94,6 @@ def _spread(columns: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
         mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
         scores[metric] = Score(mean, mean - spread, mean + spread, columns[0][metric].images, len(values))
     return scores
-
-
-def _baselines(outcome: Outcome) -> list[Row]:
-    """A row for each baseline, and for the dataset's own maps, which are the ground truth of CC, SIM and KLD."""
-    step = outcome.step
-    if not outcome.result:
-        return [Row(step.network, "baselines", step.data, step.protocol, reason=outcome.reason)]
-    titles = {name: name for name in outcome.result["scores"]} | {outcome.result["contender"]: "dataset's own maps"}
-    return [
-        Row(step.network, title, step.data, step.protocol, _scores(outcome.result, name))
-        for name, title in titles.items()
-    ]
 
 
 def _scores(result: Mapping, contender: str) -> dict[str, Score]:

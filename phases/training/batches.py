@@ -70,7 +70,7 @@ def training_plan(
         groups: every sample of each is used once; each batch has samples of one group only.
         batch_size: the last batch of a group may be smaller.
         seed, epoch: together they determine the order, the scales and the augmentation.
-        scales: factors on the network's input size; each batch draws one.
+        scales: factors on the network's input size, rounded to multiples of 8; each batch draws one.
     """
     random = np.random.default_rng([seed, epoch])
     batches = []
@@ -78,8 +78,9 @@ def training_plan(
         order = random.permutation(len(group.samples))
         for start in range(0, len(order), batch_size):
             samples = [group.samples[i] for i in order[start : start + batch_size]]
-            size = scaled_size(group.size, random.choice(scales))
-            batches.append(Batch(samples, size, int(random.integers(2**31))))
+            scale = random.choice(scales)
+            height, width = (max(8, round(side * scale / 8) * 8) for side in group.size)
+            batches.append(Batch(samples, (height, width), int(random.integers(2**31))))
     return [batches[i] for i in random.permutation(len(batches))]
 
 
@@ -111,12 +112,6 @@ def share_out(plan: Sequence[Batch], devices: int) -> list[Batch]:
     return shares
 
 
-def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """A network input size times a factor, each side rounded to a multiple of 8."""
-    height, width = (max(8, round(side * scale / 8) * 8) for side in size)
-    return height, width
-
-
 # --- Loading ----------------------------------------------------------------------------------------------------------
 
 Loader = Callable[[Sequence[Batch]], tf.data.Dataset]
@@ -132,7 +127,7 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None) -> tf.
         augmentation: options of `augment`, or None for unchanged images.
 
     Returns:
-        A `tf.data.Dataset` of pairs: images (B, H, W, 3) and saliency maps (B, H, W, 1), float32, 0 to 255.
+        Pairs: images (B, H, W, 3) and saliency maps (B, H, W, 1), float32, 0 to 255.
     """
 
     def rows():
@@ -238,10 +233,7 @@ def loaders(
 ) -> Iterator[tuple[Loader, Loader]]:
     """The functions that turn plans into datasets, for training and for validation.
 
-    Args:
-        folder: for the cache, if `params` asks for one, which is removed afterwards.
-        params: see `config.PARAMS`.
-        train_groups, valid_groups: what the plans are made of.
+    If `params` asks for a cache, `folder` holds it during the block, and is removed afterwards.
     """
     augmentation = {key: params[key] for key in ("mirror", "color", "crop") if params[key]}
     training = functools.partial(load_batches, augmentation=augmentation)

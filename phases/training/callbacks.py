@@ -1,7 +1,6 @@
 """Callbacks between the steps and epochs of a training."""
 
 import contextlib
-import importlib.util
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -20,12 +19,7 @@ BOARD_IMAGES = 4  # validation images shown after each epoch
 
 
 class EpochEnd(keras.callbacks.Callback):
-    """Shows progress, stops when the loss is not a number, and saves the run after every epoch.
-
-    Args:
-        run: a `run.Run`.
-        steps: training steps per epoch.
-    """
+    """Shows progress, stops when the loss is not a number, and saves the run after every epoch of so many steps."""
 
     def __init__(self, run, steps: int):
         super().__init__()
@@ -48,11 +42,10 @@ class EpochEnd(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.bar.close()
         seconds = time.monotonic() - self.started
+        losses = {"loss": logs["loss"], "val_loss": logs["val_loss"], **logs}  # in this order
         row = {
             "epoch": epoch + 1,
-            "loss": float(logs["loss"]),
-            "val_loss": float(logs["val_loss"]),
-            **{key: float(value) for key, value in logs.items() if key not in ("loss", "val_loss")},
+            **{key: float(value) for key, value in losses.items()},
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "seconds": round(seconds, 1),
         }
@@ -77,12 +70,9 @@ class ValidateAverage(keras.callbacks.Callback):
 
 
 class Board(keras.callbacks.TensorBoard):
-    """Writes the speed and a few validation maps for TensorBoard, in addition to what Keras writes.
+    """Writes the speed and a few maps of the first validation batches, in addition to Keras' data for TensorBoard.
 
-    Args:
-        folder: the folder to write.
-        validation: the batches of the validation; the first ones are shown.
-        images: number of training images per epoch.
+    An epoch trains with so many `images`.
     """
 
     def __init__(self, folder: Path, validation: Sequence[Batch], images: int):
@@ -117,16 +107,6 @@ def side_by_side(photograph: tf.Tensor, saliency: tf.Tensor, truth: tf.Tensor) -
     """A photograph, 0 to 255, its map, 0 to 1, and the true map, 0 to 255: float32 (H, 3 W, 3), 0 to 1."""
     maps = [tf.repeat(x, 3, axis=-1) for x in (saliency, truth / tf.maximum(tf.reduce_max(truth), 1e-7))]
     return tf.concat([photograph / 255, *maps], axis=1)
-
-
-def check_tensorboard() -> None:
-    """Check that TensorBoard is installed.
-
-    Raises:
-        UserError: it is not.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard requires TensorBoard, which is not installed: run 'pip install tensorboard'.")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Training itself: the network, its loss and optimizer, and the epochs of a run."""
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from ...checkpoint import Knowledge, TrainedOn
 from ...config import PARAMS, SPEED, VARIANTS
 from ...data import CUSTOM, Group, files_hash, is_split_by_folders, names_hash
 from ...images import find_damaged
-from ...model import build_model, choose_layout, describe_device
+from ...model import build_model, choose_layout, describe_device, find_gpus
 from ...precision import check_precision
 from ...utils import UserError, count, name_some
 from .batches import feed, group_by_shape, loaders, training_plan, validation_plan
-from .callbacks import Board, EpochEnd, ValidateAverage, check_tensorboard
-from .devices import choose_devices, strategy_for
+from .callbacks import Board, EpochEnd, ValidateAverage
 from .optimizer import compile_model, explain_learning_rate
 from .run import Run
 
@@ -36,10 +36,7 @@ def train(
     Args:
         groups: for each dataset by name, the training and the validation samples.
         params: `config.PARAMS` with a recipe's changes and the user's flags, and options of your own photographs.
-        variant: a key of `config.VARIANTS`.
-        context: one of `config.CONTEXTS`.
-        init: see `checkpoint.initial_weights`.
-        restart: whether to start over if a run of this name exists.
+        variant, context, init, restart: see `phases.train.Options`.
         fit_pixels: number of pixels of the network's input if its shape follows each photograph's, see
             `geometry.fitted_size`; None to use the groups' sizes.
 
@@ -66,14 +63,14 @@ def train(
 def _train(
     run: Run, params: Mapping, train_groups: Sequence[Group], valid_groups: Sequence[Group], restart: bool
 ) -> None:
-    name, variant, context = (run.settings[key] for key in ("dataset", "variant", "context"))
-    if params["tensorboard"]:
-        check_tensorboard()
+    variant, context = run.settings["variant"], run.settings["context"]
+    if params["tensorboard"] and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard requires TensorBoard, which is not installed: run 'pip install tensorboard'.")
     if slow := check_precision(params["precision"]):
         print(slow)
     layout = choose_layout(params["device"])
     devices = choose_devices(params["gpus"], params["batch_size"])
-    strategy = strategy_for(devices)
+    strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
     device = describe_device(layout, len(devices))
     resuming = run.exists() and not restart
     if resuming:
@@ -81,7 +78,7 @@ def _train(
         arrays = checkpoint.read_arrays(run.latest_path, "Start over with --restart.")
     else:
         arrays, run.start = checkpoint.initial_weights(
-            name, run.settings["init"], results=run.results, context=context, variant=variant
+            run.name, run.settings["init"], results=run.results, context=context, variant=variant
         )
 
     steps = len(training_plan(train_groups, params["batch_size"], params["seed"], 0))
@@ -93,7 +90,7 @@ def _train(
             checkpoint.load_checkpoint(model, run.latest_path)
         elif arrays:
             checkpoint.assign(model, arrays)
-    print(f"Training {name}: {_count(train_groups)} images, validating with {_count(valid_groups)}, on {device}.")
+    print(f"Training {run.name}: {_count(train_groups)} images, validating with {_count(valid_groups)}, on {device}.")
     print(f"Starting from {run.beginning()}.")
     first = len(run.history)
     if first >= params["epochs"]:
@@ -126,8 +123,7 @@ def _fit(model, strategy, run: Run, params: Mapping, steps: int, load, train_gro
     validation = validation_plan(valid_groups, params["batch_size"])
     callbacks: list = [ValidateAverage()] if params["weight_average"] else []
     if params["tensorboard"]:
-        folder = run.results / "tensorboard" / run.settings["dataset"]
-        callbacks.append(Board(folder, validation, _count(train_groups)))
+        callbacks.append(Board(run.results / "tensorboard" / run.name, validation, _count(train_groups)))
     model.fit(
         feed(strategy, plan, load[0]),
         validation_data=feed(strategy, validation, load[1]),
@@ -159,6 +155,21 @@ def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
             f"Training stopped at an image that cannot be read: {name_some(damaged, '; ')}. Replace it, or remove it "
             f"with its map and fixations, and repeat the command."
         ) from error
+
+
+def choose_devices(gpus: int, batch_size: int) -> list[str]:
+    """Names of the GPUs that each batch is distributed across, each with at least one image; empty for a processor.
+
+    Raises:
+        UserError: there are fewer GPUs, or fewer images in a batch.
+    """
+    found = find_gpus(gpus)
+    if gpus > batch_size:
+        raise UserError(
+            f"--batch-size {batch_size} is shared by --gpus {gpus}, so some GPUs would get no image: choose at least "
+            f"--batch-size {gpus}, or fewer GPUs."
+        )
+    return found[:batch_size]
 
 
 def needs_batch_norm(arrays: Mapping, variant: str) -> bool:

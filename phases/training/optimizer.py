@@ -12,13 +12,7 @@ ADAM_EPSILON = 1e-8
 
 
 def compile_model(model: keras.Model, params: Mapping, steps: int) -> None:
-    """Give a model the loss and the optimizer.
-
-    Args:
-        model: the network.
-        params: see `config.PARAMS`.
-        steps: training steps per epoch, which determine how fast the learning rate decays.
-    """
+    """Give a model the loss and the optimizer; an epoch has `steps` training steps."""
     optimizer = keras.optimizers.Adam(
         learning_rate(params, steps),
         epsilon=ADAM_EPSILON,

@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -12,6 +12,7 @@ from ... import checkpoint
 from ...checkpoint import Knowledge
 from ...config import defaults
 from ...utils import UserError, locked, name_some, onednn_enabled, whole_file, write_record
+from ..curves import draw_losses
 from .callbacks import averaged_weights
 
 # Messages for changed settings whose values are hashes.
@@ -33,7 +34,7 @@ class Run:
     """
 
     def __init__(self, results: Path, name: str, settings: dict, knowledge: Knowledge | None = None, epochs: int = 0):
-        self.results = results
+        self.results, self.name = results, name
         self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
         self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
         self.history_path = results / "history" / f"{name}.csv"
@@ -87,7 +88,7 @@ class Run:
         with checkpoint.reading(self.latest_path, "is no checkpoint of a training run", "Start over with --restart."):
             before = dict(attributes["settings"])
             self.history = [dict(row) for row in attributes["history"]]
-            self.start = str(attributes["start"]).rpartition("; first from ")[2]  # Earlier versions repeated it.
+            self.start = str(attributes["start"])
             self.epochs_before = attributes.get("epochs")
         if self.settings.get("init") is None:  # A resumed run keeps its initial weights.
             self.settings["init"] = before.get("init")
@@ -102,8 +103,6 @@ class Run:
                 f"{self.latest_path} belongs to a run with other settings: {'; '.join(changed)}. Use the same settings "
                 f"to resume it, choose another --results folder, or start over with --restart."
             )
-        if self.settings["init"] and "init" not in before:
-            print(f"--init {self.settings['init']} has no effect: this resumed run started from {self.start}.")
 
     def save(self, model: keras.Model, row: dict) -> None:
         """Add an epoch to the history and write all files.
@@ -128,7 +127,11 @@ class Run:
                 bare = keras.Model(model.inputs, model.outputs, name=model.name)  # the same layers without optimizer
                 with averaged_weights(model), whole_file(self.best_path) as copy:
                     checkpoint.save_checkpoint(bare, copy, attributes)
-            self._write_history()
+            with whole_file(self.history_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.history[0])
+                writer.writeheader()
+                writer.writerows(self.history)
+            draw_losses(self.history_path.with_suffix(".png"), {self.name: self.history})
 
     def last_good(self) -> str:
         """A phrase about the checkpoint that remains when an epoch fails."""
@@ -161,32 +164,3 @@ class Run:
                 f"At the end of epoch {row['epoch']}, {name_some(wrong)} {'is' if len(wrong) == 1 else 'are'} "
                 f"not a number; {self.last_good()}. Try a smaller --learning-rate."
             )
-
-    def _write_history(self) -> None:
-        with whole_file(self.history_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.history[0])
-            writer.writeheader()
-            writer.writerows(self.history)
-        plot_history(self.history_path.with_suffix(".png"), self.history)
-
-
-def plot_history(path: Path, history: Sequence[Mapping]) -> None:
-    """Draw the training and validation loss over the epochs as a PNG.
-
-    Args:
-        path: the file to write.
-        history: one row per epoch, with "epoch", "loss" and "val_loss".
-    """
-    from matplotlib.figure import Figure  # pyplot would require a display.
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    for key, label in (("loss", "training"), ("val_loss", "validation")):
-        axes.plot(epochs, [row[key] for row in history], marker="o", markersize=3, label=label)
-    only_kld = "val_kld" not in history[0]  # If KLD has its own column, the loss is a sum of several terms.
-    axes.set(xlabel="epoch", ylabel="Kullback-Leibler divergence (nats)" if only_kld else "loss")
-    axes.locator_params("x", integer=True)
-    axes.legend()
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
