@@ -39,6 +39,8 @@ port_number = number(int, 0, 2**16 - 1)
 pixel_count = number(int, 1, MAX_PIXELS)
 blur_width = number(float, 0.01, 1000)
 fraction = number(float, 0, BELOW_1)
+frame_rate = number(float, 0.001, 1000)
+seconds = number(float, 0, 3600)
 
 
 def existing_name(text: str) -> Path:

@@ -31,10 +31,12 @@ from .arguments import (
     blur_width,
     counting,
     fraction,
+    frame_rate,
     params_of,
     path_or_address,
     pixel_count,
     port_number,
+    seconds,
 )
 from .config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS, VERSION
 from .utils import UserError
@@ -148,12 +150,16 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         "-p",
         "--path",
         type=path_or_address,
-        help="photograph, or folder of photographs (default: the sample photograph of Matplotlib)",
+        help="photograph, clip, or folder of both; or a camera such as /dev/video0, or the address of a stream "
+        "(default: the sample photograph of Matplotlib)",
     )
     phase.add_argument(
-        "--format", choices=("jpeg", "png", "npy"), default="jpeg", help="file format of the maps (default: jpeg)"
+        "--format",
+        choices=("jpeg", "png", "npy"),
+        default="jpeg",
+        help="file format of the maps; those of clips become videos, or with npy one .npz file (default: jpeg)",
     )
-    phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
+    phase.add_argument("--overlay", action="store_true", help="also write the originals blended with their maps")
     add_input_size(phase, auto=True)
     add_mirrored(phase)
     phase.add_argument(
@@ -163,6 +169,18 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         help=f"reject photographs with more pixels, which would take too much memory (default: {MAX_PIXELS})",
     )
     add_params(phase, "test")
+    group = phase.add_argument_group("clips (docs/video.md)")
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument("--every", type=counting, default=1, metavar="N", help="predict one of N frames (default: 1)")
+    choice.add_argument("--fps", type=frame_rate, metavar="RATE", help="predict at most so many frames per second")
+    group.add_argument(
+        "--smooth",
+        type=seconds,
+        default=0,
+        metavar="SECONDS",
+        help="average maps over time, with weights that fall to 1/e after so many seconds; restarts at cuts "
+        "(default: 0, each frame by itself)",
+    )
     group = phase.add_argument_group("many photographs, on many machines (docs/cluster.md)")
     group.add_argument(
         "--cluster",

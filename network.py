@@ -36,6 +36,7 @@ from .model import (
 )
 from .precision import check_precision, half_convolutions
 from .utils import UserError, cores, onednn_enabled, parallel_map
+from .videos import maps
 
 # An array, a Pillow image, or the path of an image file.
 Photograph = np.ndarray | Image.Image | Path | str
@@ -180,6 +181,8 @@ class Network:
                 name = prediction.photograph if isinstance(prediction.photograph, Path | str) else f"photograph {i}"
                 raise UserError(f"{name}: {prediction.error}.")
             yield prediction.saliency / np.float32(255)
+
+    predict_video = maps.predict_video
 
     def predictions(self, photographs: Iterable[Photograph], batch_size: int = 1) -> Iterator[Prediction]:
         """Like `predict_many`, but continues after a photograph that cannot be read.

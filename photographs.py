@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .config import MAX_PIXELS
 from .data import IMAGE_SUFFIXES, list_images
 from .utils import UserError
+from .videos.reading import CLIP_SUFFIXES, is_live
 
 NAME_TOO_LONG = "its name is too long for a map with the same name"
 
@@ -32,6 +33,9 @@ class Options:
     workers: int | None = None
     shards: bool = False
     restart: bool = False
+    every: int = 1
+    fps: float | None = None
+    smooth: float = 0
 
     @property
     def suffix(self) -> str:
@@ -43,10 +47,14 @@ class Options:
         if self.cluster and self.params["gpus"]:
             raise UserError("--gpus works only without --cluster: each worker of a cluster has one GPU, if any.")
         if self.cluster:
+            live = is_live(str(self.path)) and not str(self.path).startswith("http")
+            sampled = self.every != 1 or self.fps or self.smooth
+            if live or sampled or str(self.path).lower().endswith(CLIP_SUFFIXES):
+                raise UserError("Clips are not predicted on a cluster: repeat the command without --cluster.")
             return
         if flags := [f"--{name}" for name in ("workers", "shards", "restart") if getattr(self, name)]:
             raise UserError(f"{' and '.join(flags)}: only with --cluster.")
-        if "://" in f"{self.path} {self.params['results']}":
+        if "://" in f"{'' if is_live(str(self.path)) else self.path} {self.params['results']}":
             raise UserError("Addresses of object stores work with --cluster only; see docs/cluster.md.")
 
 

@@ -1,4 +1,4 @@
-"""The `test` phase: from image files to saliency maps of the images' own sizes."""
+"""The `test` phase: from photographs and clips to saliency maps of their own sizes."""
 
 import sys
 from collections.abc import Sequence
@@ -6,23 +6,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..photographs import Options, find_images, map_pixels, name_maps, sample_photograph, write_maps
+from ..photographs import Options, map_pixels, name_maps, sample_photograph, write_maps
 from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
+from .clips import find_sources, predict_clips, without_password
 
 
 def run(options: Options) -> int:
     """Choose the weights, predict, and print the outcome; the run's record goes to `results/test.json`.
 
     Returns:
-        The exit status: 1 if an image failed, else 0.
+        The exit status: 1 if an image or a clip failed, else 0.
     """
     options.check()
     if options.cluster:
         with quiet_stderr():
             from .distributed import cluster
         return cluster.run(options)
-    path = Path(options.path or sample_photograph())
-    images = find_images(path)  # Before the weights, which may be a long download.
+    path = options.path or sample_photograph()
+    images, clips = find_sources(path)  # Before the weights, which may be a long download.
     with quiet_stderr():
         from ..network import load
     params, results = options.params, Path(options.params["results"])
@@ -38,15 +39,18 @@ def run(options: Options) -> int:
         gpus=params["gpus"],
     )
     print(network.summary())
-    written, failures = test(network, images, path, options)
+    written, failures = test(network, images, Path(path), options)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    print(f"{count(written, 'map')} written to {results / 'images'}.")
+    if images:
+        print(f"{count(written, 'map')} written to {results / 'images'}.")
     if failures:
         print(f"{count(len(failures), 'image')} failed.")
-    record = {"path": str(path), "data": options.data, **network.record(), "written": written, "failures": failures}
-    write_record(results / "test.json", record)
-    return 1 if failures else 0
+    record = {"path": without_password(path), "data": options.data, **network.record(), "written": written}
+    record["failures"] = failures
+    videos = predict_clips(network, clips, path, options)
+    write_record(results / "test.json", record | videos)
+    return 1 if failures or videos.get("failed_clips") else 0
 
 
 def test(network, images: Sequence[Path], root: Path, options: Options) -> tuple[int, list[str]]:

@@ -27,10 +27,11 @@ MAY_IMPORT = {
     "weight_files": "model utils config",
     "checkpoint": "weight_files bundled download model utils config",
     "scoring": "scoring images data acquisition utils config",
-    "network": "checkpoint images data precision model acquisition.datasets utils config",
-    "photographs": "images data utils config",
-    "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs network "
-    "scoring checkpoint images data precision model loss acquisition.datasets utils config",
+    "videos": "videos data utils config",
+    "network": "videos checkpoint images data precision model acquisition.datasets utils config",
+    "photographs": "videos.reading images data utils config",
+    "phases": "phases.clips phases.custom phases.evaluation phases.formats phases.training phases.distributed "
+    "photographs network videos scoring checkpoint images data precision model loss acquisition.datasets utils config",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so that a user can repeat each row of its page with a command.

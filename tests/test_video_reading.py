@@ -174,7 +174,8 @@ def test_missing_pyav_is_one_clear_line(tmp_path, monkeypatch):
         pass
 
 
-def test_stream_starts_at_zero_and_has_no_sound_to_copy(tmp_path):
+def test_stream_starts_at_zero_and_has_no_sound_to_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "STREAMS", ("file",))
     path = make_clip(tmp_path / "a.ts", still(5), sound="aac")
     with open_clip(f"file://{path}") as clip:
         frames = list(clip.frames)
@@ -182,4 +183,8 @@ def test_stream_starts_at_zero_and_has_no_sound_to_copy(tmp_path):
             writer.add(frames[0].pixels, frames[0].time)
     assert writer.note == "the sound of cameras and streams is not copied"
     assert clip.live and [frame.time for frame in frames] == [Fraction(i, 25) for i in range(5)]
-    assert reading.is_live("/dev/video0") and reading.is_live("rtsp://camera/1") and not reading.is_live(path)
+
+
+def test_cameras_and_streams_are_known_by_their_addresses():
+    assert reading.is_live("/dev/video0") and reading.is_live("rtsp://camera/1")
+    assert not reading.is_live("clip.mp4") and not reading.is_live("s3://bucket/photographs")
