@@ -14,8 +14,9 @@ import numpy as np
 from ..utils import whole_file
 from .reading import BT709, LIMITED_RANGE, Clip, pyav
 
-# Gray levels of maps stay within 2 of the original. Without B-frames, durations are exact.
-ENCODER = {"preset": "veryfast", "crf": "8", "bf": "0"}
+# Gray levels of maps stay within 2 of the original. Without B-frames, durations are exact, also that of the last frame
+# with the flag.
+ENCODER = {"preset": "veryfast", "crf": "8", "bf": "0", "flags": "+frame_duration"}
 
 
 @contextlib.contextmanager
