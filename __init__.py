@@ -1,27 +1,38 @@
 """MSI-Net: where people look in photographs.
 
-from . import network
+import msinet
 
 network = msinet.load("lite")
 saliency = network.predict("photograph.jpg")  # float32, (height, width), 0 to 1
+msinet.regions(saliency, {"sign": (40, 60, 120, 32)})
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from . import utils as utils  # First of all modules, for its settings of TensorFlow.
 from .config import VERSION as __version__
 
 if TYPE_CHECKING:
+    from .attention.crops import crop as crop
+    from .attention.hot_spots import hot_spots as hot_spots
+    from .attention.regions import regions as regions
     from .network import Network as Network
     from .network import load as load
 
-__all__ = ["Network", "__version__", "load"]
+# Imported when they are used: TensorFlow takes seconds, and `msinet --help` and questions about maps do not need it.
+MODULES = {
+    "Network": "network",
+    "load": "network",
+    "regions": "attention.regions",
+    "hot_spots": "attention.hot_spots",
+    "crop": "attention.crops",
+}
+
+__all__ = ["Network", "__version__", "crop", "hot_spots", "load", "regions"]
 
 
 def __getattr__(name: str):
-    # TensorFlow takes seconds to import, so `import msinet` and `msinet --help` wait for it only when it is needed.
-    if name in ("Network", "load"):
-        from . import network
-
-        return getattr(network, name)
+    if name in MODULES:
+        return getattr(importlib.import_module(f".{MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,9 @@ from pathlib import Path
 from .acquisition import datasets
 from .config import BELOW_1, MAX_PIXELS, PARAMS, RECIPES, Param, defaults
 
+# What `--areas` reads.
+AREA_FILES = "areas as CSV (image,name,x,y,width,height or image,name,polygon), COCO JSON, or a folder of label images"
+
 MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
 
 # --- Types ------------------------------------------------------------------------------------------------------------
@@ -53,6 +56,17 @@ def existing_name(text: str) -> Path:
 def path_or_address(text: str) -> Path | str:
     """The type of a path or of an object-store address, which `Path` would damage."""
     return text if "://" in text else existing_name(text)
+
+
+def least_share(text: str) -> tuple[str, float]:
+    """The type of an area with a percentage of attention, such as button:10."""
+    name, _, share = text.rpartition(":")
+    try:
+        if name and 0 <= float(share) <= 100:
+            return name, float(share)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"received {text}, expected name:percentage, such as button:10")
 
 
 class InputSize(argparse.Action):
@@ -107,6 +121,30 @@ def add_input_size(phase: argparse.ArgumentParser, auto: bool = False) -> None:
 def add_mirrored(phase: argparse.ArgumentParser) -> None:
     text = "average each map with the map of the mirrored photograph; this doubles the time"
     phase.add_argument("--mirrored", action="store_true", help=text)
+
+
+def add_photographs(phase: argparse.ArgumentParser) -> None:
+    text = "photograph, or folder of photographs (default: the sample photograph of Matplotlib)"
+    phase.add_argument("-p", "--path", type=existing_name, help=text)
+
+
+def add_maps(phase: argparse.ArgumentParser, **options) -> None:
+    """The flags that say where maps come from: a network or files."""
+    text = "existing maps, images or .npy, with the names of the photographs (default: predict them)"
+    phase.add_argument("--maps", type=existing_name, help=text, **({"metavar": "PATH"} | options))
+    add_data(phase, "dataset whose weights and input size are used: ")
+    add_weights(phase)
+    text = "turn maps into shares with a density that 'evaluate --fit' saved (default: divide each map by its sum)"
+    phase.add_argument("--density", type=existing_name, metavar="FILE", help=text)
+    add_input_size(phase, auto=True)
+    add_mirrored(phase)
+
+
+def add_areas(phase: argparse.ArgumentParser) -> None:
+    group = phase.add_mutually_exclusive_group()
+    group.add_argument("--areas", type=existing_name, metavar="PATH", help=AREA_FILES)
+    text = "an area of every photograph, in pixels from the top left; repeat the flag for more areas"
+    group.add_argument("--area", action="append", default=[], metavar="NAME:X,Y,WIDTH,HEIGHT", help=text)
 
 
 # --- Parameters -------------------------------------------------------------------------------------------------------

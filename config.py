@@ -36,6 +36,9 @@ class Param:
     may_change: bool = False
 
 
+# Phases that answer questions about photographs, see docs/attention.md.
+QUESTIONS = ("regions", "compare", "crop")
+
 PARAMS = {
     # Shared by several phases.
     "device": Param(
@@ -43,7 +46,7 @@ PARAMS = {
         "layout of the network: cpu (channels-last), gpu (channels-first), or auto to choose by the available devices",
         SPEED,
         choices=("auto", "cpu", "gpu"),
-        phases=("test", "evaluate", "submit"),
+        phases=("test", "evaluate", "submit", *QUESTIONS),
     ),
     "precision": Param(
         "float32",
@@ -51,7 +54,7 @@ PARAMS = {
         "exact",
         MAPS,
         choices=("float32", "bfloat16", "float16"),
-        phases=("test", "evaluate"),
+        phases=("test", "evaluate", *QUESTIONS),
     ),
     "gpus": Param(
         0,
@@ -59,13 +62,13 @@ PARAMS = {
         "0 for all that TensorFlow finds",
         SPEED,
         limits=(0, 256),
-        phases=("test", "evaluate"),
+        phases=("test", "evaluate", *QUESTIONS),
     ),
     "results": Param(
         "results",
         "folder for everything that a run produces",
         SPEED,
-        phases=("test", "evaluate", "submit", "export", "demo"),
+        phases=("test", "evaluate", "submit", "export", "demo", *QUESTIONS),
     ),
     "seed": Param(
         42,
@@ -79,7 +82,7 @@ PARAMS = {
         "images that go through the network together",
         TRAINING,
         limits=(1, 1_000_000),
-        phases=("test", "evaluate", "submit"),
+        phases=("test", "evaluate", "submit", *QUESTIONS),
     ),
     # The training setup of the paper (section 3.3).
     "epochs": Param(

@@ -22,16 +22,23 @@ if not __package__:
 
 from .acquisition import datasets
 from .arguments import (
+    AREA_FILES,
+    add_areas,
     add_data,
     add_dataset_path,
     add_input_size,
+    add_maps,
     add_mirrored,
     add_params,
+    add_photographs,
     add_weights,
     blur_width,
     counting,
+    existing_name,
     fraction,
     frame_rate,
+    least_share,
+    number,
     params_of,
     path_or_address,
     pixel_count,
@@ -245,6 +252,46 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     add_params(phase, "evaluate")
 
 
+def add_regions(phase: argparse.ArgumentParser) -> None:
+    add_photographs(phase)
+    add_areas(phase)
+    text = "most hot spots of a photograph, where no areas are given (default: 5)"
+    phase.add_argument("--spots", type=counting, default=5, metavar="N", help=text)
+    add_maps(phase)
+    add_params(phase, "regions")
+
+
+def add_compare(phase: argparse.ArgumentParser) -> None:
+    phase.add_argument("first", type=existing_name, metavar="A", help="picture, or folder of pictures")
+    phase.add_argument("second", type=existing_name, metavar="B", help="another version, or a folder of them")
+    add_areas(phase)
+    phase.add_argument(
+        "--fail-below",
+        type=least_share,
+        action="append",
+        default=[],
+        metavar="NAME:PERCENT",
+        help="exit with status 1 if an area of B has a lower percentage of the attention, such as button:10",
+    )
+    add_maps(phase, nargs=2, metavar=("MAPS_OF_A", "MAPS_OF_B"))
+    add_params(phase, "compare")
+
+
+def add_crop(phase: argparse.ArgumentParser) -> None:
+    add_photographs(phase)
+    text = "width to height of the crops, such as 16:9; repeat the flag for more ratios (default: 1:1)"
+    phase.add_argument("--ratio", action="append", default=[], metavar="WIDTH:HEIGHT", help=text)
+    text = "reduce the longer sides of crops to this many pixels; smaller crops stay as they are"
+    phase.add_argument("--size", type=counting, metavar="PIXELS", help=text)
+    text = "the smallest crop's sides, as a share of those of the largest that fits (default: 1)"
+    phase.add_argument("--min-scale", type=number(float, 0.01, 1), default=1.0, metavar="SHARE", help=text)
+    text = "an area that is never cut: a name in --areas, or name:x,y,width,height; repeat the flag for more areas"
+    phase.add_argument("--keep", action="append", default=[], metavar="AREA", help=text)
+    phase.add_argument("--areas", type=existing_name, metavar="PATH", help=f"for --keep: {AREA_FILES}")
+    add_maps(phase)
+    add_params(phase, "crop")
+
+
 def add_submit(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d", "--data", choices=datasets.BENCHMARKS, required=True, help="benchmark to write the files for"
@@ -350,6 +397,9 @@ PHASES = {
     "download": (add_download, "download datasets or published weights"),
     "test": (add_test, "predict the saliency maps of photographs"),
     "evaluate": (add_evaluate, "score predictions against fixations"),
+    "regions": (add_regions, "say what share of attention areas receive, or where attention gathers"),
+    "compare": (add_compare, "say how attention differs between two pictures"),
+    "crop": (add_crop, "crop photographs to the part that keeps the most attention"),
     "submit": (add_submit, "write the files for a benchmark"),
     "reproduce": (add_reproduce, "repeat the paper's experiments, and write a page with the results"),
     "export": (add_export, "write the network for another runtime, and check it there"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .density import LogDensity, attention
+from .density import LogDensity, attention, cell_sums
 
 # Maps are reduced to at most this many cells along the longer side: a network's map has no finer detail.
 CELLS = 160
@@ -67,8 +67,8 @@ def hot_spots(saliency: np.ndarray, count: int = 5, density: LogDensity | None =
         UserError: see `density.attention`.
     """
     pixels = attention(saliency, density)
-    shares, rows, columns = _reduced(pixels)
-    y, x = np.meshgrid(rows, columns, indexing="ij")
+    shares, edges = cell_sums(pixels, CELLS)
+    y, x = np.meshgrid(*((ends[:-1] + ends[1:]) / 2 for ends in edges), indexing="ij")
     # Of equal cells, as in maps of 255 gray values, the one nearest to the center is the peak.
     nearness = 2 - ((2 * y / pixels.shape[0] - 1) ** 2 + (2 * x / pixels.shape[1] - 1) ** 2)
     peaks = _climb(shares + 1e-9 * shares.mean() * nearness)
@@ -91,17 +91,6 @@ def hot_spots(saliency: np.ndarray, count: int = 5, density: LogDensity | None =
 def _focus(pixels: np.ndarray) -> float:
     count = max(1, round(FOCUSED * pixels.size))
     return float(np.partition(pixels.ravel(), pixels.size - count)[-count:].sum())
-
-
-def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums over cells, and the centers of the cells' rows and columns in pixels."""
-    reduced, centers = pixels, []
-    for axis, side in enumerate(pixels.shape):
-        cells = min(side, max(1, round(CELLS * side / max(pixels.shape))))
-        edges = np.round(np.linspace(0, side, cells + 1)).astype(int)
-        reduced = np.add.reduceat(reduced, edges[:-1], axis=axis)
-        centers.append((edges[:-1] + edges[1:]) / 2)
-    return reduced, centers[0], centers[1]
 
 
 def _climb(shares: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How wrong shares of attention, crops and comparisons are: measured against people on photographs that validate.
 
     pip install pyvips-binary pyvips smartcrop
-    python benchmarks/areas.py --data data       # OSIE and MIT1003, in minutes; writes attention/measured.json
+    python benchmarks/areas.py --data data       # writes attention/measured.json and the chapter's tables
     python benchmarks/areas.py --data data --maps published=FOLDER --output published.json
 
 The lite network predicts the maps once, into `results/areas/`; `--maps` reads `FOLDER/<dataset>/<image>.npy` instead.
@@ -28,6 +28,10 @@ from msinet.attention.measured import MEASURED  # noqa: E402
 from msinet.data import find_dataset, image_size, pair_files, split  # noqa: E402
 from msinet.scoring.fixations import read_fixations  # noqa: E402
 from msinet.utils import parallel_map, whole_file, write_json  # noqa: E402
+
+# What the package ships, and the chapter with its tables between two comments.
+OUTPUT, CHAPTER = ROOT / "attention" / "measured.json", ROOT / "docs" / "attention.md"
+BEGIN, END = "<!-- benchmarks/areas.py writes these tables: -->", "<!-- end of the tables -->"
 
 NAMES = ("osie", "mit1003")
 RATIOS = ("1:1", "4:5", "16:9")
@@ -80,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How wrong shares of attention are, against people.")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets osie and mit1003")
     parser.add_argument("--maps", help="NAME=FOLDER of existing maps")
-    parser.add_argument("--output", type=Path, default=ROOT / "attention" / "measured.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     MEASURED["center_bias"] = fit_center_bias(options.data)
     network, _, folder = (options.maps or "lite=").partition("=")
@@ -98,7 +102,9 @@ def main() -> None:
     result["compare"] = {name: score_pairs(shares[name], network, result["interval"]) for name in NAMES}
     result["crops"] = {name: score_crops(photographs[name], network) for name in NAMES}
     write_json(options.output, result)
-    print_tables(result)
+    print(tables(result))
+    if options.output == OUTPUT:
+        write_chapter(result)
 
 
 # --- Photographs, maps and shares -------------------------------------------------------------------------------------
@@ -303,30 +309,52 @@ def smart_crop(file: Path, size: tuple[int, int]) -> tuple[int, int]:
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def print_tables(result: dict) -> None:
+def tables(result: dict) -> str:
+    """The tables of docs/attention.md."""
+    network = result["network"]
+    judges = [network, CENTER, f"{network} → {OTHER_HALF}", f"{HALF} → {OTHER_HALF}"]
+    rows = [["dataset, areas", network, CENTER, f"{network} → half", "half → half", "in the interval"]]
     for name in NAMES:
-        print(f"\n{name}: shares of attention, {result['shares'][name]['coverage']:.1%} in the 90 % interval\n")
-        print("| areas | who predicts | correlation | mean absolute error | same top area | in the interval |")
-        print("| --- | --- | --- | --- | --- | --- |")
-        for kind in KINDS:
-            for who, row in result["shares"][name][kind].items():
-                inside = f"{row['coverage']:.1%}" if "coverage" in row else ""
-                print(f"| {kind} | {who} | {row['correlation']:.3f} | {row['mean_absolute_error']:.3f} | "
-                      f"{row['same_top_area']:.0%} | {inside} |")  # fmt: skip
-    print("\nmean absolute error of all areas by the way from the map to the density\n")
-    for name in NAMES:
-        print(f"{name}: " + ", ".join(f"{who} {value:.4f}" for who, value in result["transforms"][name].items()))
-    print("\nshare of fixations kept by the largest crop\n")
+        for kind, found in ((kind, result["shares"][name][kind]) for kind in KINDS):
+            scores = [found[judge] for judge in judges]
+            cells = [
+                f"{s['correlation']:.2f}, {100 * s['mean_absolute_error']:.1f}, {s['same_top_area']:.0%}"
+                for s in scores
+            ]
+            rows.append([f"{name}, {kind}", *cells, f"{found[network]['coverage']:.1%}"])
     methods = list(result["crops"][NAMES[0]][RATIOS[0]])
-    print(f"| dataset | ratio | {' | '.join(methods)} |\n| --- |{' --- |' * (1 + len(methods))}")
+    crop_rows = [["dataset, ratio", *methods]]
     for name in NAMES:
         for ratio in RATIOS:
-            row = result["crops"][name][ratio]
-            print(f"| {name} | {ratio} | {' | '.join(f'{row[method]:.3f}' for method in methods)} |")
+            kept = result["crops"][name][ratio]
+            crop_rows.append([f"{name}, {ratio}", *(f"{kept[method]:.1%}" for method in methods)])
+    pair_rows = [["dataset", "pairs", "right sign", "in the interval (all pairs)"]]
     for name in NAMES:
         row = result["compare"][name]
-        print(f"\n{name}: {row['sign_agreement']:.1%} of {row['pairs']} differences of more than 10 points have")
-        print(f"the right sign; {row['coverage_of_the_difference']:.1%} of all differences are in their interval")
+        shares = (row["sign_agreement"], row["coverage_of_the_difference"])
+        pair_rows.append([name, str(row["pairs"]), *(f"{share:.1%}" for share in shares)])
+    return "\n\n".join(
+        [
+            "Shares: correlation, mean absolute error in points, how often the top area is the right one",
+            markdown(rows),
+            "Crops: share of people's fixations that the largest crop keeps",
+            markdown(crop_rows),
+            "Differences between two photographs in the same cell, where people differ by more than 10 points",
+            markdown(pair_rows),
+        ]
+    )
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body])
+
+
+def write_chapter(result: dict) -> None:
+    """Replace the tables of the chapter."""
+    before, _, rest = CHAPTER.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    CHAPTER.write_text(f"{before}{BEGIN}\n\n{tables(result)}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

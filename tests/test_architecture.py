@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # What each module may import of the program. A folder's row applies to all its files that have no row of their own.
 MAY_IMPORT = {
-    "__init__": "network utils config",
+    "__init__": "network attention utils config",
     "config": "",
     "bundled": "",
     "utils": "config",
@@ -27,11 +27,13 @@ MAY_IMPORT = {
     "weight_files": "model utils config",
     "checkpoint": "weight_files bundled download model utils config",
     "scoring": "scoring images data acquisition utils config",
+    "attention": "attention scoring.density scoring.metrics utils",
     "videos": "videos data utils config",
     "network": "videos checkpoint images data precision model acquisition.datasets utils config",
     "photographs": "videos.reading images data utils config",
-    "phases": "phases.clips phases.custom phases.evaluation phases.formats phases.training phases.distributed "
-    "photographs network videos scoring checkpoint images data precision model loss acquisition.datasets utils config",
+    "phases": "phases.clips phases.custom phases.evaluation phases.formats phases.questions phases.training "
+    "phases.distributed photographs network videos attention scoring checkpoint images data precision model loss "
+    "acquisition.datasets utils config",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so that a user can repeat each row of its page with a command.
@@ -40,6 +42,7 @@ MAY_IMPORT = {
     "checkpoint download data acquisition.datasets utils config",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
     "phases.distributed": "phases.distributed photographs network images data model utils config",
+    "phases.questions": "phases.questions attention photographs network scoring images data utils",
     "phases.training": "phases.training checkpoint images data model loss precision utils config",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config",
     "main": "phases arguments acquisition.datasets utils config",

@@ -2,6 +2,7 @@
 
 import csv
 import doctest
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib import cbook
 
 import msinet
 from msinet import main
+from msinet.attention.measured import MEASURED
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -76,7 +78,7 @@ def test_commands_parse(page):
 
 def test_commands_are_found():
     assert {command.split()[0] for page in PAGES for command in commands(page)} >= {
-        "train", "download", "test", "evaluate", "submit", "export", "demo",
+        "train", "download", "test", "evaluate", "regions", "compare", "crop", "submit", "export", "demo",
     }  # fmt: skip
 
 
@@ -125,3 +127,20 @@ def test_example_of_custom_data_trains_to_the_documented_loss(tmp_path, monkeypa
     (epoch,) = csv.DictReader(Path("results/history/custom.csv").read_text(encoding="utf-8").splitlines())
     assert float(epoch["loss"]) == pytest.approx(1.13, abs=0.05)
     assert float(epoch["val_loss"]) == pytest.approx(0.25, abs=0.05)
+
+
+def test_tables_of_errors_are_those_that_were_measured():
+    spec = importlib.util.spec_from_file_location("areas", ROOT / "benchmarks" / "areas.py")
+    areas = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(areas)
+    chapter = areas.CHAPTER.read_text(encoding="utf-8")
+    assert chapter.partition(areas.BEGIN)[2].partition(areas.END)[0].strip() == areas.tables(MEASURED)
+
+
+def test_example_of_questions_runs(capsys):
+    names = {}
+    (example,) = code_blocks(ROOT / "docs" / "attention.md", "python")
+    exec(example, names)
+    share, lift, low, high = map(float, capsys.readouterr().out.split())
+    assert (share, lift) == (pytest.approx(0.5), pytest.approx(1)) and low < share < high
+    assert len(names["spots"]) == 1 and (names["box"].width, names["box"].height) == (60, 34)

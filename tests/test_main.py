@@ -15,6 +15,9 @@ from msinet.config import PARAMS, RECIPES, VARIANTS, defaults
 
 ROOT = Path(__file__).parents[1]
 
+PHASES = ["train", "download", "evaluate", "regions", "compare", "crop", "submit", "reproduce"]
+REQUIRED = {"submit": ["-d", "mit300", "-p", "x"], "export": ["--format", "onnx"], "compare": ["a.png", "b.png"]}
+
 
 def test_help_and_bad_arguments_do_not_import_heavy_packages():
     script = """
@@ -41,6 +44,7 @@ for command in (
     "train -d osie osie", "train -d osie --sigma 3", "train -d custom -p nowhere", "submit -d mit300 -p nowhere",
     "evaluate --protocol mit --fit", "evaluate --fit --split all", "evaluate --name ..",
     "evaluate -d custom -p nowhere",
+    "regions -p nowhere", "regions --area button", "crop --ratio 0:1", "compare nowhere.png nowhere.png",
     "reproduce --seeds 2", "reproduce --train --reference nowhere.csv",
 ):
     assert main.main(command.split()) == 2, command
@@ -49,11 +53,10 @@ for command in (
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("phase", ["train", "download", "evaluate", "submit", "reproduce"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_every_phase_has_options_with_the_names_of_its_flags(phase):
     options = importlib.import_module(f"msinet.phases.{phase}").Options
-    required = ["-d", "mit300", "-p", "x"] if phase == "submit" else []
-    flags = vars(main.parse([phase, *required])).keys() - PARAMS.keys() - {"phase", "recipe"}
+    flags = vars(main.parse([phase, *REQUIRED.get(phase, [])])).keys() - PARAMS.keys() - {"phase", "recipe"}
     assert {field.name for field in dataclasses.fields(options)} == flags | {"params"}
     assert options.__dataclass_params__.frozen
 
@@ -74,8 +77,7 @@ def test_every_parameter_is_a_flag_that_accepts_another_value(key):
     else:
         value, words = "elsewhere", [flag, "elsewhere"]
     for phase in ("train", "reproduce", *row.phases):
-        required = {"submit": ["-d", "mit300", "-p", "x"], "export": ["--format", "onnx"]}.get(phase, [])
-        params = params_of(main.parse([phase, *required, *words]))
+        params = params_of(main.parse([phase, *REQUIRED.get(phase, []), *words]))
         assert params == {**defaults(), key: value}, phase
 
 

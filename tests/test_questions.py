@@ -154,7 +154,7 @@ def test_each_gray_value_of_a_label_image_is_an_area(tmp_path):
     with pytest.raises(UserError, match="holds no area"):
         read_areas(tmp_path / "labels", PHOTOGRAPHS)
     (tmp_path / "labels" / "a.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match="not an image that can be read"):
+    with pytest.raises(UserError, match="not a readable image"):
         read_areas(tmp_path / "labels", PHOTOGRAPHS)
 
 

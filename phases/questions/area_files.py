@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...attention.areas import Area, Box, Polygon, Union, check_names
+from ...attention.areas import Area, Box, Polygon, Union, check_names, find_pixels
 from ...data import IMAGE_SUFFIXES, Unreadable, list_images, read_header, why_unreadable
 from ...utils import UserError, files_by_name, name_some
 
@@ -54,6 +54,32 @@ def read_areas(path: Path, photographs: Sequence[str]) -> AreasByPhotograph:
     known = set(photographs)
     if unknown := [name for name in found if name not in known]:
         raise UserError(f"{path} has areas of photographs that are not there: {name_some(unknown)}.")
+    return found
+
+
+def choose_areas(path: Path | None, flags: Sequence[str], photographs: Mapping[str, Path]) -> AreasByPhotograph:
+    """The areas of a file, or those of flags, which every photograph has; checked against the photographs' sizes.
+
+    Args:
+        path: see `read_areas`; None for those of the flags.
+        flags: see `parse_area`.
+        photographs: files by name.
+
+    Raises:
+        UserError: an area is not one, or does not fit a photograph; the message names both.
+    """
+    if path is not None:
+        found = read_areas(path, list(photographs))
+    else:
+        areas = parse_areas(flags)
+        found = dict.fromkeys(photographs, areas) if areas else {}
+    for name, own in found.items():
+        try:
+            find_pixels(own, read_header(photographs[name]).size)
+        except Unreadable:
+            continue  # Reported with the other photographs that cannot be read.
+        except UserError as error:
+            raise UserError(f"{photographs[name]}: {error}") from error
     return found
 
 

@@ -50,7 +50,7 @@ def draw_spots(photograph: Image.Image, spots: Sequence[HotSpot]) -> Image.Image
             edge = radius - inset
             box = (spot.x - edge, spot.y - edge, spot.x + edge, spot.y + edge)
             draw.ellipse(box, outline=color, width=width)
-    _write(image, {f"{i + 1}  {spot.share:.0%}": (int(spot.x), int(spot.y)) for i, spot in enumerate(spots)})
+    _write(image, {f"{i + 1}: {spot.share:.0%}": (int(spot.x), int(spot.y)) for i, spot in enumerate(spots)})
     return image
 
 

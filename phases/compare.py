@@ -1,0 +1,226 @@
+"""The `compare` phase: how attention differs between two pictures, such as two versions of a design."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..attention.areas import find_pixels
+from ..attention.compare import Comparison, compare
+from ..attention.density import MEANING, LogDensity
+from ..attention.hot_spots import hot_spots
+from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from .questions import outlines
+from .questions.area_files import AreasByPhotograph, choose_areas
+from .questions.maps import (
+    MapOptions,
+    Mapped,
+    answer_each,
+    describe,
+    existing_maps,
+    find_photographs,
+    load_density,
+    network_maps,
+    read_photograph,
+    save_picture,
+)
+from .questions.tables import percent, points, print_table, write_csv
+
+# The file that identifies the folder of a run.
+RECORD = "compare.json"
+
+# Grids that are printed; the files have all.
+MOST_GRIDS = 5
+
+
+@dataclass(frozen=True)
+class Options(MapOptions):
+    """What to compare.
+
+    Attributes:
+        first, second: two pictures, or two folders of pictures with equal names.
+        maps: existing maps of the first and of the second; None to predict them.
+        areas, area: see `regions.Options`. An area of the first picture is in the same place in the second, unless the
+            file has areas for both.
+        fail_below: names of areas, each with the lowest percentage of attention that it may have in the second picture.
+    """
+
+    first: Path = Path()
+    second: Path = Path()
+    maps: Sequence[Path] | None = None
+    areas: Path | None = None
+    area: Sequence[str] = ()
+    fail_below: Sequence[tuple[str, float]] = ()
+
+
+def run(options: Options) -> int:
+    """Compare, and write `results/compare/`.
+
+    Returns:
+        The exit status: 1 if an area has less attention than `fail_below` demands, or a picture failed, else 0.
+    """
+    first, second = find_pairs(options.first, options.second)
+    areas = choose_pairs_of_areas(options, first, second)
+    target = options.results / "compare"
+    check_replaceable(target, RECORD)
+    check_writable(options.results)
+    density = load_density(options)
+    if options.maps:
+        sides = zip(options.maps, (first, second), strict=True)
+        sources = [existing_maps(path, photographs, options) for path, photographs in sides]
+    else:
+        sources = [network_maps(options)] * 2
+    with whole_folder(target) as folder:
+        pairs = zip(sources[0].maps(first), sources[1].maps(second), strict=True)
+        answer = partial(_compare, areas=areas, density=density, folder=folder)
+        answers, failures = answer_each(pairs, len(first), answer)
+        tables = _rows(answers)
+        for name, rows in tables.items():
+            if rows:
+                write_csv(folder / f"{name}.csv", rows)
+        _print(answers)
+        record = {"first": str(options.first), "second": str(options.second), **describe(options, sources[0], failures)}
+        if options.maps:
+            record["maps"] = [source.record["maps"] for source in sources]
+        misses = find_misses(options.fail_below, answers)
+        write_record(folder / RECORD, {**record, **tables, "misses": misses})
+    print(f"{MEANING}\n{count(len(answers), 'pair')} compared; see {target}.")
+    for miss in misses:
+        print(f"failed: {miss}", file=sys.stderr)
+    return 1 if failures or misses else 0
+
+
+def find_pairs(first: Path, second: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The first and the second picture of each pair by the same name: that of the first.
+
+    Raises:
+        UserError: only one of the two is a folder, or a picture has no partner.
+    """
+    if first.is_dir() != second.is_dir():
+        raise UserError(f"Received {first} and {second}, expected two pictures or two folders.")
+    before, after = find_photographs(first), find_photographs(second)
+    if not first.is_dir():
+        return before, dict(zip(before, after.values(), strict=True))
+    if unpaired := sorted(before.keys() ^ after.keys()):
+        raise UserError(
+            f"Only one of {first} and {second} has {name_some(unpaired)}: expected pictures with equal names in both."
+        )
+    return before, {name: after[name] for name in before}
+
+
+def choose_pairs_of_areas(
+    options: Options, first: Mapping[str, Path], second: Mapping[str, Path]
+) -> tuple[AreasByPhotograph, AreasByPhotograph]:
+    """The areas of the first and of the second pictures, by the names of the first.
+
+    Raises:
+        UserError: see `choose_areas`; or `fail_below` names an area that does not exist.
+    """
+    found = choose_areas(options.areas, options.area, {**{file.stem: file for file in second.values()}, **first})
+    before, after = {}, {}
+    for name, file in second.items():
+        # Of two single pictures, the second may have another name.
+        own = [found[key] for key in dict.fromkeys((name, file.stem)) if key in found]
+        if own:
+            before[name], after[name] = own[0], own[-1]
+    names = {area for areas in after.values() for area in areas}
+    if unknown := sorted({area for area, _ in options.fail_below} - names):
+        raise UserError(
+            f"--fail-below names the area {name_some(unknown)}, expected one of those given with --areas or --area"
+            f"{': ' + name_some(sorted(names)) if names else ''}."
+        )
+    return before, after
+
+
+def find_misses(limits: Sequence[tuple[str, float]], answers: Sequence[tuple[str, Comparison]]) -> list[str]:
+    """A sentence for each area of a second picture that has a lower percentage of attention than demanded."""
+    return [
+        f"{row.name} in {name} has {100 * row.second.share_of_attention:.2f} % of the attention, expected at least "
+        f"{limit:g} %."
+        for area, limit in limits
+        for name, found in answers
+        for row in found.areas
+        if row.name == area and 100 * row.second.share_of_attention < limit
+    ]
+
+
+def _compare(
+    first: Mapped,
+    second: Mapped,
+    areas: tuple[AreasByPhotograph, AreasByPhotograph],
+    density: LogDensity | None,
+    folder: Path,
+) -> tuple[str, Comparison]:
+    """The pair's name and how its pictures differ; the picture of both is written."""
+    own = [by_name.get(first.name, {}) for by_name in areas]
+    pictures = [read_photograph(item) for item in (first, second)]
+    found = compare(first.saliency, second.saliency, own[0], own[1], density)
+    drawn = []
+    for i, item in enumerate((first, second)):
+        if own[i]:
+            rows = [(row.name, (row.first, row.second)[i].share_of_attention) for row in found.areas]
+            labels = {name: f"{name}  {share:.0%}" for name, share in rows}
+            drawn.append(outlines.draw_areas(pictures[i], find_pixels(own[i], item.saliency.shape), labels))
+        else:
+            drawn.append(outlines.draw_spots(pictures[i], hot_spots(item.saliency, density=density).spots))
+    save_picture(outlines.side_by_side(*drawn), folder, first.name)
+    return first.name, found
+
+
+def _rows(answers: Sequence[tuple[str, Comparison]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the tables: of areas, of the grid's cells, and of the peaks."""
+    areas = [
+        {
+            "image": name,
+            "name": row.name,
+            "first_share": row.first.share_of_attention,
+            "second_share": row.second.share_of_attention,
+            **{key: getattr(row, key) for key in ("difference", "low", "high")},
+        }
+        for name, found in answers
+        for row in found.areas
+    ]
+    grid = [
+        {"image": name, "row": i + 1, "column": j + 1, "difference": float(found.grid[i, j])}
+        for name, found in answers
+        for i, j in np.ndindex(*found.grid.shape)
+    ]
+    peaks = [
+        {
+            "image": name,
+            "first_x": found.first_peak[0],
+            "first_y": found.first_peak[1],
+            "second_x": found.second_peak[0],
+            "second_y": found.second_peak[1],
+            "movement": found.movement,
+        }
+        for name, found in answers
+    ]
+    return {"areas": areas, "grid": grid, "peaks": peaks}
+
+
+def _print(answers: Sequence[tuple[str, Comparison]]) -> None:
+    rows = [
+        (
+            name,
+            row.name,
+            percent(row.first.share_of_attention),
+            percent(row.second.share_of_attention),
+            points(row.difference),
+            f"{points(row.low)} to {points(row.high)}",
+        )
+        for name, found in answers
+        for row in found.areas
+    ]
+    if rows:
+        print_table(("picture", "area", "first", "second", "difference in points", "90 % interval"), rows)
+        print()
+    for name, found in answers[:MOST_GRIDS]:
+        moved = percent(found.movement)
+        print(f"{name}: the peak moved by {moved} of the diagonal; differences of a 3×3 grid in points:")
+        for cells in found.grid:
+            print("".join(f"{points(cell):>8}" for cell in cells))

@@ -1,0 +1,132 @@
+"""The `crop` phase: the crop of each photograph that keeps the most attention."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from ..attention.areas import Area, Union, parse_ratio
+from ..attention.crops import crop
+from ..attention.density import MEANING, LogDensity
+from ..photographs import sample_photograph
+from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from .questions.area_files import choose_areas
+from .questions.maps import (
+    MapOptions,
+    Mapped,
+    answer_each,
+    describe,
+    existing_maps,
+    find_photographs,
+    load_density,
+    network_maps,
+)
+from .questions.originals import open_original, save_crop
+from .questions.tables import percent, print_table, write_csv
+
+# The file that identifies the folder of a run.
+RECORD = "crops.json"
+
+
+@dataclass(frozen=True)
+class Options(MapOptions):
+    """What to crop.
+
+    Attributes:
+        path, maps: see `regions.Options`.
+        ratio: ratios of width to height, such as "16:9".
+        size: longer sides of the files are reduced to this; None to keep the photograph's pixels.
+        min_scale: see `attention.crops.crop`.
+        keep: areas that are never cut: names in `areas`, or areas as in `area_files.parse_area`.
+        areas: see `area_files.read_areas`.
+    """
+
+    path: Path | None = None
+    maps: Path | None = None
+    ratio: Sequence[str] = ()
+    size: int | None = None
+    min_scale: float = 1.0
+    keep: Sequence[str] = ()
+    areas: Path | None = None
+
+
+def run(options: Options) -> int:
+    """Crop, and write `results/crops/`; returns 1 if a photograph failed, else 0."""
+    ratios = list(dict.fromkeys(ratio.replace(" ", "") for ratio in options.ratio)) or ["1:1"]
+    for ratio in ratios:
+        parse_ratio(ratio)
+    path = options.path or sample_photograph()
+    photographs = find_photographs(path)
+    kept = choose_kept(options, photographs)
+    target = options.results / "crops"
+    check_replaceable(target, RECORD)
+    check_writable(options.results)
+    density = load_density(options)
+    source = existing_maps(options.maps, photographs, options) if options.maps else network_maps(options)
+    with whole_folder(target) as folder:
+        answer = partial(_crop, ratios=ratios, kept=kept, options=options, density=density, folder=folder)
+        answers, failures = answer_each(zip(source.maps(photographs), strict=True), len(photographs), answer)
+        rows = [row for rows in answers for row in rows]
+        write_csv(folder / "crops.csv", rows)
+        record = {"path": str(path), **describe(options, source, failures)}
+        settings = {"ratios": ratios, "min_scale": options.min_scale, "size": options.size, "keep": list(options.keep)}
+        write_record(folder / RECORD, {**record, **settings, "crops": rows})
+    print_table(
+        ("photograph", "ratio", "box", "attention kept", "by the center crop"),
+        [
+            (
+                row["image"],
+                row["ratio"],
+                f"{row['x']}, {row['y']}, {row['width']}×{row['height']}",
+                percent(row["share"]),
+                percent(row["center_share"]),
+            )
+            for row in rows
+        ],
+    )
+    print(f"{MEANING}\n{count(len(rows), 'crop')} written to {target}.")
+    return 1 if failures else 0
+
+
+def choose_kept(options: Options, photographs: Mapping[str, Path]) -> dict[str, Area]:
+    """By photograph, the union of the areas that must not be cut; photographs without any are missing.
+
+    Raises:
+        UserError: an area is unknown or does not fit a photograph.
+    """
+    found = choose_areas(options.areas, (), photographs) if options.areas else {}
+    names = {area for areas in found.values() for area in areas}
+    boxes = [text for text in options.keep if text not in names]
+    if unknown := [text for text in boxes if ":" not in text]:
+        raise UserError(
+            f"--keep names the area {name_some(unknown)}, expected one in the file of --areas"
+            f"{' (' + name_some(sorted(names)) + ')' if names else ''}, or name:x,y,width,height."
+        )
+    if options.areas and not options.keep:
+        raise UserError("--areas only names areas for --keep: say which must not be cut, such as --keep face.")
+    everywhere = choose_areas(None, boxes, photographs)
+    kept: dict[str, Area] = {}
+    for name in photographs:
+        named = [area for area_name, area in found.get(name, {}).items() if area_name in options.keep]
+        parts = [*named, *everywhere.get(name, {}).values()]
+        if parts:
+            kept[name] = Union(parts)
+    return kept
+
+
+def _crop(
+    item: Mapped,
+    ratios: Sequence[str],
+    kept: Mapping[str, Area],
+    options: Options,
+    density: LogDensity | None,
+    folder: Path,
+) -> list[dict]:
+    """Write the photograph's crops; returns a row for each."""
+    original = open_original(item)
+    rows = []
+    for ratio in ratios:
+        box = crop(item.saliency, ratio, options.min_scale, kept.get(item.name), density)
+        file = save_crop(original, box, folder, f"{item.name}_{ratio.replace(':', 'x')}", options.size)
+        rows.append({"image": item.name, "ratio": ratio, "file": file, **asdict(box)})
+    return rows

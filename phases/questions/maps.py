@@ -1,0 +1,234 @@
+"""Photographs and their saliency maps, predicted or existing, for the phases that answer questions about them."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from tqdm import tqdm
+
+from ...attention.density import DOMAIN, MEANING, LogDensity, Reduced
+from ...attention.errors import COVERAGE
+from ...attention.measured import MEASURED
+from ...data import MAP_SUFFIXES, Unreadable, list_images, read_header
+from ...photographs import find_images
+from ...utils import UserError, files_by_name, name_some, only_python_on_stderr, parallel_map, quiet_stderr
+
+# Limits memory: a pixel of a map takes up to 60 bytes while a question is answered.
+PIXELS_IN_FLIGHT = 24_000_000
+
+# Longer sides of pictures are reduced to this.
+PICTURE_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """Where maps come from; each question adds its own options.
+
+    Attributes:
+        params: `config.PARAMS` with the user's changes.
+        data, weights, input_size, mirrored: see `network.load`.
+        density: file of a density that 'evaluate --fit' saved; None to divide maps by their sum.
+    """
+
+    params: dict
+    data: str = "salicon"
+    weights: str | None = None
+    input_size: tuple[int, int] | str | None = None
+    mirrored: bool = False
+    density: Path | None = None
+
+    @property
+    def results(self) -> Path:
+        return Path(self.params["results"])
+
+
+class Mapped(NamedTuple):
+    """A photograph and its saliency map, float (H, W), or the reason why there is none, in a few words."""
+
+    name: str
+    file: Path
+    saliency: Any = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where maps come from.
+
+    Attributes:
+        maps: the `Mapped` of each photograph, in order; photographs by name.
+        record: what a run's record says about it.
+    """
+
+    maps: Callable[[Mapping[str, Path]], Iterator[Mapped]]
+    record: dict
+
+
+def find_photographs(path: Path) -> dict[str, Path]:
+    """The photographs that a path names, by their path below it without suffix; see `photographs.find_images`."""
+    return files_by_name(path if path.is_dir() else path.parent, find_images(path))
+
+
+def load_density(options: MapOptions) -> LogDensity | None:
+    if options.density is None:
+        return None
+    from ...scoring.fitted import FittedDensity
+
+    return Reduced(FittedDensity.load(options.density))
+
+
+# --- Maps -------------------------------------------------------------------------------------------------------------
+
+
+def network_maps(options: MapOptions) -> Source:
+    """Maps that a network predicts; its name is printed."""
+    with quiet_stderr():
+        from ...network import load
+    params = options.params
+    network = load(
+        options.weights,
+        data=options.data,
+        results=options.results,
+        input_size=options.input_size,
+        device=params["device"],
+        mirrored=options.mirrored,
+        precision=params["precision"],
+        gpus=params["gpus"],
+    )
+    print(network.summary())
+
+    def maps(photographs: Mapping[str, Path]) -> Iterator[Mapped]:
+        predictions = network.predictions(photographs.values(), params["batch_size"])
+        for (name, file), found in zip(photographs.items(), predictions, strict=True):
+            saliency = found.saliency  # 0 to 255
+            yield Mapped(name, file, None if saliency is None else saliency / saliency.dtype.type(255), found.error)
+
+    return Source(maps, network.record())
+
+
+def existing_maps(path: Path, photographs: Mapping[str, Path], options: MapOptions) -> Source:
+    """Maps from a folder, or of a single photograph from a file.
+
+    Raises:
+        UserError: there is none for a photograph, or flags of a network were given too.
+    """
+    if options.weights or options.input_size or options.mirrored:
+        raise UserError("--weights, --input-size and --mirrored do not change existing maps: leave them out or --maps.")
+    if path.is_file() and len(photographs) == 1:
+        files = dict.fromkeys(photographs, path)
+    elif path.is_dir():
+        files = files_by_name(path, list_images(path, (".npy", *MAP_SUFFIXES)))
+    else:
+        raise UserError(f"Received the maps {path}, expected a folder, or for a single photograph a file.")
+    if missing := [name for name in photographs if name not in files]:
+        raise UserError(
+            f"{path} has no map for {len(missing)} of {len(photographs)} photographs: {name_some(missing)}. Expected "
+            f"files with their names, ending in {name_some(('.npy', *MAP_SUFFIXES))}."
+        )
+    with quiet_stderr():
+        from ...scoring.ground_truth import read_saliency
+
+    def read(item: tuple[str, Path]) -> Mapped:
+        name, file = item
+        try:
+            return Mapped(name, file, read_saliency(files[name]))
+        except UserError as error:
+            return Mapped(name, file, error=str(error).rstrip("."))
+
+    return Source(lambda chosen: map(read, chosen.items()), {"maps": str(path)})
+
+
+def answer_each(rows: Iterator[tuple[Mapped, ...]], total: int, answer: Callable[..., Any]) -> tuple[list, list[str]]:
+    """Answer a question about every photograph, or about every pair, in threads and in order; print what failed.
+
+    Args:
+        rows: what each question is about.
+        total: how many there are.
+        answer: a function of one of the rows; it may raise UserError or Unreadable for one that fails.
+
+    Returns:
+        The answers, and a sentence for each row that failed.
+
+    Raises:
+        UserError: all failed.
+    """
+
+    def one(row: tuple[Mapped, ...]) -> tuple[Any, str]:
+        if lacking := [item for item in row if item.saliency is None]:
+            return None, f"{lacking[0].file}: {lacking[0].error}."
+        try:
+            return answer(*row), ""
+        except (UserError, Unreadable) as error:
+            reason = str(error).rstrip(".")
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            reason = "its name is too long for a file with the same name"
+        return None, f"{' and '.join(str(item.file) for item in row)}: {reason}."
+
+    def weight(row: tuple[Mapped, ...]) -> int:
+        return sum(0 if item.saliency is None else item.saliency.size for item in row)
+
+    answered = parallel_map(one, rows, weight=weight, most=PIXELS_IN_FLIGHT)
+    with only_python_on_stderr():
+        outcomes = list(tqdm(answered, total=total, leave=False, disable=None if total > 1 else True))
+    failures = [error for _, error in outcomes if error]
+    if len(failures) == total == 1:
+        raise UserError(failures[0])
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    if len(failures) == total:
+        raise UserError(f"All {total} photographs failed; nothing was written.")
+    return [found for found, error in outcomes if not error], failures
+
+
+# --- Photographs and records ------------------------------------------------------------------------------------------
+
+
+def read_photograph(item: Mapped) -> Image.Image:
+    """The photograph as the network sees it, RGB.
+
+    Raises:
+        Unreadable, UserError: it is damaged, or its map has another size.
+    """
+    from ...images import read_image
+
+    photograph = Image.fromarray(read_image(item.file, read_header(item.file)).numpy())
+    check_size(item, photograph)
+    return photograph
+
+
+def check_size(item: Mapped, photograph: Image.Image) -> None:
+    height, width = item.saliency.shape[:2]
+    if photograph.size != (width, height):
+        raise UserError(
+            f"its map is {width}×{height} pixels, the photograph {photograph.width}×{photograph.height}: expected "
+            f"equal sizes"
+        )
+
+
+def save_picture(picture: Image.Image, folder: Path, name: str) -> None:
+    """Write a picture for people to look at: `folder`/pictures/`name`.jpeg."""
+    path = folder / "pictures" / f"{name}.jpeg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    picture.save(path, quality=92, subsampling=0)  # Thin yellow lines keep their color.
+
+
+def describe(options: MapOptions, source: Source, failures: list[str]) -> dict:
+    """What every record says: what the numbers mean, and where they come from."""
+    density = None if options.density is None else os.fspath(options.density)
+    return {
+        "domain": DOMAIN,
+        "meaning": MEANING,
+        "data": options.data,
+        "density": density,
+        "interval": {"coverage": COVERAGE, "network": MEASURED["network"], "sha256": MEASURED["sha256"]},
+        **source.record,
+        "failures": failures,
+    }

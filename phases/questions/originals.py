@@ -1,0 +1,55 @@
+"""Photographs cropped as they are: all their pixels, upright, with their color profile."""
+
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from ...attention.crops import Crop
+from ...data import IMAGE_FORMATS, Unreadable, read_header, why_unreadable
+from .maps import Mapped, check_size
+
+# Formats that crops are written in, by that of the photograph. Others become PNG.
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+QUALITY = 95
+
+
+def open_original(item: Mapped) -> Image.Image:
+    """The photograph with its EXIF orientation applied; `format` and the color profile are those of the file.
+
+    Raises:
+        Unreadable, UserError: it is damaged, or its map has another size.
+    """
+    read_header(item.file)
+    try:
+        with Image.open(item.file, formats=IMAGE_FORMATS) as file:
+            original = ImageOps.exif_transpose(file)
+            original.format = file.format
+    except (OSError, ValueError, SyntaxError) as error:
+        raise Unreadable(why_unreadable(item.file, error)) from error
+    check_size(item, original)
+    return original
+
+
+def save_crop(original: Image.Image, box: Crop, folder: Path, name: str, side: int | None) -> str:
+    """Write a crop in the photograph's own format.
+
+    Args:
+        original: see `open_original`.
+        box: what to keep.
+        folder, name: of the file, without suffix; the name may contain subfolders.
+        side: the longer side is reduced to this; None to keep all pixels.
+
+    Returns:
+        The file's name below the folder.
+    """
+    picture = original.crop((box.x, box.y, box.x + box.width, box.y + box.height))
+    if side and max(picture.size) > side:
+        if picture.mode in ("P", "1"):  # Neighboring numbers of a palette are not neighboring colors.
+            picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+        width, height = (max(1, round(length * side / max(picture.size))) for length in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    suffix = SUFFIXES.get(original.format or "", ".png")
+    path = folder / f"{name}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, icc_profile=original.info.get("icc_profile"), quality=QUALITY)  # PNG has no quality.
+    return path.relative_to(folder).as_posix()

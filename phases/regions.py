@@ -1,0 +1,181 @@
+"""The `regions` phase: what share of attention areas of photographs receive, or where attention gathers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..attention.areas import Area, find_pixels, overlaps
+from ..attention.density import MEANING, LogDensity
+from ..attention.hot_spots import Gathering, hot_spots
+from ..attention.regions import Region, measure, totals
+from ..photographs import sample_photograph
+from ..utils import check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from .questions import outlines
+from .questions.area_files import choose_areas
+from .questions.maps import (
+    MapOptions,
+    Mapped,
+    answer_each,
+    describe,
+    existing_maps,
+    find_photographs,
+    load_density,
+    network_maps,
+    read_photograph,
+    save_picture,
+)
+from .questions.tables import percent, percent_range, print_table, write_csv
+
+# The file that identifies the folder of a run.
+RECORD = "regions.json"
+
+
+@dataclass(frozen=True)
+class Options(MapOptions):
+    """What to measure.
+
+    Attributes:
+        path: a photograph or a folder of photographs; None for the sample photograph of Matplotlib.
+        maps: a file or folder of existing maps; None to predict them.
+        areas: see `area_files.read_areas`.
+        area: areas that every photograph has, see `area_files.parse_area`.
+        spots: most hot spots of a photograph, where no areas are given.
+    """
+
+    path: Path | None = None
+    maps: Path | None = None
+    areas: Path | None = None
+    area: tuple[str, ...] = ()
+    spots: int = 5
+
+
+def run(options: Options) -> int:
+    """Measure areas or find hot spots, and write `results/regions/`; returns 1 if a photograph failed, else 0."""
+    path = options.path or sample_photograph()
+    photographs = find_photographs(path)
+    areas = choose_areas(options.areas, options.area, photographs)
+    target = options.results / "regions"
+    check_replaceable(target, RECORD)
+    check_writable(options.results)
+    density = load_density(options)
+    chosen = {name: file for name, file in photographs.items() if name in areas} if areas else photographs
+    source = existing_maps(options.maps, chosen, options) if options.maps else network_maps(options)
+    answer = partial(_measure_areas, areas=areas) if areas else partial(_find_spots, count=options.spots)
+    with whole_folder(target) as folder:
+        rows = zip(source.maps(chosen), strict=True)
+        answers, failures = answer_each(rows, len(chosen), partial(answer, density=density, folder=folder))
+        content = _write_areas(folder, answers) if areas else _write_spots(folder, answers)
+        record = {"path": str(path), **describe(options, source, failures), **content}
+        write_record(folder / RECORD, record)
+    if skipped := len(photographs) - len(chosen):
+        print(f"{count(skipped, 'photograph')} without areas skipped.")
+    print(f"{MEANING}\n{count(len(answers), 'photograph')} measured; see {target}.")
+    return 1 if failures else 0
+
+
+# --- Areas ------------------------------------------------------------------------------------------------------------
+
+
+def _measure_areas(
+    item: Mapped, areas: Mapping[str, Mapping[str, Area]], density: LogDensity | None, folder: Path
+) -> tuple[str, list[Region], list[tuple[str, str, int]]]:
+    """The photograph's name, its rows, and which of its areas overlap; the picture is written."""
+    photograph = read_photograph(item)
+    pixels = find_pixels(areas[item.name], item.saliency.shape)
+    rows = measure(item.saliency, pixels, density)
+    labels = {row.name: f"{row.name}  {row.share_of_attention:.0%}" for row in rows}
+    save_picture(outlines.draw_areas(photograph, pixels, labels), folder, item.name)
+    return item.name, rows, overlaps(pixels)
+
+
+def _write_areas(folder: Path, answers: list) -> dict[str, Any]:
+    """Write and print the table of areas; returns what the record says."""
+    rows = [{"image": name, **asdict(row)} for name, regions, _ in answers for row in regions]
+    means = totals(row for _, regions, _ in answers for row in regions)
+    shared = [
+        {"image": name, "area": first, "other": second, "pixels": pixels}
+        for name, _, pairs in answers
+        for first, second, pixels in pairs
+    ]
+    write_csv(folder / "regions.csv", rows)
+    write_csv(folder / "totals.csv", [asdict(mean) for mean in means])
+    head = (
+        "photograph",
+        "area",
+        "share of area",
+        "share of attention",
+        "90 % interval",
+        "lift",
+        "over center bias",
+        "rank",
+    )
+    print_table(
+        head,
+        [
+            (
+                name,
+                row.name,
+                percent(row.share_of_area),
+                percent(row.share_of_attention),
+                percent_range(row.low, row.high),
+                f"{row.lift:.2f}",
+                f"{row.lift_over_center_bias:.2f}",
+                str(row.rank),
+            )
+            for name, regions, _ in answers
+            for row in regions
+        ],
+    )
+    if len(answers) > 1:
+        print("\nMeans over the photographs that have the area:")
+        print_table(
+            ("area", "photographs", "share of area", "share of attention", "lift"),
+            [
+                (m.name, str(m.photographs), percent(m.share_of_area), percent(m.share_of_attention), f"{m.lift:.2f}")
+                for m in means
+            ],
+        )
+    if shared:
+        pairs = [f"{row['area']} and {row['other']} ({row['pixels']} pixels of {row['image']})" for row in shared]
+        print(f"Some areas overlap, so their shares do not add up: {name_some(pairs, '; ', 3)}.")
+    return {"areas": rows, "totals": [asdict(mean) for mean in means], "overlaps": shared}
+
+
+# --- Hot spots --------------------------------------------------------------------------------------------------------
+
+
+def _find_spots(item: Mapped, count: int, density: LogDensity | None, folder: Path) -> tuple[str, Gathering]:
+    """The photograph's name and where its attention gathers; the picture is written."""
+    photograph = read_photograph(item)
+    found = hot_spots(item.saliency, count, density)
+    save_picture(outlines.draw_spots(photograph, found.spots), folder, item.name)
+    return item.name, found
+
+
+def _write_spots(folder: Path, answers: list) -> dict[str, Any]:
+    """Write and print the table of hot spots; returns what the record says."""
+    spots = [
+        {"image": name, "rank": i + 1, **asdict(spot)} for name, found in answers for i, spot in enumerate(found.spots)
+    ]
+    whole = [
+        {"image": name, **{key: value for key, value in asdict(found).items() if key != "spots"}}
+        for name, found in answers
+    ]
+    write_csv(folder / "hot_spots.csv", spots)
+    write_csv(folder / "photographs.csv", whole)
+    print_table(
+        ("photograph", "hot spot", "x", "y", "radius", "share of attention"),
+        [
+            (name, str(i + 1), f"{spot.x:.0f}", f"{spot.y:.0f}", f"{spot.radius:.0f}", percent(spot.share))
+            for name, found in answers
+            for i, spot in enumerate(found.spots)
+        ],
+    )
+    print()
+    print_table(
+        ("photograph", "center x", "center y", "spread", "focus"),
+        [(name, f"{f.center_x:.0f}", f"{f.center_y:.0f}", percent(f.spread), percent(f.focus)) for name, f in answers],
+    )
+    return {"photographs": whole, "hot_spots": spots}
