@@ -118,6 +118,19 @@ def add_input_size(phase: argparse.ArgumentParser, auto: bool = False) -> None:
     phase.add_argument("--input-size", action=InputSize, const=auto, nargs="+", metavar="SIDE", help=text)
 
 
+def add_frames(phase) -> None:
+    """The flags that say which frames of clips are predicted, and how."""
+    group = phase.add_argument_group("clips (docs/video.md)")
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument("--every", type=counting, default=1, metavar="N", help="predict one of N frames (default: 1)")
+    choice.add_argument("--fps", type=frame_rate, metavar="RATE", help="predict at most so many frames per second")
+    text = (
+        "average maps over time, with weights that fall to 1/e after so many seconds; restarts at cuts (default: 0, "
+        "each frame by itself)"
+    )
+    group.add_argument("--smooth", type=seconds, default=0, metavar="SECONDS", help=text)
+
+
 def add_mirrored(phase: argparse.ArgumentParser) -> None:
     text = "average each map with the map of the mirrored photograph; this doubles the time"
     phase.add_argument("--mirrored", action="store_true", help=text)

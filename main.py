@@ -26,6 +26,7 @@ from .arguments import (
     add_areas,
     add_data,
     add_dataset_path,
+    add_frames,
     add_input_size,
     add_maps,
     add_mirrored,
@@ -36,14 +37,12 @@ from .arguments import (
     counting,
     existing_name,
     fraction,
-    frame_rate,
     least_share,
     number,
     params_of,
     path_or_address,
     pixel_count,
     port_number,
-    seconds,
 )
 from .config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS, VERSION
 from .utils import UserError
@@ -176,18 +175,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         help=f"reject photographs with more pixels, which would take too much memory (default: {MAX_PIXELS})",
     )
     add_params(phase, "test")
-    group = phase.add_argument_group("clips (docs/video.md)")
-    choice = group.add_mutually_exclusive_group()
-    choice.add_argument("--every", type=counting, default=1, metavar="N", help="predict one of N frames (default: 1)")
-    choice.add_argument("--fps", type=frame_rate, metavar="RATE", help="predict at most so many frames per second")
-    group.add_argument(
-        "--smooth",
-        type=seconds,
-        default=0,
-        metavar="SECONDS",
-        help="average maps over time, with weights that fall to 1/e after so many seconds; restarts at cuts "
-        "(default: 0, each frame by itself)",
-    )
+    add_frames(phase)
     group = phase.add_argument_group("many photographs, on many machines (docs/cluster.md)")
     group.add_argument(
         "--cluster",
@@ -259,6 +247,7 @@ def add_regions(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--spots", type=counting, default=5, metavar="N", help=text)
     add_maps(phase)
     add_params(phase, "regions")
+    add_frames(phase)
 
 
 def add_compare(phase: argparse.ArgumentParser) -> None:
@@ -285,6 +274,8 @@ def add_crop(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--size", type=counting, metavar="PIXELS", help=text)
     text = "the smallest crop's sides, as a share of those of the largest that fits (default: 1)"
     phase.add_argument("--min-scale", type=number(float, 0.01, 1), default=1.0, metavar="SHARE", help=text)
+    text = "how far the crop of a clip moves in a second at most, as a share of its longer side (default: 0.2)"
+    phase.add_argument("--speed", type=number(float, 0, 100), default=0.2, metavar="SHARE", help=text)
     text = "an area that is never cut: a name in --areas, or name:x,y,width,height; repeat the flag for more areas"
     phase.add_argument("--keep", action="append", default=[], metavar="AREA", help=text)
     phase.add_argument("--areas", type=existing_name, metavar="PATH", help=f"for --keep: {AREA_FILES}")

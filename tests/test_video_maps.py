@@ -109,7 +109,7 @@ def test_smoothing_starts_anew_at_a_cut(network, photograph):
 
 def test_cuts_are_found_and_motion_noise_and_light_are_not(photograph):
     def cut(before, after):
-        return maps.is_cut(maps._thumbnail(before), maps._thumbnail(after))
+        return maps.is_cut(maps.thumbnail(before), maps.thumbnail(after))
 
     wide, other = photograph(96, 256, seed=1), photograph(96, 128, seed=2) // np.uint8(3)
     one = wide[:, :128]

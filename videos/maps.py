@@ -127,15 +127,16 @@ def smooth_maps(
     """
     last = None  # the frame before: its time, thumbnail and mean
     for frame, saliency in rows:
-        thumbnail, mean = _thumbnail(frame.pixels), saliency
-        if last is not None and not is_cut(last[1], thumbnail):
+        small, mean = thumbnail(frame.pixels), saliency
+        if last is not None and not is_cut(last[1], small):
             mean = last[2] + (saliency - last[2]) * np.float32(1 - math.exp(-(frame.time - last[0]) / seconds))
-        last = frame.time, thumbnail, mean
+        last = frame.time, small, mean
         shifted = mean - mean.min()
         yield frame, shifted * np.float32(255 / max(shifted.max(), 1e-7))
 
 
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """A small picture of a frame, uint8 (H, W, 3), for `is_cut`."""
     return np.asarray(Image.fromarray(pixels).resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
 
 
