@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "checkpoint download data acquisition.datasets utils config",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
     "phases.distributed": "phases.distributed photographs network images data model utils config",
-    "phases.questions": "phases.questions attention photographs network scoring images data utils",
+    "phases.questions": "phases.questions attention videos photographs network scoring images data utils",
     "phases.training": "phases.training checkpoint images data model loss precision utils config",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config",
     "main": "phases arguments acquisition.datasets utils config",
