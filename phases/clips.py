@@ -119,9 +119,8 @@ def predict_clip(network, files: Source, options: Options) -> dict:
         raise Unreadable("not a regular file")
     with contextlib.ExitStack() as stack:  # Its contexts end in reverse: threads first, then files, then the clip.
         clip = stack.enter_context(open_clip(files.source, options.max_pixels))
-        frames: Iterator[Frame] = sample(clip.frames, options.every, options.fps)
-        if clip.live:
-            frames = stack.enter_context(_until_interrupted(frames))
+        frames = stack.enter_context(_until_interrupted(clip.frames)) if clip.live else clip.frames
+        chosen = sample(frames, options.every, options.fps)
         maps: Writer | Archive
         if options.format == "npy":
             maps = stack.enter_context(write_archive(files.maps))
@@ -129,11 +128,11 @@ def predict_clip(network, files: Source, options: Options) -> dict:
             maps = stack.enter_context(write_clip(files.maps, clip))
         overlay = stack.enter_context(write_clip(files.overlay, clip, sound=True)) if options.overlay else None
         batch_size = options.params["batch_size"]
-        predicted = predict(frames, network, batch_size=batch_size, smooth=options.smooth)
+        predicted = predict(chosen, network, batch_size=batch_size, smooth=options.smooth)
         rows = stack.enter_context(contextlib.closing(predicted))
         written = stack.enter_context(contextlib.closing(_write(rows, maps, overlay)))
         stack.enter_context(only_python_on_stderr())
-        name, total = Path(files.source).name, _expected(clip, options)
+        name, total = Path(without_password(files.source)).name, _expected(clip, options)
         number = sum(1 for _ in tqdm(written, name, total, unit="frame", leave=False, disable=None))
         if not number:
             raise Unreadable(clip.error or "it has no frames")

@@ -261,16 +261,23 @@ def test_python_raises_after_the_last_frame_before_the_damage(tmp_path, weights)
 # --- Cameras and streams ----------------------------------------------------------------------------------------------
 
 
+def interrupt(rows, *arguments, **options):
+    """Instead of the progress bar: Ctrl-C at frame 10."""
+    for i, row in enumerate(rows):
+        if i == 10:
+            signal.raise_signal(signal.SIGINT)
+        yield row
+
+
+def test_interrupted_clip_leaves_nothing(tmp_path, results, run, monkeypatch, capsys):
+    monkeypatch.setattr(clips, "tqdm", interrupt)
+    assert run(make_clip(tmp_path / "a.mp4", noise(100)), "--overlay") == 130
+    assert capsys.readouterr().err == "interrupted\n" and files_in(results) == []
+
+
 def test_stream_ends_with_ctrl_c_and_its_file_is_complete(tmp_path, results, run, endless, monkeypatch):
     serve, _ = endless
     address = serve(make_clip(tmp_path / "a.ts", noise(50)).read_bytes())
-
-    def interrupt(rows, *arguments, **options):
-        for i, row in enumerate(rows):
-            if i == 10:
-                signal.raise_signal(signal.SIGINT)
-            yield row
-
     monkeypatch.setattr(clips, "tqdm", interrupt)
     assert run(address) == 0
     frames = len(read(results / "videos" / "stream.mp4"))
