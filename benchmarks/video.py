@@ -3,8 +3,8 @@
     python benchmarks/video.py [--weights lite] [--size 240 320] [--frames 2000]
 
 The clip is a noisy scene that moves, in H.264. The first row predicts its frames from memory, as `Network.predictions`
-does; the second is the phase, which also decodes the clip and encodes the video of maps. The limit is 15 % more time; on
-a busy machine, compare the CPU time. The last column is the growth of the process's memory from the first quarter of
+does; the second is the phase, which also decodes the clip and encodes the video of maps. The limit is 15 % more
+time; on a busy machine, compare the CPU time. The last column is the growth of memory from the first quarter of
 the run to its end.
 """
 
