@@ -69,6 +69,15 @@ def least_share(text: str) -> tuple[str, float]:
     raise argparse.ArgumentTypeError(f"received {text}, expected name:percentage, such as button:10")
 
 
+class Once(argparse.Action):
+    """A flag that takes one value: the second one is an error, and not silently used instead of the first."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest, self.default) != self.default:
+            raise argparse.ArgumentError(self, f"received {getattr(namespace, self.dest)} and {values}, expected one")
+        setattr(namespace, self.dest, values)
+
+
 class InputSize(argparse.Action):
     """The network's input size: two numbers, or "auto" where `const` is true."""
 
@@ -103,7 +112,7 @@ def add_data(phase: argparse.ArgumentParser, purpose: str = "", names=None, defa
 
 def add_dataset_path(phase: argparse.ArgumentParser) -> None:
     text = "folder of the dataset, or the folder that contains it (default: data)"
-    phase.add_argument("-p", "--path", type=Path, default=Path("data"), help=text)
+    phase.add_argument("-p", "--path", type=Path, default=Path("data"), action=Once, help=text)
 
 
 def add_weights(phase: argparse.ArgumentParser, **options) -> None:

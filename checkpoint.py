@@ -21,6 +21,7 @@ from . import download
 from .bundled import BUNDLED
 from .config import VERSION
 from .download import WEIGHTS_FOLDER
+from .installation import command
 from .model import NORM_EPSILON, published_name
 from .utils import DownloadError, UserError, check_space, whole_file
 from .weight_files import (
@@ -135,7 +136,7 @@ def _initial_choice(name: str, init: str | None, results: Path, variant: str) ->
     except DownloadError as error:
         raise DownloadError(
             f"Fine-tuning starts from a network trained on SALICON, but {best} does not exist and the published one is "
-            f"not available. Train one with 'python main.py train -d salicon', or choose another start with --init "
+            f"not available. Train one with '{command()} train -d salicon', or choose another start with --init "
             f"{{vgg16,scratch,{','.join(BUNDLED)},PATH}}.",
             error.details,
             error.brief,

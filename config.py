@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Program version, stored in every record and checkpoint. CHANGELOG.md describes the changes.
-VERSION = "1.1.0"
+VERSION = "2.0.0"
 
 # What a parameter affects. MAPS: what a trained network predicts or scores, and therefore training too. TRAINING: only
 # the weights that training produces. SPEED: speed and files only, never a number.
@@ -47,6 +47,22 @@ PARAMS = {
         SPEED,
         choices=("auto", "cpu", "gpu"),
         phases=("test", "evaluate", "submit", *QUESTIONS),
+    ),
+    "orientation": Param(
+        "upright",
+        "upright turns photographs as their EXIF orientation says; stored uses the pixels as they are in the file. The "
+        "published datasets are always used as stored",
+        MAPS,
+        choices=("upright", "stored"),
+        phases=("test", "evaluate"),
+    ),
+    "max_dropped": Param(
+        0.05,
+        "largest share of the fixations in your own table that is dropped, and not an error, because they are outside "
+        "their image or have no position",
+        SPEED,
+        limits=(0, 1),
+        phases=("evaluate",),
     ),
     "precision": Param(
         "float32",

@@ -8,24 +8,25 @@ import hashlib
 import json
 import os
 import unicodedata
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from . import utils
-from .acquisition.datasets import CUSTOM, DATASETS, Dataset
-from .config import MAX_PIXELS
-from .utils import UserError, name_some
-
-# Formats that TensorFlow decodes: all of these to three channels, only those of maps to one channel.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-MAP_SUFFIXES = (".jpg", ".jpeg", ".png")
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-MAP_FORMATS = ("JPEG", "PNG")
+from . import listing
+from .acquisition.datasets import CUSTOM, DATASETS, Dataset, is_unpacked
+from .image_files import (
+    IMAGE_SUFFIXES,
+    MAP_FORMATS,
+    MAP_SUFFIXES,
+    STORED,
+    UPRIGHT,
+    image_size,
+    read_gray,
+    why_unreadable,
+)
+from .utils import UserError, name_some, parallel_map
 
 # How much of a file's end `files_hash` reads.
 TAIL_BYTES = 4096
@@ -34,18 +35,21 @@ TAIL_BYTES = 4096
 SPLIT_SEED = 42
 
 
-class Unreadable(Exception):
-    """An image file that cannot be read; the message says why in a few words, without the file's name."""
-
-
 @dataclass(frozen=True)
 class Sample:
-    """The files of one image; `name` is their common path below the dataset's folders, without suffix."""
+    """The files of one image.
+
+    Attributes:
+        name: their common path below the dataset's folders, without suffix.
+        stimulus, saliency, fixations: the files.
+        orientation: of the photograph; its maps have the size of the photograph in this orientation.
+    """
 
     name: str
     stimulus: Path
     saliency: Path
     fixations: Path | None = None
+    orientation: str = UPRIGHT
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def find_dataset(name: str, path: Path) -> Path:
         UserError: neither has a folder `stimuli`, and the dataset is not a published one or cannot be downloaded.
     """
     for folder in (path / name, path):
-        if (folder / "stimuli").is_dir():
+        if (folder / "stimuli").is_dir() or is_unpacked(folder):
             return folder
     if name in DATASETS:
         from . import download
@@ -80,17 +84,31 @@ def find_dataset(name: str, path: Path) -> Path:
     )
 
 
+def part(folder: Path, kind: str) -> Path:
+    """The folder of a dataset's "stimuli" or "saliency"."""
+    return folder / ({"stimuli": "images", "saliency": "maps"}[kind] if is_unpacked(folder) else kind)
+
+
+def orientation_of(name: str, chosen: str) -> str:
+    """The orientation of a dataset's photographs: as chosen for your own; the fixations of others fit stored pixels."""
+    return chosen if name == CUSTOM else STORED
+
+
 def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """Every image file below a folder, sorted by path; hidden files and folders are skipped.
 
     Raises:
         UserError: a folder below it cannot be read.
     """
-    return utils.list_files(folder, tuple(suffixes))
+    return listing.list_files(folder, tuple(suffixes))
 
 
-def pair_files(folder: Path) -> list[Sample]:
+def pair_files(folder: Path, orientation: str = STORED) -> list[Sample]:
     """Pair stimuli with saliency maps, and with fixation maps if that folder exists, by name.
+
+    Args:
+        folder: of the dataset.
+        orientation: see `Sample`.
 
     Returns:
         One `Sample` per stimulus, in the order of `files_by_name`.
@@ -98,9 +116,13 @@ def pair_files(folder: Path) -> list[Sample]:
     Raises:
         UserError: some files have no partner; the message lists them.
     """
-    stimuli = files_by_name(folder / "stimuli", IMAGE_SUFFIXES)
-    saliency = files_by_name(folder / "saliency", MAP_SUFFIXES)
-    fixations = files_by_name(folder / "fixations", MAP_SUFFIXES) if (folder / "fixations").is_dir() else None
+    stimuli = files_by_name(part(folder, "stimuli"), IMAGE_SUFFIXES)
+    saliency = files_by_name(part(folder, "saliency"), MAP_SUFFIXES)
+    fixations = None
+    if is_unpacked(folder):  # Its fixations are .mat files, and its test photographs have no maps.
+        stimuli = {name: file for name, file in stimuli.items() if not name.startswith("test/")}
+    elif (folder / "fixations").is_dir():
+        fixations = files_by_name(folder / "fixations", MAP_SUFFIXES)
     if not stimuli:
         raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     complaints = [f"stimuli/{name} is not a regular file" for name, file in stimuli.items() if not file.is_file()]
@@ -109,9 +131,26 @@ def pair_files(folder: Path) -> list[Sample]:
             complaints += [f"{kind}/{name} is not a regular file" for name, file in files.items() if not file.is_file()]
             complaints += [f"{kind}/{name} is missing" for name in stimuli if name not in files]
             complaints += [f"{kind}/{name} has no stimulus" for name in files if name not in stimuli]
+            if stimuli.keys() - files.keys():
+                complaints += not_maps(folder / kind)
     if complaints:
         raise UserError(f"The files in {folder} do not pair up by name: {'; '.join(complaints)}.")
-    return [Sample(name, stimuli[name], saliency[name], fixations[name] if fixations else None) for name in stimuli]
+    return [
+        Sample(name, stimuli[name], saliency[name], fixations[name] if fixations else None, orientation)
+        for name in stimuli
+    ]
+
+
+def not_maps(folder: Path) -> list[str]:
+    """A phrase about the files in a folder of maps that cannot be maps; empty if there are none."""
+    others = listing.count_suffixes(
+        file for file in listing.list_files(folder) if not is_named_like(file, MAP_SUFFIXES)
+    )
+    return [f"{folder} has {others}, expected {', '.join(MAP_SUFFIXES)}"] if others else []
+
+
+def is_named_like(file: Path, suffixes: tuple[str, ...]) -> bool:
+    return file.name.lower().endswith(suffixes)
 
 
 def split(samples: Sequence[Sample], row: Dataset) -> tuple[list[Sample], list[Sample]]:
@@ -160,65 +199,14 @@ def files_by_name(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> d
     Raises:
         UserError: two files share a name.
     """
-    return utils.files_by_name(folder, list_images(folder, suffixes))
+    return listing.files_by_name(folder, list_images(folder, suffixes))
 
 
 # --- Image files ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Header:
-    """The header of an image file: height and width as stored, its format, and whether it has several frames."""
-
-    size: tuple[int, int]
-    format: str
-    animated: bool = False
-
-    @property
-    def pixels(self) -> int:
-        return self.size[0] * self.size[1]
-
-
-def read_header(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS, most_pixels: int = MAX_PIXELS) -> Header:
-    """Read the header of an image file. Every image file is checked here before it is decompressed.
-
-    Args:
-        file: a regular file. Pipes and devices, which may never end, are rejected.
-        formats: Pillow's names of the accepted formats.
-        most_pixels: larger images are rejected, because a file of a few bytes may claim any size.
-
-    Raises:
-        Unreadable: the file is rejected; the message says why.
-    """
-    if file.exists() and not file.is_file():
-        raise Unreadable("not a regular file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Nothing is decompressed here.
-            with Image.open(file, formats=formats) as image:
-                header = Header((image.height, image.width), image.format or "", getattr(image, "is_animated", False))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(why_unreadable(file, error)) from error
-    if header.pixels > most_pixels:
-        height, width = header.size
-        raise Unreadable(f"{width}×{height} pixels, expected at most {most_pixels}: shrink it, or raise --max-pixels")
-    return header
-
-
-def image_size(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS) -> tuple[int, int]:
-    """Height and width of an image as stored, from the file's header.
-
-    Raises:
-        UserError: the file cannot be read as one of `formats`.
-    """
-    try:
-        return read_header(file, formats).size
-    except Unreadable as error:
-        raise UserError(f"{file}: {error}. Expected {' or '.join(formats)}.") from error
-
-
 def check_files(samples: Sequence[Sample]) -> None:
-    """Check that stimuli and saliency maps are images of equal size, quickly, from their headers.
+    """Check that stimuli and saliency maps are images of equal size, from their headers, and that no map is black.
 
     Raises:
         UserError: they are not; the message names the first few files.
@@ -226,29 +214,40 @@ def check_files(samples: Sequence[Sample]) -> None:
     complaints = []
     for sample in samples:
         try:
-            size, found = image_size(sample.stimulus), image_size(sample.saliency, MAP_FORMATS)
+            size = image_size(sample.stimulus, orientation=sample.orientation)
+            found = image_size(sample.saliency, MAP_FORMATS, STORED)
         except UserError as error:
             complaints.append(str(error).rstrip("."))
         else:
             if found != size:
-                complaints.append(
-                    f"{sample.saliency} is {found[1]}×{found[0]} pixels, its stimulus {size[1]}×{size[0]}"
-                )
+                complaints.append(other_size(sample.saliency, found, sample.stimulus, size))
+    if not complaints:
+        complaints = [complaint for complaint in parallel_map(_check_map, samples) if complaint]
     if complaints:
         raise UserError(f"{name_some(complaints, '; ')}.")
 
 
-def why_unreadable(file: Path, error: Exception) -> str:
-    """Why a file could not be read as an image, in a few words; `error` is the exception of the attempt."""
-    if not file.exists():
-        return "no such file"
-    if file.stat().st_size == 0:
-        return "the file is empty"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if isinstance(error, Image.DecompressionBombError):
-        return "more pixels than Pillow's limit"
-    return "not a readable image, or damaged"
+def _check_map(sample: Sample) -> str:
+    """What is wrong with the values of a saliency map, or ""."""
+    try:
+        black = not read_gray(sample.saliency).any()
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"{sample.saliency}: {why_unreadable(sample.saliency, error)}"
+    return f"{sample.saliency} is black: {BLACK}" if black else ""
+
+
+BLACK = "every pixel is 0, so it says nothing about where people look; make it again, or remove it with its photograph"
+
+
+def other_size(file: Path, found: tuple[int, int], stimulus: Path, size: tuple[int, int]) -> str:
+    """The complaint about a map whose size, as (height, width), differs from that of its stimulus."""
+    text = f"{file} is {found[1]}×{found[0]} pixels, its stimulus {size[1]}×{size[0]}"
+    if found == size[::-1] == image_size(stimulus, orientation=STORED):
+        text += (
+            "; it fits the photograph as stored, which its EXIF orientation turns: turn the map too, or pass "
+            "--orientation stored"
+        )
+    return text
 
 
 def _check_count(what: str, received: int, expected: int) -> None:
@@ -262,7 +261,9 @@ def _check_count(what: str, received: int, expected: int) -> None:
 # --- Training and validation ------------------------------------------------------------------------------------------
 
 
-def load_groups(name: str, path: Path, size: tuple[int, int], *, valid_fraction: float = 0.2) -> tuple[Group, Group]:
+def load_groups(
+    name: str, path: Path, size: tuple[int, int], *, valid_fraction: float = 0.2, orientation: str = UPRIGHT
+) -> tuple[Group, Group]:
     """The training and the validation images of a dataset.
 
     Args:
@@ -270,8 +271,9 @@ def load_groups(name: str, path: Path, size: tuple[int, int], *, valid_fraction:
         path: see `find_dataset`.
         size: height and width of the network's input.
         valid_fraction: share of your own photographs that validate; see `split_custom`.
+        orientation: of your own photographs; see `orientation_of`.
     """
-    samples = pair_files(find_dataset(name, path))
+    samples = pair_files(find_dataset(name, path), orientation_of(name, orientation))
     if name == CUSTOM:
         check_files(samples)
     parts = split_custom(samples, valid_fraction) if name == CUSTOM else split(samples, DATASETS[name])

@@ -5,13 +5,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .acquisition.build import find_weights, incomplete, install_weights, make_dataset
-from .acquisition.datasets import DATASETS, weight_files
+from .acquisition.datasets import DATASETS, is_unpacked, weight_files
 from .acquisition.hosts import unreachable
 from .acquisition.obtain import by_hand, obtain, read_origins, write_origins
 from .acquisition.staging import STAGING, disk_errors_reported, locked
+from .installation import command, download_folder
 from .utils import DownloadError
 
-WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+WEIGHTS_FOLDER = download_folder("weights")
 
 
 def dataset(name: str, folder: Path, source: str | None = None) -> Path:
@@ -32,7 +33,7 @@ def dataset(name: str, folder: Path, source: str | None = None) -> Path:
         DownloadError: the message says what failed and what to do.
     """
     row, target = DATASETS[name], folder / name
-    if target.is_dir() and not incomplete(target, row.images):
+    if target.is_dir() and (is_unpacked(target) or not incomplete(target, row.images)):
         return target
     with disk_errors_reported(folder), locked(folder, name) as staging:
         if target.exists() and any(target.iterdir()):
@@ -43,7 +44,7 @@ def dataset(name: str, folder: Path, source: str | None = None) -> Path:
                 )
             return target
         print(f"Making {target}: {row.images} photographs and their fixations ({row.title}).", flush=True)
-        hint = by_hand(row.archives, f"python main.py download -d {name} -p {folder} --from FOLDER")
+        hint = by_hand(row.archives, f"{command()} download -d {name} -p {folder} --from FOLDER")
         files = [obtain(archive, staging, source, row.archives, hint) for archive in row.archives]
         complete = make_dataset(row, files, staging)
         for file in files:
@@ -98,7 +99,7 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
                 if not dead or not dead.keys() >= set(archive.urls):
                     print(error, flush=True)  # The next archive may be available.
         data = key.removeprefix("model_").rpartition("_")[0] if key.startswith("model_") else "salicon"
-        hint = by_hand(archives, f"python main.py download -d {data} --weights --from FOLDER", one_is_enough=True)
+        hint = by_hand(archives, f"{command()} download -d {data} --weights --from FOLDER", one_is_enough=True)
         hosts = dict.fromkeys(urlsplit(url).hostname or url for archive in archives for url in archive.urls)
         brief = f"{' and '.join(hosts)} cannot be reached" if dead and len(dead) == len(urls) else briefs[0]
         raise DownloadError(f"The weights {key} are not available.", [*failures, *hint], brief)

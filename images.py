@@ -13,7 +13,23 @@ from PIL import Image
 
 from . import geometry
 from .config import MAX_PIXELS
-from .data import Header, Sample, Unreadable, read_header, why_unreadable
+from .data import Sample
+from .image_files import (
+    IMAGE_FORMATS,
+    MAP_FORMATS,
+    STORED,
+    UPRIGHT,
+    Header,
+    Unreadable,
+    on_white,
+    orientation_tag,
+    read_gray,
+    read_header,
+    read_pixels,
+    to_rgb,
+    turn,
+    why_unreadable,
+)
 from .utils import UserError
 
 # Values of the border around an image, and around its saliency map, in the network's input.
@@ -119,15 +135,22 @@ def _resize(image, size):
     return tf.clip_by_value(resized, 0.0, 255.0)
 
 
-def decode_image(contents, channels: int):
-    """Decode an image file's contents.
+# --- Image files ------------------------------------------------------------------------------------------------------
 
-    Pixels stay as stored: an EXIF orientation is not applied, as in the benchmarks. Transparency is dropped, 16-bit
-    values keep their upper 8 bits, palettes are looked up, and the first frame of an animation is used.
+# Formats that TensorFlow decodes, as in the published program. Pillow decodes all others.
+BY_TENSORFLOW = ("JPEG", "PNG")
+
+PNG_START, BIT_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # the position of the byte
+
+
+def decode_image(contents, channels: int):
+    """Decode the contents of a JPEG or PNG file as they are stored; see `read_image` for files of any kind.
+
+    16-bit values keep their upper 8 bits, and palettes are looked up.
 
     Args:
-        contents: scalar string tensor, a JPEG, PNG, BMP, GIF or WebP file.
-        channels: 3 for RGB or 1 for grayscale.
+        contents: scalar string tensor.
+        channels: 4 for RGBA, 3 for RGB or 1 for grayscale.
 
     Returns:
         uint8, (H, W, channels).
@@ -136,12 +159,23 @@ def decode_image(contents, channels: int):
     return tf.ensure_shape(image, (None, None, channels))
 
 
+def decode_map(contents):
+    """Decode the contents of a JPEG or PNG file as a map: float32, (H, W, 1), 0 to 255, with all of its 16 bits."""
+    is_png = tf.strings.substr(contents, 0, len(PNG_START)) == PNG_START
+    is_deep = tf.strings.substr(contents, BIT_DEPTH, 1) == b"\x10"
+    return tf.cond(
+        is_png & is_deep,
+        lambda: tf.cast(tf.io.decode_png(contents, 1, tf.uint16), tf.float32) / 257,
+        lambda: tf.cast(decode_image(contents, 1), tf.float32),
+    )
+
+
 def read_image(path: Path, header: Header) -> tf.Tensor:
-    """Read and decode an image file.
+    """Read and decode an image file: its first frame, upright unless `header` says otherwise, and on white.
 
     Args:
         path: the file.
-        header: from `data.read_header`.
+        header: from `image_files.read_header`.
 
     Returns:
         uint8, (H, W, 3).
@@ -150,17 +184,59 @@ def read_image(path: Path, header: Header) -> tf.Tensor:
         Unreadable: it is damaged.
     """
     try:
-        if header.format == "WEBP" and header.animated:  # TensorFlow cannot read animated ones.
-            with Image.open(path) as image:
-                return tf.constant(np.asarray(image.convert("RGB")))
-        return _decode_file(os.fsencode(path))
+        pixels = _read_stored(path, header)
     except (tf.errors.OpError, OSError, SyntaxError, ValueError) as error:
         raise Unreadable(_damage(path, error)) from error
+    return pixels if header.orientation == 1 else tf.constant(turn(np.asarray(pixels), header.orientation))
+
+
+def _read_stored(path: Path, header: Header) -> tf.Tensor:
+    if header.format not in BY_TENSORFLOW:
+        return tf.constant(read_pixels(path))
+    try:
+        if header.transparent:
+            return tf.constant(on_white(decode_image(tf.io.read_file(os.fsencode(path)), 4).numpy()))
+        return _decode_file(os.fsencode(path))
+    except tf.errors.OpError as error:
+        try:
+            return tf.constant(read_pixels(path))  # For kinds of JPEG and PNG that TensorFlow does not know.
+        except (OSError, SyntaxError, ValueError):
+            raise error from None
 
 
 @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
 def _decode_file(path):
     return decode_image(tf.io.read_file(path), 3)
+
+
+def read_stimulus(path: Path, orientation: str = UPRIGHT) -> tf.Tensor:
+    """Read a photograph of a dataset, uint8 (H, W, 3)."""
+    return read_image(path, read_header(path, orientation=orientation))
+
+
+def read_map(path: Path) -> np.ndarray:
+    """Read a saliency map as stored, float32 (H, W): 0 to 255, fractions of it for 16 bits.
+
+    Raises:
+        Unreadable: it is damaged.
+    """
+    header = read_header(path, MAP_FORMATS, orientation=STORED)
+    try:
+        if header.format in BY_TENSORFLOW:
+            return decode_map(tf.io.read_file(os.fsencode(path))).numpy()[..., 0]
+        values = read_gray(path)
+    except (tf.errors.OpError, OSError, SyntaxError, ValueError) as error:
+        raise Unreadable(_damage(path, error)) from error
+    return values.astype(np.float32) / np.float32(257 if values.dtype.itemsize == 2 else 1)
+
+
+def decodes_alone(path: Path, orientation: str = UPRIGHT, formats: tuple[str, ...] = IMAGE_FORMATS) -> bool:
+    """Whether `decode_image` or `decode_map` gives the pixels of `read_image` or `read_map`, from the file's header."""
+    try:
+        header = read_header(path, formats, orientation=orientation)
+    except Unreadable:
+        return True  # TensorFlow reports the error.
+    return header.format in BY_TENSORFLOW and header.orientation == 1 and not header.transparent
 
 
 # Internal names that TensorFlow adds to its errors.
@@ -178,14 +254,36 @@ def _damage(path: Path, error: Exception) -> str:
     return f"{reason} ({re.sub(NODE_OF_TENSORFLOW, '', first_line)[:120]})"
 
 
+def as_pixels(photograph: np.ndarray | Image.Image, orientation: str = UPRIGHT) -> np.ndarray:
+    """RGB pixels of a photograph in memory, uint8 (H, W, 3); see `network.Network.predict`.
+
+    Raises:
+        UserError: the dtype or shape is wrong.
+    """
+    if isinstance(photograph, Image.Image):
+        image, photograph = photograph, to_rgb(photograph)
+        photograph = turn(photograph, orientation_tag(image) if orientation == UPRIGHT else 1)
+    pixels = np.asarray(photograph)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise UserError(
+            f"received an array of {pixels.dtype} {pixels.shape}, expected uint8, 0 to 255, of shape (height, width, "
+            f"3), or (height, width) for grayscale"
+        )
+    if pixels.shape[2] == 4:
+        return on_white(pixels)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
 def find_damaged(samples: Sequence[Sample]) -> list[str]:
     """Decode every stimulus and saliency map; a sentence for each that fails."""
     complaints = []
-    for file, channels in [pair for s in samples for pair in ((s.stimulus, 3), (s.saliency, 1))]:
+    for file, read in [pair for s in samples for pair in ((s.stimulus, read_stimulus), (s.saliency, read_map))]:
         try:
-            decode_image(tf.io.read_file(os.fsencode(file)), channels)
-        except (tf.errors.OpError, ValueError) as error:
-            complaints.append(f"{file}: {why_unreadable(file, error)}")
+            read(file)
+        except Unreadable as error:
+            complaints.append(f"{file}: {error}")
     return complaints
 
 
@@ -220,9 +318,9 @@ def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
     return tf.io.encode_jpeg(image, format="grayscale", quality=100).numpy()
 
 
-def encode_overlay(path: Path, saliency: np.ndarray, max_pixels: int = MAX_PIXELS) -> bytes:
+def encode_overlay(path: Path, saliency: np.ndarray, max_pixels: int = MAX_PIXELS, orientation: str = UPRIGHT) -> bytes:
     """A photograph blended with its map, as the contents of a JPEG file; see `blend`."""
-    photograph = read_image(path, read_header(path, most_pixels=max_pixels)).numpy()
+    photograph = read_image(path, read_header(path, most_pixels=max_pixels, orientation=orientation)).numpy()
     _check_jpeg(photograph)
     return tf.io.encode_jpeg(blend(photograph, saliency), quality=95).numpy()
 

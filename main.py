@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ if not __package__:
 from .acquisition import datasets
 from .arguments import (
     AREA_FILES,
+    Once,
     add_areas,
     add_data,
     add_dataset_path,
@@ -45,6 +47,7 @@ from .arguments import (
     port_number,
 )
 from .config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS, VERSION
+from .installation import command
 from .utils import UserError
 
 
@@ -76,12 +79,24 @@ def run_phase(options: argparse.Namespace) -> int | None:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="main.py", description="MSI-Net: visual saliency prediction.")
+    parser = argparse.ArgumentParser(
+        prog=command().removeprefix("python "), description="MSI-Net: visual saliency prediction."
+    )
     parser.add_argument("--version", action="version", version=f"MSI-Net {VERSION}")
     phases = parser.add_subparsers(title="phases", dest="phase", required=True, metavar="PHASE")
     for name, (add_flags, text) in PHASES.items():
         add_flags(phases.add_parser(name, help=text, description=f"{text.capitalize()}."))
-    return parser.parse_args(arguments)
+    if "_ARGCOMPLETE" in os.environ:  # The shell asks for completions.
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes the arguments of a phase in one piece only: not the second one of 'test a.jpg --overlay b.jpg'.
+    if rest and (options.phase != "test" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.photographs += [path_or_address(word) for word in rest]
+    return options
 
 
 # --- Flags: one function per phase ------------------------------------------------------------------------------------
@@ -133,7 +148,11 @@ def add_train(phase: argparse.ArgumentParser) -> None:
 def add_download(phase: argparse.ArgumentParser) -> None:
     add_data(phase, names=(*datasets.DATASETS, "all"))
     phase.add_argument(
-        "-p", "--path", type=Path, help="folder for the datasets' folders (default: data; for weights: weights)"
+        "-p",
+        "--path",
+        type=Path,
+        action=Once,
+        help="folder for the datasets' folders, or for weights (default: data, or where other phases look for weights)",
     )
     phase.add_argument(
         "--weights",
@@ -153,11 +172,21 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     add_data(phase, "dataset whose weights and input size are used: ")
     add_weights(phase)
     phase.add_argument(
+        "photographs",
+        nargs="*",
+        type=path_or_address,
+        metavar="PATH",
+        help="photographs, clips, folders of them, or patterns such as 'photos/*.jpg'; or a camera such as "
+        "/dev/video0, or the address of a stream (default: the sample photograph of Matplotlib)",
+    )
+    phase.add_argument(
         "-p",
         "--path",
         type=path_or_address,
-        help="photograph, clip, or folder of both; or a camera such as /dev/video0, or the address of a stream "
-        "(default: the sample photograph of Matplotlib)",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the same; it may be repeated",
     )
     phase.add_argument(
         "--format",
@@ -287,7 +316,9 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d", "--data", choices=datasets.BENCHMARKS, required=True, help="benchmark to write the files for"
     )
-    phase.add_argument("-p", "--path", type=Path, required=True, help="folder of the benchmark's test photographs")
+    phase.add_argument(
+        "-p", "--path", type=Path, required=True, action=Once, help="folder of the benchmark's test photographs"
+    )
     add_weights(phase)
     phase.add_argument("--density", type=Path, metavar="FILE", help="use a density that 'evaluate --fit' saved")
     add_input_size(phase)
@@ -300,6 +331,7 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
         "-p",
         "--path",
         type=Path,
+        action=Once,
         default=Path("data"),
         help="folder that contains the datasets' folders (default: data)",
     )

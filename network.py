@@ -22,8 +22,9 @@ from . import checkpoint
 from .acquisition import datasets
 from .checkpoint import Architecture, Choice, Knowledge
 from .config import MAX_PIXELS
-from .data import Unreadable, fitted_size, read_header
-from .images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
+from .data import fitted_size
+from .image_files import UPRIGHT, Unreadable, read_header
+from .images import IMAGE_PADDING, as_pixels, read_image, resize_and_pad, restore_map
 from .model import (
     CHANNELS_FIRST,
     CHANNELS_LAST,
@@ -74,6 +75,7 @@ class Network:
             `input_size`; see `data.fitted_size`.
         mirrored: whether to average the maps of the photograph and its mirror image, which takes twice the time.
         max_pixels: larger photographs are rejected.
+        orientation: "upright" to turn photographs as their EXIF tag says, or "stored".
         precision: compute dtype of all convolutions except the first and the last: "float32", "bfloat16" or "float16".
         gpus: names of the devices that batches are distributed across; empty for the one that TensorFlow chooses.
     """
@@ -88,6 +90,7 @@ class Network:
     fit_shape: bool = False
     mirrored: bool = False
     max_pixels: int = MAX_PIXELS
+    orientation: str = UPRIGHT
     precision: str = "float32"
     gpus: tuple[str, ...] = ()
 
@@ -152,11 +155,12 @@ class Network:
         """The saliency map of one photograph.
 
         Args:
-            photograph: RGB as uint8, (H, W, 3), 0 to 255; or grayscale, (H, W) or (H, W, 1); or with an alpha channel,
-                which is dropped; or a Pillow image; or the path of an image file.
+            photograph: RGB as uint8, (H, W, 3), 0 to 255; or grayscale, (H, W) or (H, W, 1); or RGBA, which is
+                composited on white; or a Pillow image of any mode; or the path of an image file.
 
         Returns:
             float32, (H, W), 0 to 1: how likely people are to look at each pixel, relative to the photograph's others.
+            Files and Pillow images with an EXIF orientation are turned upright first; see `orientation`.
 
         Raises:
             UserError: the array has another dtype or shape, or the file cannot be read.
@@ -214,6 +218,7 @@ class Network:
             "knowledge": self.knowledge and self.knowledge.record(),
             "fit_shape": self.fit_shape,
             "mirrored": self.mirrored,
+            "orientation": self.orientation,
             "precision": self.precision,
             "layout": self.layout,
             "gpus": list(self.gpus),
@@ -225,9 +230,9 @@ class Network:
         try:
             if isinstance(photograph, Path | str):
                 path = Path(photograph)
-                header = read_header(path, most_pixels=self.max_pixels)
+                header = read_header(path, most_pixels=self.max_pixels, orientation=self.orientation)
                 return _Opened(photograph, header.size, functools.partial(read_image, path, header))
-            pixels = as_pixels(photograph)
+            pixels = as_pixels(photograph, self.orientation)
             return _Opened(photograph, pixels.shape[:2], lambda: pixels)
         except (Unreadable, UserError, OSError) as error:
             return Prediction(photograph, error=str(error))
@@ -329,6 +334,7 @@ def load(
     device: str = "auto",
     mirrored: bool = False,
     max_pixels: int = MAX_PIXELS,
+    orientation: str = UPRIGHT,
     precision: str = "float32",
     gpus: int = 0,
 ) -> Network:
@@ -343,7 +349,7 @@ def load(
             photograph's shape, with about as many pixels as the default. The default is the size that the weights were
             trained with, or the dataset's if their file does not say.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for a GPU if TensorFlow sees one.
-        mirrored, max_pixels: see `Network`.
+        mirrored, max_pixels, orientation: see `Network`.
         precision: compute dtype of all convolutions except the first and the last: "float32", as published;
             "bfloat16", or on GPUs "float16", which are faster and less exact.
         gpus: number of this machine's GPUs to distribute batches across; 0 for all that TensorFlow sees.
@@ -368,7 +374,13 @@ def load(
     network = from_arrays(arrays, size, layout=layout, weights=choice, sha256=sha256, knowledge=knowledge)
     fit_shape = input_size == "auto" or (input_size is None and knowledge is not None and knowledge.fit_shape)
     return replace(
-        network, fit_shape=fit_shape, mirrored=mirrored, max_pixels=max_pixels, precision=precision, gpus=tuple(names)
+        network,
+        fit_shape=fit_shape,
+        mirrored=mirrored,
+        max_pixels=max_pixels,
+        orientation=orientation,
+        precision=precision,
+        gpus=tuple(names),
     )
 
 
@@ -400,22 +412,3 @@ def from_arrays(
     if min(height, width) < 8 or height % 8 or width % 8:
         raise UserError(f"Received an input size of {height}×{width}, expected multiples of 8.")
     return Network(folded, architecture, (height, width), layout, weights, sha256, knowledge)
-
-
-def as_pixels(photograph: np.ndarray | Image.Image) -> np.ndarray:
-    """RGB pixels of a photograph in memory, uint8 (H, W, 3); see `Network.predict`.
-
-    Raises:
-        UserError: the dtype or shape is wrong.
-    """
-    if isinstance(photograph, Image.Image):
-        photograph = photograph.convert("RGB")
-    pixels = np.asarray(photograph)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
-        raise UserError(
-            f"received an array of {pixels.dtype} {pixels.shape}, expected uint8, 0 to 255, of shape (height, width, "
-            f"3), or (height, width) for grayscale"
-        )
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]

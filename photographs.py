@@ -1,7 +1,9 @@
 """What `test` is asked to predict: its options, the photographs, and the files of their maps."""
 
 import errno
+import glob
 import itertools
+import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .config import MAX_PIXELS
-from .data import IMAGE_SUFFIXES, list_images
-from .utils import UserError
+from .data import is_named_like, list_images
+from .image_files import IMAGE_SUFFIXES
+from .listing import count_suffixes, list_files
+from .utils import UserError, count
 from .videos.reading import CLIP_SUFFIXES, is_live
 
 NAME_TOO_LONG = "its name is too long for a map with the same name"
@@ -22,7 +26,8 @@ class Options:
 
     params: dict
     data: str = "salicon"
-    path: Path | str | None = None  # An address such as s3://bucket/folder is a string.
+    path: Sequence[Path | str] = ()  # An address such as s3://bucket/folder is a string.
+    photographs: Sequence[Path | str] = ()  # The same without -p.
     weights: str | None = None
     format: str = "jpeg"
     overlay: bool = False
@@ -38,6 +43,21 @@ class Options:
     smooth: float = 0
 
     @property
+    def paths(self) -> list[Path | str]:
+        """All photographs and folders that were named."""
+        return [*self.photographs, *self.path]
+
+    @property
+    def only_path(self) -> Path | str | None:
+        """The path of a run on a cluster, if one was named."""
+        if len(self.paths) > 1:
+            raise UserError(
+                f"--cluster takes one path, received {len(self.paths)}: name a folder, or a list of photographs in a "
+                f".txt file."
+            )
+        return self.paths[0] if self.paths else None
+
+    @property
     def suffix(self) -> str:
         """The suffix of the maps' files."""
         return f".{self.format}"
@@ -47,19 +67,20 @@ class Options:
         if self.cluster and self.params["gpus"]:
             raise UserError("--gpus works only without --cluster: each worker of a cluster has one GPU, if any.")
         if self.cluster:
-            live = is_live(str(self.path)) and not str(self.path).startswith("http")
-            sampled = self.every != 1 or self.fps or self.smooth
-            if live or sampled or str(self.path).lower().endswith(CLIP_SUFFIXES):
+            live = [path for path in self.paths if is_live(path) and not str(path).startswith("http")]
+            moving = [path for path in self.paths if str(path).lower().endswith(CLIP_SUFFIXES)]
+            if live or moving or self.every != 1 or self.fps or self.smooth:
                 raise UserError("Clips are not predicted on a cluster: repeat the command without --cluster.")
             return
         if flags := [f"--{name}" for name in ("workers", "shards", "restart") if getattr(self, name)]:
             raise UserError(f"{' and '.join(flags)}: only with --cluster.")
-        if "://" in f"{'' if is_live(str(self.path)) else self.path} {self.params['results']}":
+        files = [path for path in self.paths if not is_live(path)]
+        if "://" in f"{files} {self.params['results']}":
             raise UserError("Addresses of object stores work with --cluster only; see docs/cluster.md.")
 
 
 class Photograph(NamedTuple):
-    """A photograph to predict: its path or address, and the names of its map and overlay relative to the results."""
+    """A photograph or clip to predict: its path or address, and the names of its map and overlay in the results."""
 
     path: str
     map: str
@@ -73,22 +94,114 @@ def sample_photograph() -> Path:
     return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
 
-def find_images(path: Path) -> list[Path]:
-    """The image files that `path` names: itself, or all below it.
+class Found(NamedTuple):
+    """Photographs to predict.
+
+    Attributes:
+        images: for each, its path relative to what was named, which its map keeps.
+        skipped: how many other files there are, such as "3 .txt, 1 .cr2", or "".
+        results: how many images are in the folder of results, and were left out.
+    """
+
+    images: dict[Path, Path]
+    skipped: str = ""
+    results: int = 0
+
+    def summary(self) -> str:
+        """What was left out, as a line, or ""."""
+        notes = [f"skipped files that are not photographs: {self.skipped}"] if self.skipped else []
+        if self.results:
+            notes.append(f"left out {count(self.results, 'image')} in the folder of results")
+        return f"{'; '.join(notes).capitalize()}." if notes else ""
+
+
+def find_images(
+    paths: Sequence[Path | str], results: Path | None = None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> Found:
+    """The image files that paths name: themselves, those that match a pattern, and all below folders.
+
+    Args:
+        paths: photographs, folders, and patterns such as "photos/*.jpg". An image that several of them name is found
+            once.
+        results: the folder of results, whose maps and overlays are no photographs.
+        suffixes: of the files to find.
 
     Raises:
         UserError: there is none, or a folder cannot be read.
     """
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
-    if not path.is_dir():
-        raise UserError(f"{path} is neither a regular file nor a folder. Name a photograph or a folder with -p.")
-    images = list_images(path)
+    named = [path for given in paths for path in _expanded(Path(given), suffixes)]
+    images: dict[Path, Path] = {}
+    skipped: list[Path] = []
+    left_out = 0
+    for path in named:
+        if not path.is_dir():
+            images.setdefault(path, Path(path.name))
+            continue
+        above = Path(path.resolve().name if len(named) > 1 else "")
+        files, own = _files_below(path, results)
+        left_out += own
+        for file in files:
+            if is_named_like(file, suffixes):
+                images.setdefault(file, above / file.relative_to(path))
+            else:
+                skipped.append(file)
     if not images:
-        raise UserError(f"No image below {path}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
-    return images
+        raise UserError(f"No image below {', '.join(map(str, paths))}: expected files ending in {', '.join(suffixes)}.")
+    return Found(_unique(images) if len(named) > 1 else images, count_suffixes(skipped), left_out)
+
+
+def _unique(images: Mapping[Path, Path]) -> dict[Path, Path]:
+    """Images of several paths, each file once, with a number in the second of equal relative paths."""
+    files: set[Path] = set()
+    taken: dict[Path, Path] = {}
+    for image, relative in images.items():
+        if (file := image.resolve()) in files:
+            continue
+        files.add(file)
+        numbered = (relative.with_name(f"{relative.stem}-{i}{relative.suffix}") for i in itertools.count(2))
+        taken[next(name for name in itertools.chain([relative], numbered) if name not in taken)] = image
+    return {image: relative for relative, image in taken.items()}
+
+
+def _expanded(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """A path that exists, or the paths that match it as a pattern."""
+    if path.exists():
+        if not path.is_dir() and not path.is_file():
+            raise UserError(f"{path} is neither a regular file nor a folder. Name a photograph or a folder with -p.")
+        return [path]
+    if glob.has_magic(os.fspath(path)):
+        found = [Path(name) for name in sorted(glob.glob(os.fspath(path), recursive=True))]  # noqa: PTH207
+        if matching := [file for file in found if file.is_dir() or is_named_like(file, suffixes)]:
+            return matching
+        raise UserError(f"No image matches the pattern {path}. Name a photograph or a folder of photographs with -p.")
+    raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
+
+
+def _files_below(folder: Path, results: Path | None) -> tuple[list[Path], int]:
+    """The files below a folder, and the number of images in the folder of results, which is left out if it is below."""
+    if results is None or not results.is_dir() or not results.resolve().is_relative_to(folder.resolve()):
+        return list_files(folder), 0
+    if results.resolve() == folder.resolve():
+        raise UserError(
+            f"The maps in --results {results} would be mixed with the photographs in the same folder: choose another "
+            f"folder of results."
+        )
+    return list_files(folder, without=[results]), len(list_images(results))
+
+
+def check_not_replaced(photographs: Sequence["Photograph"], results: Path) -> None:
+    """Raise if the map of a photograph would replace a photograph."""
+    if not any((results / folder).is_dir() for folder in ("images", "overlays", "videos")):
+        return
+    inputs = {os.path.realpath(photograph.path) for photograph in photographs}
+    folder = os.path.realpath(results)
+    for photograph in photographs:
+        for output in (photograph.map, photograph.overlay):
+            if os.path.normpath(f"{folder}/{output}") in inputs:
+                raise UserError(
+                    f"The map of {photograph.path} would replace the photograph {results / output}: choose another "
+                    f"folder with --results."
+                )
 
 
 # --- Files of maps ----------------------------------------------------------------------------------------------------
@@ -121,7 +234,9 @@ def write_maps(
     try:
         files = {photograph.map: encode_map(prediction.saliency, options.suffix)}
         if options.overlay:
-            overlay = encode_overlay(prediction.photograph, prediction.saliency, options.max_pixels)
+            overlay = encode_overlay(
+                prediction.photograph, prediction.saliency, options.max_pixels, options.params["orientation"]
+            )
             files[photograph.overlay] = overlay
         for name, contents in files.items():
             write(name, contents)
@@ -137,6 +252,12 @@ def write_maps(
 def map_pixels(prediction) -> int:
     """The pixels of a predicted map, for `parallel_map`'s bound on memory; 0 for a photograph that failed."""
     return 0 if prediction.saliency is None else prediction.saliency.size
+
+
+def name_all(found: Mapping[Path, Path], suffix: str) -> list[Photograph]:
+    """Name the maps and overlays of images by the relative paths of `Found`; see `output_paths`."""
+    named = name_maps(list(found.values()), Path(), suffix)
+    return [photograph._replace(path=image.as_posix()) for image, photograph in zip(found, named, strict=True)]
 
 
 def name_maps(images: Sequence[Path], root: Path, suffix: str) -> list[Photograph]:

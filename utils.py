@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import math
 import os
@@ -16,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from .config import VERSION
 
@@ -107,6 +104,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def _unfinished(folder: Path, suffixes: str = "") -> Iterator[Path]:
     """A new path in a folder, which is locked during the block; whatever is there afterwards is removed."""
     temporary = folder / f"{UNFINISHED}{uuid.uuid4().hex}{suffixes}"
+    from filelock import FileLock  # Here and below, imports that would slow down `--help`.
+
     lock = temporary.with_name(f"{temporary.name}.lock")
     with FileLock(lock):
         try:
@@ -121,6 +120,8 @@ def sweep_leftovers(folder: Path) -> None:
     Files of running processes are kept. A folder that was about to be replaced is restored, unless another one has
     taken its place.
     """
+    from filelock import FileLock
+
     for lock in folder.glob(f"{UNFINISHED}*.lock"):
         # The owner may be running or just finishing, or be another user.
         with contextlib.suppress(OSError), FileLock(lock, timeout=0):
@@ -197,49 +198,6 @@ def check_replaceable(folder: Path, marker: str) -> None:
         raise UserError(f"{folder} holds files that this command did not write: name an empty or a new folder.")
 
 
-# --- Listing files ----------------------------------------------------------------------------------------------------
-
-
-def list_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
-    """Every file below a folder, sorted by path; hidden files and folders are skipped.
-
-    Files that are not regular, such as pipes, are listed too, so the reader can report them.
-
-    Args:
-        folder: a missing folder has no files.
-        suffixes: lower-case suffixes to include; all by default.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
-        )
-
-    found = []
-    for path, folders, files in os.walk(folder, onerror=refuse if folder.is_dir() else None):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(path, name) for name in files if not name.startswith(".") and name.lower().endswith(suffixes)]
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
-
-
-def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """Files below a folder by name, the relative path without suffix, in the given order.
-
-    Raises:
-        UserError: two files share a name.
-    """
-    named: dict[str, Path] = {}
-    for file in files:
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        if name in named:
-            raise UserError(f"Two files for one image: {named[name]} and {file}. Keep one of them.")
-        named[name] = file
-    return named
-
-
 # --- Records and small helpers ----------------------------------------------------------------------------------------
 
 
@@ -312,6 +270,12 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+@functools.cache
+def print_once(text: str) -> None:
+    """Print a line, unless this process has printed it before."""
+    print(text, flush=True)
+
+
 def onednn_enabled() -> bool:
     """Whether TensorFlow uses oneDNN's kernels; see `TENSORFLOW_SETTINGS`."""
     return os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() not in ("0", "false")
@@ -319,8 +283,9 @@ def onednn_enabled() -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that a run's numbers may depend on."""
-    packages = ("tensorflow", "keras", "numpy")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in ("tensorflow", "keras", "numpy")}}
 
 
 @contextlib.contextmanager

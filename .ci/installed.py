@@ -3,6 +3,7 @@
 A `config.py` and the like of the user's own lie there, as they would break a program that is not a package.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -23,10 +24,14 @@ def msinet(*arguments: str) -> str:
 assert msinet("--version").startswith("MSI-Net ")
 msinet("test", "--weights", "lite", "--format", "npy")
 msinet("export", "--weights", "lite", "--format", "onnx")
+if shutil.which("npm"):
+    msinet("export", "--weights", "lite", "--format", "tfjs")
 msinet("test", "--weights", "lite", "--format", "npy", "--cluster", "--workers", "1", "--results", "clustered")
 
 script = """
 import msinet, matplotlib, numpy as np
+from msinet.installation import IN_CLONE
+assert not IN_CLONE
 photograph = matplotlib.get_data_path() + "/sample_data/grace_hopper.jpg"
 saliency = msinet.load("lite").predict(photograph)
 assert saliency.shape == (600, 512) and saliency.min() == 0 and 0.99 < saliency.max() <= 1

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..utils import DownloadError, files_by_name, list_files, sweep_leftovers, whole_file
+from ..listing import files_by_name, list_files
+from ..utils import DownloadError, sweep_leftovers, whole_file
 from .archives import extract
 from .convert import convert
 from .datasets import Archive, Dataset

@@ -219,11 +219,13 @@ DATASETS = {
                 "DUT-OMRON-image.zip",
                 ("http://saliencydetection.net/dut-omron/download/DUT-OMRON-image.zip",),
                 ((rf"{NAME}\.jpg", r"stimuli/\1.jpg"),),
+                "a8951db9297afacf78bc0e5079103cf1",
             ),
             Archive(
                 "DUT-OMRON-eye-fixations.zip",
                 ("http://saliencydetection.net/dut-omron/download/DUT-OMRON-eye-fixations.zip",),
                 ((rf"{NAME}\.mat", r"raw/\1.mat"),),
+                "d9f4f83fcc78b1e5efb579ae9fb0edc2",
             ),
         ),
         input_size=(360, 360),
@@ -360,6 +362,11 @@ BENCHMARKS = {
     "mit300": Benchmark("mit1003", 300, ("mit300", "BenchmarkIMAGES")),
     "cat2000": Benchmark("cat2000", 2000, ("cat2000-test/Stimuli", "cat2000-test", "testSet/Stimuli"), folders=20),
 }
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Whether a folder has the structure of SALICON's own archives: `images`, `maps` and `fixations`."""
+    return (folder / "images").is_dir() and (folder / "maps").is_dir() and not (folder / "stimuli").exists()
 
 
 def names() -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..utils import files_by_name, list_files
+from ..listing import files_by_name, list_files
 from .gaze import UNKNOWN_OBSERVER, Fixations, lit_pixels
 
 Reading = Mapping[str, Callable[[], Fixations]]

@@ -34,7 +34,7 @@ from msinet.config import VARIANTS, defaults  # noqa: E402
 from msinet.model import build_model  # noqa: E402
 from msinet.phases import test  # noqa: E402
 from msinet.phases.training import optimizer  # noqa: E402
-from msinet.photographs import find_images, sample_photograph  # noqa: E402
+from msinet.photographs import find_images, name_all, sample_photograph  # noqa: E402
 from msinet.precision import processor_has_bfloat16  # noqa: E402
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
@@ -139,8 +139,9 @@ def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None
             (root / f"{i:04d}.jpg").write_bytes(photograph)
 
         def phase(network):
-            found = find_images(root)
-            test.test(network, found, root, test.Options({"results": results, "batch_size": 1}))
+            found = name_all(find_images([root]).images, ".jpeg")
+            params = {"results": results, "batch_size": 1, "orientation": "upright"}
+            test.test(network, found, test.Options(params))
 
         phases = shortest({name: lambda n=n: phase(n) for name, n in networks.items()}, 3)
         alone = shortest({name: lambda n=n: [n(batch) for _ in range(count)] for name, n in networks.items()}, 3)

@@ -20,7 +20,7 @@ import numpy as np
 import msinet
 from msinet.config import defaults
 from msinet.phases import clips
-from msinet.photographs import Options
+from msinet.photographs import Options, Photograph
 from msinet.videos.reading import Clip
 from msinet.videos.writing import write_clip
 
@@ -84,7 +84,7 @@ def main() -> None:
                     yield row
 
             clips.tqdm = watched
-            clips.predict_clip(network, clips.Source(source, Path(folder, "b.mp4"), Path(folder, "c.mp4")), settings)
+            clips.predict_clip(network, Photograph(str(source), "b.mp4", "c.mp4"), settings)
 
         before, after = timed("network", alone, options.frames), timed("phase", phase, options.frames)
         more = [100 * (b / a - 1) for a, b in zip(before, after, strict=True)]

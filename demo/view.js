@@ -18,9 +18,9 @@ const SENTENCES = {
   insecure: "Browsers allow the camera only on pages from https addresses or from this computer. Choose a picture.",
   picture: "This browser cannot read this file as a picture. Choose a JPEG, PNG or WebP.",
   film: "This browser cannot play this file as a video. Choose an MP4 or WebM.",
-  weights: "The network's weights are missing or damaged on the server. Write the page again with “python main.py demo”.",
+  weights: "The network's weights are missing or damaged on the server. Write the page again with the program's command “demo”.",
   worker: "The page's worker cannot be fetched (offline?), or this browser does not support it: try a newer browser.",
-  config: "The page's settings are missing. Serve it with “python main.py demo”; it does not work when opened as a file.",
+  config: "The page's settings are missing. Serve it with the program's command “demo”; it does not work when opened as a file.",
   replaced: "Another picture was chosen before the map was ready: nothing was saved.",
   noWebAssembly: "This browser has no WebAssembly, so the network runs slowly, in plain JavaScript.",
 };

@@ -6,48 +6,52 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 from tqdm import tqdm
 
-from ..data import Unreadable, list_images
-from ..photographs import Options, find_images, output_paths
-from ..utils import count, list_files, only_python_on_stderr, parallel_map
+from ..image_files import IMAGE_SUFFIXES, Unreadable
+from ..photographs import Found, Options, Photograph, find_images, output_paths
+from ..utils import count, only_python_on_stderr, parallel_map
 from ..videos.maps import predict, sample
 from ..videos.reading import CLIP_SUFFIXES, Clip, Frame, is_clip, is_live, open_clip, pyav
 from ..videos.writing import Archive, Writer, write_archive, write_clip
 
 
-class Source(NamedTuple):
-    """A clip to predict: its file or address, and the files to write."""
+def find_sources(paths: Sequence[Path | str], results: Path) -> tuple[Found, dict[Path | str, Path]]:
+    """The photographs and the clips that paths name.
 
-    source: Path | str
-    maps: Path
-    overlay: Path
+    Args:
+        paths: files, folders and patterns, see `photographs.find_images`; cameras, and addresses of streams.
+        results: the folder of results, which is left out.
 
-
-def find_sources(path: Path | str) -> tuple[list[Path], list[Path | str]]:
-    """The photographs and the clips that `path` names: itself, or all below it.
+    Returns:
+        The photographs; and for each clip the path that its maps keep. The first stream is called "stream".
 
     Raises:
         UserError: there is none, a folder cannot be read, or there are clips but no PyAV.
     """
-    images: list[Path] = []
-    clips: list[Path | str] = [path]
-    if not is_live(path):
-        path = Path(path)
-        videos = list_files(path, CLIP_SUFFIXES) if path.is_dir() else []
-        found = [] if videos and not list_images(path) else find_images(path)
-        moving = {file for file in found if is_clip(file)}
-        images = [file for file in found if file not in moving]
-        clips = sorted({*videos, *moving})
+    files = [path for path in paths if not is_live(path)]
+    clips: dict[Path | str, Path] = {}
+    for number, path in enumerate(path for path in paths if is_live(path)):
+        name = f"stream-{number + 1}" if number else "stream"
+        clips[path] = Path(name if "://" in str(path) else Path(path).name)
+    found = find_images(files, results, (*IMAGE_SUFFIXES, *CLIP_SUFFIXES)) if files else Found({})
+    clips |= {file: relative for file, relative in found.images.items() if is_clip(file)}
     if clips:
         pyav()
-    return images, clips
+    return found._replace(images={file: name for file, name in found.images.items() if file not in clips}), clips
+
+
+def name_clips(clips: Mapping[Path | str, Path], suffix: str) -> list[Photograph]:
+    """Name the files of clips like those of photographs; `suffix` is that of photographs' maps."""
+    paths = list(clips.values())
+    maps = output_paths(paths, Path(), Path("videos"), ".npz" if suffix == ".npy" else ".mp4")
+    overlays = output_paths(paths, Path(), Path("overlays"), ".mp4")
+    return [Photograph(str(source), maps[path].as_posix(), overlays[path].as_posix()) for source, path in clips.items()]
 
 
 def without_password(source: Path | str) -> str:
@@ -58,13 +62,12 @@ def without_password(source: Path | str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def predict_clips(network, clips: Sequence[Path | str], root: Path | str, options: Options) -> dict:
+def predict_clips(network, clips: Sequence[Photograph], options: Options) -> dict:
     """Predict clips into `results/videos/`, and with `--overlay` into `results/overlays/` too; print the outcome.
 
     Args:
         network: a `network.Network`.
-        clips: see `find_sources`.
-        root: the folder that contains them, or the only clip itself.
+        clips: see `name_clips`.
         options: which frames to predict, and how to write the maps.
 
     Returns:
@@ -73,14 +76,14 @@ def predict_clips(network, clips: Sequence[Path | str], root: Path | str, option
     if not clips:
         return {}
     videos, failures = [], []
-    for row in _name_files(clips, root, options):
-        name = without_password(row.source)
+    for row in clips:
+        name = without_password(row.path)
         try:
             clip = predict_clip(network, row, options)
         except Unreadable as error:
             failures.append(f"{name}: {error}")
         else:
-            videos.append({"path": name, "maps": str(row.maps), **clip})
+            videos.append({"path": name, "maps": row.map, **clip})
             if clip["damage"]:
                 failures.append(f"{name}: {clip['damage']}; the {count(clip['frames'], 'frame')} before are written")
             if clip["note"]:
@@ -94,17 +97,7 @@ def predict_clips(network, clips: Sequence[Path | str], root: Path | str, option
     return {**settings, "clips": videos, "failed_clips": failures}
 
 
-def _name_files(clips: Sequence[Path | str], root: Path | str, options: Options) -> list[Source]:
-    """Name the files of clips like those of photographs; the file of a stream is called stream."""
-    paths = {source: Path("stream" if "://" in str(source) else source) for source in clips}
-    top = paths.get(root) or Path(root)
-    results, files = Path(options.params["results"]), list(paths.values())
-    maps = output_paths(files, top, results / "videos", ".npz" if options.format == "npy" else ".mp4")
-    overlays = output_paths(files, top, results / "overlays", ".mp4")
-    return [Source(source, maps[path], overlays[path]) for source, path in paths.items()]
-
-
-def predict_clip(network, files: Source, options: Options) -> dict:
+def predict_clip(network, files: Photograph, options: Options) -> dict:
     """Predict one clip; decoding, the network and encoding run in threads of their own.
 
     Returns:
@@ -115,24 +108,27 @@ def predict_clip(network, files: Source, options: Options) -> dict:
         Unreadable: it has no frame that can be read.
         OSError: a file cannot be written.
     """
-    if not is_live(files.source) and not Path(files.source).is_file():
+    results = Path(options.params["results"])
+    if not is_live(files.path) and not Path(files.path).is_file():
         raise Unreadable("not a regular file")
     with contextlib.ExitStack() as stack:  # Its contexts end in reverse: threads first, then files, then the clip.
-        clip = stack.enter_context(open_clip(files.source, options.max_pixels))
+        clip = stack.enter_context(open_clip(files.path, options.max_pixels))
         frames = stack.enter_context(_until_interrupted(clip.frames)) if clip.live else clip.frames
         chosen = sample(frames, options.every, options.fps)
         maps: Writer | Archive
         if options.format == "npy":
-            maps = stack.enter_context(write_archive(files.maps))
+            maps = stack.enter_context(write_archive(results / files.map))
         else:
-            maps = stack.enter_context(write_clip(files.maps, clip))
-        overlay = stack.enter_context(write_clip(files.overlay, clip, sound=True)) if options.overlay else None
+            maps = stack.enter_context(write_clip(results / files.map, clip))
+        overlay = (
+            stack.enter_context(write_clip(results / files.overlay, clip, sound=True)) if options.overlay else None
+        )
         batch_size = options.params["batch_size"]
         predicted = predict(chosen, network, batch_size=batch_size, smooth=options.smooth)
         rows = stack.enter_context(contextlib.closing(predicted))
         written = stack.enter_context(contextlib.closing(_write(rows, maps, overlay)))
         stack.enter_context(only_python_on_stderr())
-        name, total = Path(without_password(files.source)).name, _expected(clip, options)
+        name, total = Path(without_password(files.path)).name, _expected(clip, options)
         number = sum(1 for _ in tqdm(written, name, total, unit="frame", leave=False, disable=None))
         if not number:
             raise Unreadable(clip.error or "it has no frames")

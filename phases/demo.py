@@ -18,7 +18,7 @@ from ..images import IMAGE_PADDING, OVERLAY_COLORS
 from ..network import Network, load
 from ..photographs import sample_photograph
 from ..utils import UserError, check_replaceable, whole_folder
-from .formats.node import DEMO_FOLDER, install_node_packages
+from .formats.node import DEMO_FOLDER, NODE_FOLDER, install_node_packages
 from .formats.tfjs import write_tfjs
 
 PAGE_FILES = (
@@ -161,7 +161,7 @@ def place_library(folder: Path, library: dict, installed: bool) -> str:
     """Copy a file of TensorFlow.js into the folder, or leave it on the CDN; returns its address for the page."""
     if not installed:
         return f"{CDN}/{library['package']}@{library['version']}/{library['file']}"
-    source = DEMO_FOLDER / "node_modules" / library["package"] / library["file"]
+    source = NODE_FOLDER / "node_modules" / library["package"] / library["file"]
     target = folder / "tensorflow" / source.name
     target.parent.mkdir(exist_ok=True)
     shutil.copyfile(source, target)

@@ -42,13 +42,16 @@ def choose_images(options: Options) -> Images:
     """Find the dataset and choose the images to score; missing maps of your own photographs are made."""
     folder = data.find_dataset(options.data, options.path)
     if options.data == CUSTOM:
-        make_missing_maps(folder)
+        make_missing_maps(folder, options.params)
     if options.split == "all":
-        return Images(folder, data.pair_files(folder))
+        return Images(folder, data.pair_files(folder, options.orientation))
     share = choose_fraction(options) if options.data == CUSTOM else None
     size = datasets.input_size(options.data)
     train, valid = (
-        group.samples for group in data.load_groups(options.data, folder, size, valid_fraction=share or 0.0)
+        group.samples
+        for group in data.load_groups(
+            options.data, folder, size, valid_fraction=share or 0.0, orientation=options.orientation
+        )
     )
     return Images(folder, train if options.split == "train" else valid, train if options.fit else (), share)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import EXPORTS
+from ..installation import install_command
 from ..photographs import sample_photograph
 from ..utils import UserError, check_replaceable, check_writable, quiet_stderr, whole_folder, write_record
 
@@ -61,7 +62,7 @@ def run(options: Options) -> None:
     proof.require_space(len(parts), network, output.parent)
     advice = (
         f"{'Add photographs with --calibration, or use' if bits == 8 else 'Use'} --bits 32, or report this with the "
-        f"versions of the packages in requirements-export.txt."
+        f"output of 'python -m pip freeze'."
     )
     with whole_folder(output) as folder, proof.named_failures(output):
         images = proof.read_calibration(options.calibration or photograph, size) if bits == 8 else ()
@@ -97,5 +98,5 @@ def require_packages(name: str, packages: Iterable[str]) -> None:
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"--format {name} needs the package {package}, which is not installed: run "
-                f"'pip install -r requirements-export.txt'."
+                f"'{install_command('export')}'."
             )

@@ -14,7 +14,9 @@ from scipy.special import logsumexp
 from tqdm import tqdm
 
 from ..acquisition.datasets import BENCHMARKS, Benchmark
-from ..data import image_size, list_images
+from ..data import list_images
+from ..image_files import STORED, image_size
+from ..installation import command
 from ..utils import UserError, check_writable, count, quiet_stderr, whole_file, write_record
 
 if TYPE_CHECKING:  # It needs TensorFlow.
@@ -97,11 +99,12 @@ def load_network(options: Options, benchmark: Benchmark) -> "Network":
         results=options.params["results"],
         input_size=options.input_size,
         device=options.params["device"],
+        orientation=STORED,  # The sizes that the benchmark expects are those of the stored pixels.
     )
     if options.weights is None and network.weights.path == LITE_PATH:
         raise UserError(
             f"To avoid submitting the wrong network by accident, the lite network must be named: there is only "
-            f"{network.weights.reason}. Download the published one with 'python main.py download -d "
+            f"{network.weights.reason}. Download the published one with '{command()} download -d "
             f"{benchmark.dataset} --weights', name a file with --weights, or pass --weights lite."
         )
     return network
@@ -116,8 +119,8 @@ def find_stimuli(benchmark: Benchmark, path: Path) -> list[Path]:
     Raises:
         UserError: the number of photographs or of their folders is wrong.
     """
-    # The archives of CAT2000 also contain example maps, in folders of this name.
-    images = [image for image in list_images(path) if "Output" not in image.relative_to(path).parts]
+    # The archives also contain example maps, in folders of these names: CAT2000's and MIT300's.
+    images = [image for image in list_images(path) if not {"Output", "SM"} & {*image.relative_to(path).parts}]
     folders = {image.parent for image in images} - {path}
     if (len(images), len(folders)) != (benchmark.images, benchmark.folders):
         found, expected = (
@@ -165,7 +168,7 @@ def write_submission(
 
     densities, maps = folder / f"{name}_densities.hdf5", folder / f"{name}_maps.zip"
     names = {image: image.relative_to(root).as_posix() for image in images}
-    sizes = {names[image]: image_size(image) for image in images}
+    sizes = {names[image]: image_size(image, orientation=STORED) for image in images}
     predictions = tqdm(
         network.predictions(images, batch_size), total=len(images), unit="image", leave=False, disable=None
     )

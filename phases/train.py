@@ -65,11 +65,14 @@ def run(options: Options) -> None:
         folder = data.find_dataset(CUSTOM, options.path)
         if not options.restart:
             check_resumed(Path(params["results"]), "+".join(options.data), own)
-        make_missing_maps(folder, Blur(options.sigma, options.pixels_per_degree))
+        make_missing_maps(folder, params, Blur(options.sigma, options.pixels_per_degree))
     fixed = None if isinstance(options.input_size, str) else options.input_size
     sizes = {name: fixed or datasets.input_size(name) for name in options.data}
     groups = {
-        name: data.load_groups(name, options.path, size, valid_fraction=valid_fraction) for name, size in sizes.items()
+        name: data.load_groups(
+            name, options.path, size, valid_fraction=valid_fraction, orientation=params["orientation"]
+        )
+        for name, size in sizes.items()
     }
     with quiet_stderr():
         from .training import fit

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..data import MAP_SUFFIXES, files_by_name
+from ..data import files_by_name
+from ..image_files import MAP_SUFFIXES
 from ..utils import UserError, name_some, parallel_map
 from . import density
 from .fitted import FittedDensity, fit_density

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
+from ..installation import command
 from ..utils import UserError, write_json
 from .density import FLOOR, on_pixels
 from .metrics import as_distribution
@@ -79,7 +80,7 @@ class FittedDensity:
                 and np.isfinite([*loaded.curve, *loaded.centre, loaded.blur, loaded.ratio]).all()
             )
         except FileNotFoundError as error:
-            raise UserError(f"No such file: {path}. Make one with 'python main.py evaluate --fit'.") from error
+            raise UserError(f"No such file: {path}. Make one with '{command()} evaluate --fit'.") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a fitted density: {error}. Make one with 'evaluate --fit'.") from error
         if not valid:

@@ -4,10 +4,8 @@ A dataset's fixations are in `fixations.csv`, one row per fixation, or in `fixat
 table is used if both exist, because it keeps observers and repeated fixations.
 """
 
-import csv
 import hashlib
 import json
-from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +16,26 @@ from threadpoolctl import threadpool_limits
 from tqdm.contrib.concurrent import thread_map
 
 from ..acquisition.convert import gaussian_blur
-from ..acquisition.gaze import UNKNOWN_OBSERVER, lit_pixels
-from ..data import IMAGE_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, files_by_name, image_size, list_images
-from ..utils import UserError, cores, name_some, whole_folder, write_json
+from ..acquisition.datasets import is_unpacked
+from ..acquisition.gaze import lit_pixels
+from ..acquisition.readers import read_salicon
+from ..data import files_by_name, list_images, not_maps, other_size, part
+from ..image_files import (
+    IMAGE_SUFFIXES,
+    JPEG_SUFFIXES,
+    MAP_FORMATS,
+    MAP_SUFFIXES,
+    STORED,
+    UPRIGHT,
+    image_size,
+    read_gray,
+)
+from ..utils import UserError, cores, name_some, parallel_map, whole_folder, write_json
 from .metrics import count_map
+from .table import MAX_DROPPED, TABLE, read_table
 
-TABLE = "fixations.csv"
-COLUMNS = ("image", "x", "y")  # and, if known, "observer"
+# A map with a larger share of fixated pixels is inverted.
+MOST_LIT = 0.5
 
 # The file in `saliency/` that marks maps made here, which may be replaced, unlike the user's own.
 RECORD = "made_from_fixations.json"
@@ -34,11 +45,13 @@ RECORD = "made_from_fixations.json"
 DEFAULT_SHARE = 0.02
 
 
-def read_fixations(folder: Path) -> dict[str, np.ndarray]:
+def read_fixations(folder: Path, orientation: str = STORED, max_dropped: float = MAX_DROPPED) -> dict[str, np.ndarray]:
     """Every fixation of a dataset, from `folder/fixations.csv` or the binary maps in `folder/fixations/`.
 
     Args:
         folder: of the dataset; its `stimuli/` determines the images and their sizes.
+        orientation: of the images; see `data.Sample`.
+        max_dropped: see `read_table`.
 
     Returns:
         For each stimulus, by name (as in `data.Sample`) and in order: int64 (n, 3) with x, y and observer, one row per
@@ -47,56 +60,66 @@ def read_fixations(folder: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: neither exists, or the files cannot be read or do not match the stimuli.
     """
-    stimuli = files_by_name(folder / "stimuli")
+    stimuli = files_by_name(part(folder, "stimuli"))
     if (folder / TABLE).is_file():
-        return read_table(folder / TABLE, {name: image_size(file) for name, file in stimuli.items()})
+        return _read_table(folder / TABLE, stimuli, orientation, max_dropped)
     if not (folder / "fixations").is_dir():
         raise UserError(f"No fixations in {folder}: expected {folder / TABLE} or the folder {folder / 'fixations'}.")
+    if is_unpacked(folder):
+        return _read_unpacked(folder, stimuli)
     maps = files_by_name(folder / "fixations", MAP_SUFFIXES)
     if missing := [name for name in stimuli if name not in maps]:
-        raise UserError(f"No fixation map in {folder / 'fixations'} for {name_some(missing)}.")
+        notes = "".join(f" {note}." for note in not_maps(folder / "fixations"))
+        raise UserError(f"No fixation map in {folder / 'fixations'} for {name_some(missing)}.{notes}")
     if surplus := [name for name in maps if name not in stimuli]:
         raise UserError(f"No image in {folder / 'stimuli'} for the fixation maps {name_some(surplus)}.")
-    return {name: read_fixation_map(maps[name], image_size(file)) for name, file in stimuli.items()}
+    return {name: read_fixation_map(maps[name], file, orientation) for name, file in stimuli.items()}
 
 
-def read_table(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, np.ndarray]:
-    """Fixations from a CSV file with the columns image, x, y and, if known, observer.
+def _sizes(stimuli: Mapping[str, Path], orientation: str) -> dict[str, tuple[int, int]]:
+    return {name: image_size(file, orientation=orientation) for name, file in stimuli.items()}
 
-    Args:
-        file: UTF-8; `image` is the name of the stimulus, with or without suffix; x and y may be fractions of a pixel;
-            observers are numbers or words.
-        sizes: height and width of each stimulus by name.
 
-    Returns, Raises: as `read_fixations`.
-    """
+def _read_table(file: Path, stimuli: Mapping[str, Path], orientation: str, max_dropped: float) -> dict[str, np.ndarray]:
+    sizes = _sizes(stimuli, orientation)
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            names, rows, observers = _parse(file, csv.reader(lines))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text (byte {error.start}): save it as 'CSV UTF-8'.") from error
-    except csv.Error as error:
-        raise UserError(f"{file} is not a CSV file: {error}.") from error
-    if not len(rows):
-        raise UserError(f"{file} has no fixations: expected one row for each, below the line '{','.join(COLUMNS)}'.")
-    stimuli = {name: _stimulus_of(name, sizes) for name in names}
-    if unknown := [name for name, stimulus in stimuli.items() if stimulus is None]:
-        raise UserError(f"{file} names images that are not in {file.parent / 'stimuli'}: {name_some(unknown)}.")
-    order = {name: i for i, name in enumerate(sizes)}
-    image = np.array([order[stimulus] for stimulus in stimuli.values() if stimulus is not None])[rows[:, 0].astype(int)]
-    _check_inside(file, rows, image, sizes)
-    columns = np.column_stack([np.floor(rows[:, 1:3]).astype(np.int64), _observer_numbers(observers, len(rows))])
-    by_image = np.argsort(image, kind="stable")
-    ends = np.cumsum(np.bincount(image, minlength=len(sizes)))[:-1]
-    return dict(zip(sizes, np.split(columns[by_image], ends), strict=True))
+        return read_table(file, sizes, max_dropped)
+    except UserError as error:
+        stored = _sizes(stimuli, STORED)
+        if stored == sizes:
+            raise
+        try:
+            read_table(file, stored, 0)
+        except UserError:
+            raise error from None
+        raise UserError(
+            f"{error} All of them are inside the photographs as stored, which their EXIF orientation turns: turn the "
+            f"fixations too, or pass --orientation stored."
+        ) from error
 
 
-def read_fixation_map(file: Path, size: tuple[int, int]) -> np.ndarray:
+def _read_unpacked(folder: Path, stimuli: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """The fixations of SALICON's own archives, from the .mat files; its test photographs have none."""
+    readers = read_salicon(folder / "fixations")
+    if missing := [name for name in stimuli if name not in readers and not name.startswith("test/")]:
+        raise UserError(f"No fixations in {folder / 'fixations'} for {name_some(missing)}.")
+
+    def read(name: str) -> np.ndarray:
+        points, (height, width) = readers[name]().points, image_size(stimuli[name], orientation=STORED)
+        return points[(points[:, :2] >= 0).all(axis=1) & (points[:, 0] < width) & (points[:, 1] < height)]
+
+    names = [name for name in stimuli if name in readers]
+    return dict(zip(names, parallel_map(read, names), strict=True))
+
+
+def read_fixation_map(file: Path, stimulus: Path, orientation: str = STORED) -> np.ndarray:
     """Fixations from a binary map: black, with one other value at fixations.
 
     Args:
-        file: PNG or JPEG; the values of a JPEG are rounded to black or white, because compression blurs them.
-        size: height and width of the stimulus.
+        file: PNG, BMP, TIFF or JPEG; the values of a JPEG are rounded to black or white, because compression blurs
+            them.
+        stimulus: the photograph.
+        orientation: of the photograph.
 
     Returns:
         int64 (n, 3): x, y and `UNKNOWN_OBSERVER`, row by row of the map.
@@ -104,19 +127,23 @@ def read_fixation_map(file: Path, size: tuple[int, int]) -> np.ndarray:
     Raises:
         UserError: it cannot be read, has another size than the stimulus, or is not binary.
     """
-    found = image_size(file, MAP_FORMATS)
+    found, size = image_size(file, MAP_FORMATS, STORED), image_size(stimulus, orientation=orientation)
     if found != size:
-        raise UserError(f"{file} is {found[1]}×{found[0]} pixels, its stimulus {size[1]}×{size[0]}.")
+        raise UserError(f"{other_size(file, found, stimulus, size)}.")
     try:
-        with Image.open(file) as image:
-            lossy = image.format != "PNG"
-            pixels = np.asarray(image if image.mode in ("1", "L", "I;16") else image.convert("RGB"))
+        pixels = read_gray(file)
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{file} is damaged: {error}.") from error
-    pixels = pixels.max(axis=2) if pixels.ndim == 3 else pixels  # (H, W)
+    lossy = file.suffix.lower() in JPEG_SUFFIXES
     if not lossy and np.any((pixels != 0) & (pixels != pixels.max())):
         raise UserError(f"{file} is not a binary map: expected black, with one other value at fixations.")
-    return lit_pixels(pixels).points
+    points = lit_pixels(pixels).points
+    if len(points) > MOST_LIT * pixels.size:
+        raise UserError(
+            f"{file} has fixations at {len(points) / pixels.size:.0%} of its pixels, so it looks black on white: "
+            f"invert it, to white on black."
+        )
+    return points
 
 
 # --- Saliency maps ----------------------------------------------------------------------------------------------------
@@ -162,7 +189,9 @@ def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> n
     return blurred * (255 / blurred.max())
 
 
-def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
+def make_saliency(
+    folder: Path, blur: Blur | None = None, orientation: str = UPRIGHT, max_dropped: float = MAX_DROPPED
+) -> Blur | None:
     """Make the saliency maps of a dataset that has only fixations.
 
     `folder/saliency/` is made if it is missing, and made again if the fixations, the stimuli or the blur have changed.
@@ -171,6 +200,7 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
     Args:
         folder: of the dataset; see `read_fixations`.
         blur: None for the blur of the existing maps, or else `Blur()`.
+        orientation, max_dropped: see `read_fixations`.
 
     Returns:
         The blur of the new maps; None if no maps were made.
@@ -179,7 +209,7 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
         UserError: there are neither maps nor fixations, the fixations are invalid (see `read_fixations`), an image
             has none, or maps that were made here have been changed by hand.
     """
-    target = folder / "saliency"
+    target = part(folder, "saliency")
     record = target / RECORD
     if not record.exists() and list_images(target, MAP_SUFFIXES):
         if blur not in (None, Blur()):
@@ -193,7 +223,7 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
             f"No saliency maps in {target}, and no fixations to make them from: expected {folder / TABLE} or the "
             f"folder {folder / 'fixations'}."
         )
-    sizes = {name: image_size(file) for name, file in files_by_name(folder / "stimuli").items()}
+    sizes = _sizes(files_by_name(part(folder, "stimuli")), orientation)
     if not sizes:
         raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     made = _read_record(record) if record.exists() else {}
@@ -201,7 +231,7 @@ def make_saliency(folder: Path, blur: Blur | None = None) -> Blur | None:
     source = _fingerprint_of_source(folder, sizes, blur)
     if made and made["source"] == source:
         return None
-    fixations = read_fixations(folder)
+    fixations = read_fixations(folder, orientation, max_dropped)
     _check_can_be_blurred(fixations, sizes, blur, folder)
 
     with whole_folder(target) as temporary:
@@ -275,67 +305,3 @@ def _fingerprint_of_maps(folder: Path) -> str:
     files = list_images(folder, MAP_SUFFIXES)
     lines = [f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-# --- Details of reading -----------------------------------------------------------------------------------------------
-
-
-def _parse(file: Path, reader) -> tuple[list[str], np.ndarray, list[str]]:
-    """The images' names; for each fixation the index of its image, x, y and line, float64 (n, 4); and the observers."""
-    header = [title.strip().lower() for title in next(reader, [])]
-    missing = [title for title in COLUMNS if title not in header]
-    if missing:
-        raise UserError(
-            f"{file} has no column {' and no column '.join(missing)}: expected a first line like "
-            f"'image,x,y,observer' (observer may be left out), received '{','.join(header)}'."
-        )
-    image, x, y = (header.index(title) for title in COLUMNS)
-    observer = header.index("observer") if "observer" in header else None
-    codes: dict[str, int] = {}
-    numbers, observers = array("d"), []
-    for row in reader:
-        if not row:
-            continue
-        try:
-            code = codes.setdefault(row[image].strip(), len(codes))
-            numbers.extend((code, float(row[x]), float(row[y]), reader.line_num))
-            if observer is not None:
-                observers.append(row[observer].strip())
-        except (ValueError, IndexError):
-            raise UserError(
-                f"{file}, line {reader.line_num}: received '{','.join(row)[:80]}', expected {','.join(header)} with "
-                f"numbers for x and y."
-            ) from None
-    return list(codes), np.frombuffer(numbers).reshape(-1, 4), observers
-
-
-def _stimulus_of(name: str, sizes: Mapping[str, tuple[int, int]]) -> str | None:
-    name = name.replace("\\", "/")
-    if name not in sizes and name.lower().endswith(IMAGE_SUFFIXES):
-        name = name.rpartition(".")[0]
-    return name if name in sizes else None
-
-
-def _check_inside(file: Path, rows: np.ndarray, image: np.ndarray, sizes: Mapping[str, tuple[int, int]]) -> None:
-    height, width = np.array(list(sizes.values()))[image].T
-    inside = (rows[:, 1] >= 0) & (rows[:, 1] < width) & (rows[:, 2] >= 0) & (rows[:, 2] < height)  # not for NaN
-    if inside.all():
-        return
-    first = int(np.argmin(inside))
-    _, x, y, line = rows[first]
-    count = np.count_nonzero(~inside)
-    raise UserError(
-        f"{file}, line {line:.0f}: x {x:g}, y {y:g} is outside {list(sizes)[image[first]]}, which is "
-        f"{width[first]}×{height[first]} pixels with 0, 0 at the top left"
-        + (f"; so are {count - 1} more fixations." if count > 1 else ".")
-    )
-
-
-def _observer_numbers(observers: list[str], count: int) -> np.ndarray:
-    """Integers are kept; words are numbered in alphabetical order."""
-    if not observers:
-        return np.full(count, UNKNOWN_OBSERVER)
-    try:
-        return np.array([int(observer) for observer in observers], np.int64)
-    except (ValueError, OverflowError):
-        return np.unique(observers, return_inverse=True)[1]

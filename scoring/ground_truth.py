@@ -1,22 +1,22 @@
 """The ground truth of predictions: each image's fixations and map, and where people look in the other images."""
 
 import functools
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from ..acquisition.convert import gaussian_blur
 from ..acquisition.gaze import UNKNOWN_OBSERVER
-from ..data import MAP_FORMATS, Sample, Unreadable, image_size, read_header
-from ..images import decode_image
+from ..data import BLACK, Sample, other_size
+from ..image_files import STORED, Unreadable, image_size
+from ..images import read_map
 from ..utils import UserError
 from . import density, metrics
-from .fixations import TABLE, read_fixations
+from .fixations import read_fixations
+from .table import MAX_DROPPED, TABLE
 
 # NumPy parses an array's header as Python code, which sometimes raises SystemError in parallel threads (Python 3.11).
 ONE_HEADER = threading.Lock()
@@ -55,10 +55,10 @@ class Case:
         return len(np.unique(self.known_observers)) > 1
 
 
-def load_cases(folder: Path, samples: Sequence[Sample]) -> list[Case]:
+def load_cases(folder: Path, samples: Sequence[Sample], max_dropped: float = MAX_DROPPED) -> list[Case]:
     """Read the sizes and fixations of images; without fixations in the dataset, all images have none."""
     try:
-        every = read_fixations(folder)
+        every = read_fixations(folder, samples[0].orientation if samples else STORED, max_dropped)
     except UserError:
         if (folder / TABLE).exists() or (folder / "fixations").is_dir():
             raise
@@ -68,7 +68,8 @@ def load_cases(folder: Path, samples: Sequence[Sample]) -> list[Case]:
         x, y, observers = every.get(sample.name, np.zeros((0, 3), np.int64)).T
         known = len(observers) > 0 and observers.min() != UNKNOWN_OBSERVER
         positions = np.column_stack([y, x])
-        cases.append(Case(index, sample, image_size(sample.stimulus), positions, observers if known else None))
+        size = image_size(sample.stimulus, orientation=sample.orientation)
+        cases.append(Case(index, sample, size, positions, observers if known else None))
     return cases
 
 
@@ -101,11 +102,12 @@ class GroundTruth:
         """The saliency map of an image in the dataset, float64 (H, W).
 
         Raises:
-            UserError: it cannot be read, or its size differs from the image's.
+            UserError: it cannot be read, is black, or its size differs from the image's.
         """
-        truth = read_saliency(case.sample.saliency)
+        sample, truth = case.sample, read_saliency(case.sample.saliency)
         if truth.shape != case.shape:
-            raise UserError(f"{case.sample.saliency} has another size than {case.sample.stimulus}: resize it.")
+            found = (truth.shape[0], truth.shape[1])
+            raise UserError(f"{other_size(sample.saliency, found, sample.stimulus, case.shape)}.")
         return truth
 
     @functools.cached_property
@@ -156,17 +158,22 @@ def estimate_kernel(cases: Sequence[Case], count: int = 8) -> float:
 
 
 def read_saliency(path: Path) -> np.ndarray:
-    """A map from an image, 0 to 255, or an array of any scale, (H, W) or (H, W, 1); float64 (H, W)."""
+    """A map from an image, 0 to 255, or an array of any scale, (H, W) or (H, W, 1); float64 (H, W).
+
+    Raises:
+        UserError: it cannot be read, or is black.
+    """
     try:
         if path.suffix.lower() != ".npy":
-            read_header(path, MAP_FORMATS)
-            saliency = decode_image(tf.io.read_file(os.fsencode(path)), 1).numpy()
+            saliency = read_map(path)
         elif path.is_file():
             with ONE_HEADER:
                 saliency = np.lib.format.open_memmap(path, mode="r")  # The header cannot claim more than the file has.
         else:
             raise Unreadable("not a regular file")
         saliency = np.array(saliency, np.float64)
-    except (tf.errors.OpError, Unreadable, ValueError, TypeError, EOFError) as error:
+    except (Unreadable, ValueError, TypeError, EOFError) as error:
         raise UserError(f"{path} is not a map, or is damaged. Make it again.") from error
+    if not saliency.any():
+        raise UserError(f"{path} is black: {BLACK}.")
     return saliency[..., 0] if saliency.ndim == 3 and saliency.shape[-1] == 1 else saliency

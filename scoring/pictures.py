@@ -1,14 +1,12 @@
 """The pictures of a report: predictions next to the truth, and the distribution of each metric over the images."""
 
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from ..images import decode_image
+from ..images import read_stimulus
 from ..utils import whole_file
 from .contenders import Contender
 from .ground_truth import Case, GroundTruth
@@ -95,7 +93,7 @@ def best_first(values: np.ndarray, less_is_better: bool) -> list[int]:
 
 
 def _photograph(case: Case) -> np.ndarray:
-    return decode_image(tf.io.read_file(os.fsencode(case.sample.stimulus)), 3).numpy()
+    return read_stimulus(case.sample.stimulus, case.sample.orientation).numpy()
 
 
 def _draw_fixations(axes, case: Case, pixels: np.ndarray) -> None:

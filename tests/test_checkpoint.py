@@ -307,7 +307,7 @@ def test_files_without_metadata_report_that_nothing_is_known(tmp_path, arrays):
         assert checkpoint.read_knowledge(tmp_path / name) is None
         network = msinet.load(tmp_path / name, data="osie", device="cpu")
         assert network.knowledge is None and network.input_size == (240, 320)
-        assert "training: not known" in repr(network) and "does not say how it was trained" in network.summary()
+        assert "training: unknown" in repr(network) and "does not say how it was trained" in network.summary()
         assert network.record()["knowledge"] is None
 
 

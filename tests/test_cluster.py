@@ -25,6 +25,7 @@ import msinet
 from msinet import main
 from msinet.data import list_images
 from msinet.images import encode_map, encode_overlay
+from msinet.installation import copied_modules
 from msinet.phases import test
 from msinet.photographs import Options, find_images, output_paths
 from msinet.utils import UserError
@@ -93,13 +94,13 @@ def wait_until(condition) -> None:
 
 def troubled(monkeypatch, **values) -> None:
     """Let `test --cluster` predict with a `Trouble`."""
-    load = msinet.load
+    load = cluster.load
 
     def load_trouble(*arguments, **options):
         network = load(*arguments, **options)
         return Trouble(**{field.name: getattr(network, field.name) for field in dataclasses.fields(network)}, **values)
 
-    monkeypatch.setattr(msinet, "load", load_trouble)
+    monkeypatch.setattr(cluster, "load", load_trouble)
 
 
 def small(seed: int, height: int = 40, width: int = 56) -> bytes:
@@ -255,7 +256,8 @@ def test_killed_workers_temporary_files_are_removed_after_the_run(tmp_path):
     script = """
 import os, sys
 from msinet import utils
-utils.whole_file(utils.Path(sys.argv[1])).__enter__().touch()
+unfinished = utils.whole_file(utils.Path(sys.argv[1]))
+unfinished.__enter__().touch()
 os._exit(9)
 """
     map_file = str(tmp_path / "results" / "images" / "sub" / "map.png")
@@ -622,6 +624,22 @@ def test_bucket_without_permission_is_a_clear_error(tmp_path, store, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: s3://secret/photos cannot be read: ") and error.count("\n") == 1
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.cluster
+def test_workers_import_a_copy_of_the_modules_that_runs_the_command(machines):
+    @ray.remote(num_cpus=1)
+    def package():
+        import msinet
+
+        return msinet.__file__, [str(file) for file in Path(msinet.__file__).parent.rglob("*.*")]
+
+    file, found = ray.get(package.remote())
+    assert "py_modules" in file  # Although the environment of the tests provides `msinet`, too.
+    root = Path(file).parent
+    with copied_modules() as copy:
+        expected = {file.relative_to(copy) for file in copy.rglob("*.*")}
+    assert {Path(file).relative_to(root) for file in found if "__pycache__" not in file} == expected
 
 
 @pytest.mark.cluster

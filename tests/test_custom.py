@@ -2,14 +2,19 @@
 
 import csv
 import json
+import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
+from PIL import Image
+from scipy.io import savemat
 
-from msinet import main
+from msinet import data, main
 from msinet.scoring import fixations
+from msinet.utils import UserError
 
 HEIGHT, WIDTH = 48, 64
 
@@ -65,7 +70,7 @@ def test_run_is_not_resumed_with_maps_of_another_blur(photographs_with_fixations
 def test_evaluation_makes_missing_maps_too_and_keeps_those_of_training(photographs_with_fixations, tmp_path, capsys):
     maps = tmp_path / "maps"
     for i in range(10):
-        write(maps / f"{i}.png", tf.io.encode_png(np.full((HEIGHT, WIDTH, 1), i, np.uint8)))
+        write(maps / f"{i}.png", tf.io.encode_png(np.full((HEIGHT, WIDTH, 1), i + 1, np.uint8)))
     flags = ("-d", "custom", "-p", str(photographs_with_fixations), "--maps", str(maps), "--results", str(tmp_path))
     assert main.main(["evaluate", *flags, "--split", "all"]) == 0
     assert "Made saliency maps from the fixations, with a sigma of 2 %" in capsys.readouterr().out
@@ -92,3 +97,103 @@ def test_image_that_is_damaged_behind_its_header_is_named(photographs_with_fixat
     assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "1") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "4.png" in error and "damaged" in error
+
+
+# --- Ground truth as people have it -----------------------------------------------------------------------------------
+
+
+def test_black_map_is_named_before_training_and_evaluation(tiny_dataset, tmp_path, capsys):
+    folder = tiny_dataset()
+    write(folder / "saliency" / "0002.png", tf.io.encode_png(np.zeros((HEIGHT, WIDTH, 1), np.uint8)))
+    assert run(folder, tmp_path / "results", "--epochs", "1") == 2
+    error = capsys.readouterr().err
+    assert "0002.png is black: every pixel is 0" in error and "make it again" in error
+    flags = ("-d", "custom", "-p", str(folder), "--split", "all", "--results", str(tmp_path))
+    assert main.main(["evaluate", *flags, "--maps", str(folder / "stimuli")]) == 2
+    assert "0002.png is black" in capsys.readouterr().err
+
+
+def test_maps_of_16_bits_with_small_values_train_like_maps_of_8_bits(tiny_dataset, tmp_path):
+    losses = []
+    for dtype in (np.uint8, np.uint16):
+        folder = tiny_dataset()
+        for file in (folder / "saliency").iterdir():
+            Image.fromarray(np.asarray(Image.open(file)).astype(dtype)).save(file)
+        assert run(folder, tmp_path / dtype.__name__, "--epochs", "1") == 0
+        losses.append(float(history(tmp_path / dtype.__name__)[0]["val_loss"]))
+    assert losses[0] > 0 and losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_loss_of_exactly_0_is_never_saved_as_the_best(tmp_path):
+    from msinet.phases.training.run import Run
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("adam")
+    files = Run(tmp_path, "custom", {})
+    files.history = [{"epoch": 1, "val_loss": 0.0}, {"epoch": 2, "val_loss": 0.5}]  # of an earlier version
+    assert files.best() == 0.5
+    with pytest.raises(UserError, match=r"epoch 3, the validation loss is exactly 0.* maps of the validation .* black"):
+        files.save(model, {"epoch": 3, "loss": 0.1, "val_loss": 0.0})
+    assert len(files.history) == 2
+
+
+def turned(folder, name="0001.png"):
+    """Store a photograph on its side, with a tag that turns it upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = folder / "stimuli" / name
+    Image.fromarray(np.rot90(np.asarray(Image.open(file)))).save(file, exif=exif)
+
+
+def test_turned_and_compressed_photographs_train_like_upright_ones(tiny_dataset, tmp_path):
+    losses = []
+    for change in (False, True):
+        folder = tiny_dataset()
+        if change:
+            turned(folder)
+            image = Image.open(folder / "stimuli" / "0002.png")
+            image.putalpha(255)
+            image.save(folder / "stimuli" / "0002.webp", lossless=True)
+            Image.open(folder / "saliency" / "0002.png").save(folder / "saliency" / "0002.bmp")
+            for kind in ("stimuli", "saliency"):
+                (folder / kind / "0002.png").unlink()
+        assert run(folder, tmp_path / str(change), "--epochs", "1") == 0
+        losses.append([history(tmp_path / str(change))[0][key] for key in ("loss", "val_loss")])
+    assert losses[0] == losses[1]
+
+
+def test_maps_that_fit_the_stored_photograph_are_explained(tiny_dataset, tmp_path, capsys):
+    folder = tiny_dataset()
+    image = Image.open(folder / "stimuli" / "0001.png")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image.save(folder / "stimuli" / "0001.png", exif=exif)
+    assert run(folder, tmp_path / "results", "--epochs", "1") == 2
+    error = capsys.readouterr().err
+    assert "fits the photograph as stored" in error and "--orientation stored" in error
+    assert run(folder, tmp_path / "results", "--epochs", "1", "--orientation", "stored") == 0
+    rows = "image,x,y\n" + "0001,60,3\n" * 20
+    write(folder / "fixations.csv", rows.encode())
+    with pytest.raises(UserError, match=r"inside the photographs as stored, .* pass --orientation stored"):
+        fixations.read_fixations(folder, "upright")
+
+
+def test_salicon_as_its_authors_pack_it_is_used_where_it_is(tiny, tmp_path, photograph):
+    tiny("salicon")
+    made = data.find_dataset("salicon", tmp_path / "made")
+    theirs = tmp_path / "theirs" / "salicon"
+    shutil.copytree(made / "stimuli", theirs / "images")
+    shutil.copytree(made / "saliency", theirs / "maps")
+    write(theirs / "images" / "test" / "t.png", tf.io.encode_png(photograph()))
+    expected = fixations.read_fixations(made)
+    for name, points in expected.items():
+        gaze = np.array([(points[:, :2] + 1,)], [("fixations", object)])
+        (theirs / "fixations" / name).parent.mkdir(parents=True, exist_ok=True)
+        savemat(theirs / "fixations" / f"{name}.mat", {"gaze": gaze, "resolution": [[48, 64]]})
+    found = data.find_dataset("salicon", tmp_path / "theirs")
+    assert found == theirs
+    assert [sample.name for sample in data.pair_files(found)] == [sample.name for sample in data.pair_files(made)]
+    read = fixations.read_fixations(found)
+    assert {name: points[:, :2].tolist() for name, points in read.items()} == {
+        name: points[:, :2].tolist() for name, points in expected.items()
+    }

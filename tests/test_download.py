@@ -101,6 +101,14 @@ def test_only_a_known_checksum_replaces_a_certificate():
     assert [archive.file for archive in rows] == ["salObj.zip"] and rows[0].md5
 
 
+def test_archives_of_dutomron_have_the_checksums_that_pysaliency_publishes():
+    found = {archive.file: archive.md5 for archive in DATASETS["dutomron"].archives}
+    assert found == {
+        "DUT-OMRON-image.zip": "a8951db9297afacf78bc0e5079103cf1",
+        "DUT-OMRON-eye-fixations.zip": "d9f4f83fcc78b1e5efb579ae9fb0edc2",
+    }
+
+
 def test_another_dataset_is_one_row_and_a_reader(server, tmp_path, monkeypatch, capsys):
     members = {f"office/photos/{i}.png": tiny_archives.encode(tiny_archives.photograph(i), "PNG") for i in range(COUNT)}
     gaze = {str(i): np.concatenate(tiny_archives.fixations(i)).tolist() for i in range(COUNT)}

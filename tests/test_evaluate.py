@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from msinet import checkpoint, data, images, main, model, utils
@@ -261,7 +262,8 @@ def test_without_fixations_only_maps_are_compared(run, dataset, maps):
     ("change", "message"),
     [
         (lambda folder: (folder / "0003.npy").unlink(), "no map for 1 of 10 images: 0003"),
-        (lambda folder: np.save(folder / "0003.npy", np.zeros((5, 5))), "0003.*--protocol mit"),
+        (lambda folder: np.save(folder / "0003.npy", np.ones((5, 5))), "0003.*--protocol mit"),
+        (lambda folder: np.save(folder / "0003.npy", np.zeros(SHAPE)), r"0003\.npy is black: every pixel is 0"),
         (lambda folder: np.save(folder / "0003.npy", np.full(SHAPE, np.nan)), "0003.*not finite"),
         (lambda folder: (folder / "0003.npy").write_bytes(b"no map"), r"0003\.npy is not a map"),
         (lambda folder: (folder / "0003.png").write_bytes(b"a second"), "Two files for one image"),
@@ -272,6 +274,22 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
     change(folder)
     assert run("--maps", folder) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(run, maps):
+    folder = maps("empty", noise)
+    for i in range(10):
+        (folder / f"{i:04d}.npy").unlink()
+        values = np.round(noise(i) * 255)
+        Image.fromarray(values.astype(np.uint16)).save(folder / f"{i:04d}.png")
+    shallow = folder.with_name("shallow")
+    shallow.mkdir()
+    for i in range(10):
+        Image.fromarray(np.round(noise(i) * 255).astype(np.uint8)).save(shallow / f"{i:04d}.png")
+    assert run("--maps", folder, shallow) == 0
+    rows = run.rows()
+    for metric in ("AUC", "NSS", "CC", "SIM"):
+        assert rows["empty", "0003"][metric] == pytest.approx(rows["shallow", "0003"][metric], abs=1e-4)
 
 
 # --- The run's folder, and who is in the table ------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def hide_package(monkeypatch):
 
 
 def hide_node(monkeypatch):
-    monkeypatch.setattr(node, "DEMO_FOLDER", Path("nowhere"))
+    monkeypatch.setattr(node, "NODE_FOLDER", Path("nowhere"))
     monkeypatch.setattr(node.shutil, "which", lambda name: None)
 
 
@@ -376,7 +376,7 @@ def test_eight_bits_are_calibrated_on_the_given_folder(run, tmp_path, photograph
 
 def test_unwritable_results_are_detected_before_the_network_is_loaded(weights, tmp_path, monkeypatch, capsys):
     results = write(tmp_path / "results", b"a file instead of a folder")
-    monkeypatch.setattr(msinet, "load", lambda *arguments, **options: pytest.fail("it was loaded"))
+    monkeypatch.setattr(msinet.network, "load", lambda *arguments, **options: pytest.fail("it was loaded"))
     assert main.main(["export", "--format", "weights", "--weights", str(weights), "--results", str(results)]) == 2
     assert "is not writable" in capsys.readouterr().err
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from msinet import data
 from msinet.acquisition.convert import gaussian_blur
+from msinet.acquisition.gaze import UNKNOWN_OBSERVER
 from msinet.scoring import fixations
 from msinet.scoring.fixations import Blur
 from msinet.utils import UserError
@@ -75,8 +76,34 @@ def test_table_keeps_order_repetitions_observers_and_images_without_fixations(da
 def test_table_as_spreadsheets_write_it_is_read(dataset):
     rows = "\ufeffY, X ,Image,duration\r\n7.9,5.2,a.png,250\r\n\r\n1,2,c\\d.PNG,90\r\n"
     found = fixations.read_fixations(dataset(rows))
-    assert found["a"].tolist() == [[5, 7, fixations.UNKNOWN_OBSERVER]]
-    assert found["c/d"].tolist() == [[2, 1, fixations.UNKNOWN_OBSERVER]]
+    assert found["a"].tolist() == [[5, 7, UNKNOWN_OBSERVER]]
+    assert found["c/d"].tolist() == [[2, 1, UNKNOWN_OBSERVER]]
+
+
+@pytest.mark.parametrize("missing", ["nan", ".", "", " NA ", "-5", "64"])
+def test_fixations_without_a_position_or_outside_are_dropped_up_to_a_share(dataset, missing, capsys):
+    rows = f"image,x,y,participant\na,{missing},1,bob\n" + "a,5,7,ann\n" * 19
+    folder = dataset(rows)
+    found = fixations.read_fixations(folder)
+    assert found["a"].tolist() == [[5, 7, 0]] * 19
+    assert "1 of 20 fixations (5.0%)" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"1 of 20 fixations .* in line 2: .* raise --max-dropped, which is 0\.04"):
+        fixations.read_fixations(folder, max_dropped=0.04)
+
+
+@pytest.mark.parametrize("title", ["observer", "Subject", "participant"])
+def test_observers_are_read_from_columns_of_several_names(dataset, title):
+    assert fixations.read_fixations(dataset(f"image,x,y,{title}\na,1,1,7\n"))["a"][:, 2].tolist() == [7]
+
+
+def test_table_names_an_accent_in_either_form_of_unicode(dataset, photograph):
+    folder = dataset("image,x,y\ncaf\u00e9,5,7\n")
+    write(folder / "stimuli" / "cafe\u0301.png", tf.io.encode_png(photograph(HEIGHT, WIDTH)))
+    write(folder / "saliency" / "caf\u00e9.png", tf.io.encode_png(photograph(HEIGHT, WIDTH)[..., :1]))
+    assert fixations.read_fixations(folder)["caf\u00e9"][:, :2].tolist() == [[5, 7]]
+    for other in ("a.png", "b.jpg", "c/d.png"):
+        (folder / "stimuli" / other).unlink()
+    assert [sample.saliency.name for sample in data.pair_files(folder)] == ["caf\u00e9.png"]
 
 
 def test_observers_may_be_words(dataset):
@@ -86,7 +113,7 @@ def test_observers_may_be_words(dataset):
 
 def test_table_counts_where_maps_exist_too(dataset):
     folder = dataset("image,x,y\na,1,2\n", a=png(), **OTHERS)
-    assert fixations.read_fixations(folder)["a"].tolist() == [[1, 2, fixations.UNKNOWN_OBSERVER]]
+    assert fixations.read_fixations(folder)["a"].tolist() == [[1, 2, UNKNOWN_OBSERVER]]
 
 
 @pytest.mark.parametrize(
@@ -101,10 +128,11 @@ def test_table_counts_where_maps_exist_too(dataset):
         (b"image,x,y\na,1\n", ["line 2", "numbers for x and y"]),
         (b"image,x,y\nb\xe9,1,2\n", ["not UTF-8"]),
         ("image,x,y\na,1,2\n".encode("utf-16"), ["not UTF-8"]),
-        (b"image,x,y\na,64,2\n", ["line 2", "x 64, y 2", "outside a", "64×48 pixels"]),
-        (b"image,x,y\na,63,47\na,0,48\na,-1,0\nc/d,128,0\n", ["line 3", "x 0, y 48", "2 more fixations"]),
-        (b"image,x,y\na,nan,2\n", ["line 2", "x nan", "outside a"]),
-        (b"image,x,y\na,inf,2\n", ["line 2", "x inf", "outside a"]),
+        (b"image,x,y\na,64,2\n", ["line 2", "x 64, y 2 in a", "64×48 pixels", "--max-dropped"]),
+        (b"image,x,y\na,63,47\na,0,48\na,-1,0\nc/d,128,0\n", ["3 of 4 fixations (75.0%)", "line 3", "x 0, y 48"]),
+        (b"image,x,y\na,nan,2\n", ["line 2", "x nan", "no position"]),
+        (b"image,x,y\na,inf,2\n", ["line 2", "x inf", "outside their images"]),
+        (b"image,x,y\na,0.5,0.25\nb,0.9,0.1\na,-0.1,1.2\n" + b"b,0.4,0.4\n" * 20, ["normalized", "multiply x"]),
     ],
 )
 def test_faults_of_a_table_are_one_clear_line(dataset, table, words):
@@ -126,6 +154,15 @@ def test_binary_map_of_any_mode_gives_its_fixations(dataset, mode, value):
     assert found["b"].shape == (0, 3)
 
 
+def test_fixation_maps_are_read_from_bmp_files_and_other_files_are_named(dataset):
+    folder = dataset(**OTHERS)
+    Image.open(io.BytesIO(png())).save(folder / "fixations" / "a.bmp")
+    assert fixations.read_fixations(folder)["a"].tolist() == [[3, 5, -1], [60, 47, -1]]
+    (folder / "fixations" / "a.bmp").rename(folder / "fixations" / "a.mat")
+    with pytest.raises(UserError, match=r"No fixation map in .* for a\. .*fixations has 1 \.mat, expected \.jpg"):
+        fixations.read_fixations(folder)
+
+
 def test_jpeg_map_is_rounded_to_black_and_white(dataset):
     folder = dataset(**OTHERS)
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -144,6 +181,7 @@ def test_jpeg_map_is_rounded_to_black_and_white(dataset):
         ({"a": png(width=WIDTH + 1)}, ["a.png", "65×48", "64×48"]),
         ({"a": encode(Image.linear_gradient("L").resize((WIDTH, HEIGHT)))}, ["a.png", "not a binary map"]),
         ({"a": png(), "surplus": png()}, ["for the fixation maps surplus"]),
+        ({"a": encode(ImageOps.invert(Image.open(io.BytesIO(png()))))}, ["a.png", "100% of its pixels", "invert it"]),
     ],
 )
 def test_faults_of_maps_are_one_clear_line(dataset, maps, words):

@@ -79,7 +79,7 @@ def test_first_frame_of_an_animation_is_used():
     assert images.decode_image(tf.constant(buffer.getvalue()), 3).numpy().min() == 200
 
 
-def test_exif_orientation_is_not_applied(photograph):
+def test_decoding_alone_keeps_the_stored_pixels(photograph):
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees to show"

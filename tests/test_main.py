@@ -30,7 +30,7 @@ for arguments in (
         main.parse(arguments)
     except SystemExit:
         pass
-heavy = {"tensorflow", "keras", "numpy", "scipy", "matplotlib"} & set(sys.modules)
+heavy = {"tensorflow", "keras", "numpy", "scipy", "matplotlib", "PIL", "tqdm", "filelock"} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
@@ -144,3 +144,10 @@ def test_input_size_that_the_network_cannot_have_is_rejected_by_the_parser(phase
     with pytest.raises(SystemExit):
         main.parse([phase, "--input-size", "48", "60"])
     assert "multiple of 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("phase", ["train", "evaluate", "download", "reproduce"])
+def test_second_path_of_a_phase_that_takes_one_is_an_error(phase, capsys):
+    with pytest.raises(SystemExit):
+        main.parse([phase, "-p", "a", "-p", "b"])
+    assert "received a and b, expected one" in capsys.readouterr().err

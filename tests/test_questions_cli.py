@@ -15,6 +15,7 @@ from msinet import checkpoint, main, model
 from msinet.attention import density
 from msinet.attention.density import MEANING
 from msinet.phases.questions import outlines
+from msinet.phases.questions.originals import save_crop
 from msinet.scoring.fitted import CENTRE_AT, CURVE_AT, FittedDensity
 
 SHAPE = 40, 60
@@ -424,6 +425,14 @@ def test_crops_of_every_kind_of_file_are_reduced_to_a_size(work, photograph, mod
         assert cropped.size == (40, 40)
 
 
+def test_crops_with_channels_that_png_does_not_store_become_rgb(tmp_path):
+    original = Image.new("CMYK", (40, 20), (255, 0, 0, 0))
+    original.info["icc_profile"] = b"of CMYK"
+    assert save_crop(original, msinet.crop(np.ones((20, 40)), "1:1"), tmp_path, "a", None) == "a.png"
+    with Image.open(tmp_path / "a.png") as cropped:
+        assert cropped.getpixel((3, 3)) == (0, 255, 255) and "icc_profile" not in cropped.info
+
+
 def test_areas_to_keep_are_never_cut(work, areas):
     def box(*flags):
         assert crop("--ratio", "1:1", *flags) == 0
@@ -459,3 +468,16 @@ assert len(msinet.hot_spots(saliency).spots) == 1
 assert not {"tensorflow", "keras", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_areas_fit_photographs_that_are_turned(work, photograph):
+    pixels = photograph(*SHAPE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    turned.save("turned.jpg", quality=95, exif=exif)
+    assert run("regions", "-p", "turned.jpg", "--maps", "maps/a.npy", "--area", "sign:38,5,20,30") == 0
+    row = table(work, "regions/regions.csv")[0]
+    assert float(row["share_of_attention"]) == pytest.approx(share(MAPS["a"], (38, 5, 20, 30)), rel=1e-4)
+    picture = np.asarray(Image.open(work / "results" / "regions" / "pictures" / "turned.jpeg")).astype(int)
+    assert np.abs(picture[24:, :30] - pixels[24:, :30]).mean() < 8

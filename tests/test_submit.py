@@ -26,7 +26,8 @@ def stimuli(tmp_path, photograph, monkeypatch):
     """A test set with the structure of CAT2000: two folders of two images."""
     for i, (name, size) in enumerate(SIZES.items()):
         write(tmp_path / "Stimuli" / name, tf.io.encode_jpeg(photograph(*size, seed=i)))
-    write(tmp_path / "Stimuli" / "Action" / "Output" / "001_SaliencyMap.jpg", tf.io.encode_jpeg(photograph()))
+    for name in ("Output/001_SaliencyMap.jpg", "SM/i1.jpg"):  # in CAT2000's and MIT300's archives
+        write(tmp_path / "Stimuli" / "Action" / name, tf.io.encode_jpeg(photograph()))
     monkeypatch.setitem(BENCHMARKS, "cat2000", Benchmark("cat2000", images=4, folders=2))
     return tmp_path / "Stimuli"
 

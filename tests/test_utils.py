@@ -10,7 +10,8 @@ import pytest
 from conftest import write
 
 from msinet import utils
-from msinet.utils import UserError, list_files, sweep_leftovers, whole_file, whole_folder
+from msinet.listing import list_files
+from msinet.utils import UserError, sweep_leftovers, whole_file, whole_folder
 
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="the system has no such signals")

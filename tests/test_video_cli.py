@@ -20,7 +20,7 @@ import msinet
 from msinet import checkpoint, images, main, model
 from msinet.network import Prediction
 from msinet.phases import clips
-from msinet.photographs import Options
+from msinet.photographs import Options, Photograph
 from msinet.utils import UserError
 from msinet.videos import writing
 
@@ -321,7 +321,7 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path, format):
     used = []
     measure = lambda: used.append(tracemalloc.get_traced_memory()[0])  # noqa: E731
     options = Options({"batch_size": 1, "results": str(tmp_path)}, format=format, overlay=True, smooth=0.5)
-    files = clips.Source(source, tmp_path / f"maps.{format}", tmp_path / "overlay.mp4")
+    files = Photograph(str(source), f"maps.{format}", "overlay.mp4")
     tracemalloc.start()
     try:
         clip = clips.predict_clip(FakeNetwork({500: measure, 1990: measure}), files, options)

@@ -8,7 +8,7 @@ import pytest
 from clips import BT601, BT709, FULL, LIMITED, RAMP, UNSPECIFIED, av, make_clip, noise, read, still, write_tone
 from PIL import Image
 
-from msinet.data import Unreadable
+from msinet.image_files import Unreadable
 from msinet.utils import UserError
 from msinet.videos import reading
 from msinet.videos.reading import open_clip

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data import Unreadable
+from ..image_files import Unreadable
 from ..utils import UserError, parallel_map
 from .reading import Frame, open_clip
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import MAX_PIXELS
-from ..data import Unreadable
+from ..image_files import Unreadable
 from ..utils import UserError
 
 CLIP_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tqdm import tqdm
 
+from ...installation import copied_modules, install_command
 from ...utils import TENSORFLOW_SETTINGS, UserError, count, parallel_map, versions
 
 try:
@@ -33,17 +34,13 @@ try:
     import ray
     import ray.data
 except ImportError as error:
-    raise UserError(
-        "--cluster needs Ray, which is not installed: python -m pip install -r requirements-cluster.txt"
-    ) from error
+    raise UserError(f"--cluster needs Ray, which is not installed: {install_command('cluster')}") from error
 
 from ...model import choose_layout
 from ...network import PIXELS_IN_FLIGHT, Network, load
 from ...photographs import Options, Photograph, map_pixels, sample_photograph, write_maps
 from . import index
 from .store import Photographs, Store, absolute, fetch, is_address, open_store
-
-ROOT = Path(__file__).parents[2]
 
 # At most so many photographs in a chunk.
 CHUNK = 256
@@ -56,9 +53,6 @@ READERS = 8
 
 # Size of Ray's object store, which holds the weights and lists of names, on a cluster that lives as long as the run.
 OBJECT_STORE_BYTES = 512 * 2**20
-
-# Other machines do not need the run's data, nor the weights, which travel as arrays.
-NOT_SENT = [".git", "data", "results", "weights", "docs", "tests", "**/node_modules"]
 
 CONNECT_SECONDS = 10
 
@@ -95,7 +89,7 @@ def run(options: Options) -> int:
         The exit status: 1 if a photograph failed, else 0.
     """
     params = options.params
-    path = options.path or sample_photograph()
+    path = options.only_path or sample_photograph()
     results = open_store(absolute(params["results"]))
     photographs = Photographs(absolute(path), results.path, options.suffix)
     if next(iter(photographs), None) is None:  # Before the weights, which may be a long download.
@@ -108,6 +102,7 @@ def run(options: Options) -> int:
         device=params["device"],
         mirrored=options.mirrored,
         max_pixels=options.max_pixels,
+        orientation=params["orientation"],
     )
     print(network.summary())
     # After the summary, which checks the precision and GPUs of this machine, not those of the workers.
@@ -326,29 +321,37 @@ class Worker:
 
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """A connection to the Ray cluster at an address; "local" starts one that lives as long as the block."""
+    """A connection to the Ray cluster at an address; "local" starts one that lives as long as the block.
+
+    Workers import a copy of this program's modules, even if another version is installed on their machines. The rest of
+    a clone is not copied: weights travel as arrays, and users may keep photographs and passwords there.
+    """
     if ray.is_initialized():
         yield
         return
     settings: dict[str, Any] = (
         {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
     )
-    environment: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in TENSORFLOW_SETTINGS}}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has already sent the program.
-        environment |= {"working_dir": str(ROOT), "excludes": NOT_SENT}
-    try:
-        if ":" in address:  # Ray would retry for minutes.
-            host, port = address.rsplit("/", 1)[-1].rsplit(":", 1)
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **settings)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"Cannot connect to a Ray cluster at {address} ({reason}): start one with `ray start --head`, or omit the "
-            f"address. See docs/cluster.md."
-        ) from error
-    try:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        yield
-    finally:
-        ray.shutdown()
+    variables = {name: os.environ[name] for name in TENSORFLOW_SETTINGS}
+    with copied_modules() as package:
+        environment: dict[str, Any] = {"env_vars": variables}
+        if address == "local":
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
+        else:
+            environment["py_modules"] = [str(package)]
+        try:
+            if ":" in address:  # Ray would retry for minutes.
+                host, port = address.rsplit("/", 1)[-1].rsplit(":", 1)
+                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **settings)
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"Cannot connect to a Ray cluster at {address} ({reason}): start one with `ray start --head`, or omit "
+                f"the address. See docs/cluster.md."
+            ) from error
+        try:
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+            yield
+        finally:
+            ray.shutdown()

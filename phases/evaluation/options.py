@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...data import Sample
+from ...data import Sample, orientation_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Options:
     input_size: tuple[int, int] | str | None = None
     mirrored: bool = False
     valid_fraction: float | None = None
+
+    @property
+    def orientation(self) -> str:
+        """Of the photographs; those of published datasets are used as stored."""
+        return orientation_of(self.data, self.params["orientation"])
 
     @property
     def folder_of_runs(self) -> Path:

@@ -43,7 +43,8 @@ def evaluate(options: Options, images: Images) -> None:
     check_same_settings(target / "summary.json", settings)
     check_writable(target)
 
-    truth = GroundTruth(load_cases(images.folder, images.scored), options.sigma, options.params["seed"])
+    cases = load_cases(images.folder, images.scored, options.params["max_dropped"])
+    truth = GroundTruth(cases, options.sigma, options.params["seed"])
     models = [with_density(model, fitted, options, images, target) for model in models]
     scores, records = score_all(models, truth, protocol, options)
 
@@ -96,6 +97,7 @@ def load_models(options: Options, images: Images) -> list[Contender]:
                 input_size=options.input_size,
                 device=options.params["device"],
                 mirrored=options.mirrored,
+                orientation=options.orientation,
                 precision=options.params["precision"],
                 gpus=options.params["gpus"],
             )
@@ -147,7 +149,8 @@ def with_density(
         return model.with_density(fitted, options.density)
     if not options.fit:
         return model
-    fitted, gained = contenders.fit_contender(model, load_cases(images.folder, images.training))
+    cases = load_cases(images.folder, images.training, options.params["max_dropped"])
+    fitted, gained = contenders.fit_contender(model, cases)
     path = target / f"density_{model.name}.json"
     fitted.save(path)
     print(f"{gained} It was saved as {path}.")

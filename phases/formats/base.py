@@ -60,7 +60,7 @@ PYTHON_EXAMPLE = """import numpy as np
 {imports}
 from PIL import Image
 
-from ...geometry import fit, restore  # geometry.py is in this folder
+from geometry import fit, restore  # geometry.py is in this folder
 
 photograph = np.asarray(Image.open("photograph.png").convert("RGB"))
 images = fit(photograph, ({height}, {width}))[None]  # (1, {height}, {width}, 3), 0 to 255

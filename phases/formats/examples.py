@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...installation import copied_modules
 from ...utils import UserError
 from .base import Format, fill
-from .node import DEMO_FOLDER, last_error
-
-ROOT = Path(__file__).parents[2]
+from .node import NODE_FOLDER, last_error
 
 
 def run_example(form: Format, folder: Path, photograph: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -31,7 +30,7 @@ def run_example(form: Format, folder: Path, photograph: np.ndarray, size: tuple[
     """
     example = fill(form.example, height=size[0], width=size[1])
     # Node searches for packages in the program's parent folders.
-    above = DEMO_FOLDER / "node_modules" if form.language == "js" else None
+    above = NODE_FOLDER / "node_modules" if form.language == "js" else None
     with tempfile.TemporaryDirectory(dir=above) as temporary:
         copy = shutil.copytree(folder, Path(temporary) / "export")
         image = Image.fromarray(photograph)
@@ -48,9 +47,10 @@ def run_example(form: Format, folder: Path, photograph: np.ndarray, size: tuple[
 def _run(command: list[str], folder: Path, needs_program: bool = False) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # GPUs may round products to TF32.
-    if needs_program:
-        environment["PYTHONPATH"] = str(ROOT)
-    finished = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+    with copied_modules() as package:
+        if needs_program:
+            environment["PYTHONPATH"] = str(package.parent)
+        finished = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
     if finished.returncode:
         error = last_error(finished.stderr.decode("utf-8", "replace"))
         raise UserError(f"The example in the export's MODEL.md failed: {error}. The export was discarded.")

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from ... import bundled
 from ...images import IMAGE_PADDING
+from ...installation import PACKAGE
 from ...network import Network
 from . import keras, onnx
 from .card import Provenance, provenance
 
 # The formats in the repository.
 PARTS = (keras.FORMAT, onnx.FORMAT)
-
-LICENSE_FILE = Path(__file__).parents[2] / "LICENSE"
 
 # Hugging Face rejects files larger than 10 MB without this.
 ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in ("keras", "onnx"))
@@ -47,7 +46,7 @@ def write_repository(network: Network, folder: Path, text: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
     if origin.spdx == "mit":
-        shutil.copyfile(LICENSE_FILE, folder / "LICENSE")
+        shutil.copyfile(PACKAGE / "LICENSE", folder / "LICENSE")
 
 
 def front_matter(network: Network, origin: Provenance) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from ...data import Unreadable, list_images, read_header
+from ...data import list_images
+from ...image_files import Unreadable, read_header
 from ...images import IMAGE_PADDING, read_image, resize_and_pad
 from ...network import Network
 from ...utils import UserError, check_space

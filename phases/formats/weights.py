@@ -30,7 +30,7 @@ FORMAT = Format(
     file=FILE,
     write=write_weights,
     predict=predict_weights,
-    example="""import msinet  # of the MSI-Net repository
+    example="""import msinet
 import numpy as np
 from PIL import Image
 
@@ -38,9 +38,9 @@ network = msinet.load("msinet.weights.h5", input_size=({height}, {width}))
 saliency = network.predict("photograph.png")  # float32, 0 to 1, of the photograph's size
 """
     + SAVE_MAP,
-    needs="the packages in the MSI-Net repository's requirements.txt, and the repository on PYTHONPATH",
-    notes="The file holds weights without the network: `model.build_model` in the MSI-Net repository creates it, and "
-    "all its commands accept the file with `--weights`.",
+    needs="the package `msinet` (`pip install .` in a clone of MSI-Net)",
+    notes="The file holds weights without the network: `msinet.model.build_model` creates it, and all "
+    "commands of MSI-Net accept the file with `--weights`.",
     accompany=lambda folder: None,  # The example imports the program, which includes the geometry.
     needs_program=True,
 )

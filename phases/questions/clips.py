@@ -15,7 +15,7 @@ from ...attention.crops import crop, crop_sizes
 from ...attention.density import MEANING, LogDensity
 from ...attention.follow import follow
 from ...attention.regions import measure, totals
-from ...data import Unreadable
+from ...image_files import Unreadable
 from ...utils import UserError, count, whole_folder, write_record
 from ...videos.maps import is_cut, predict, sample, thumbnail
 from ...videos.reading import Clip, Frame, open_clip

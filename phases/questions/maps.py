@@ -14,9 +14,11 @@ from tqdm import tqdm
 from ...attention.density import DOMAIN, MEANING, LogDensity, Reduced
 from ...attention.errors import COVERAGE
 from ...attention.measured import MEASURED
-from ...data import MAP_SUFFIXES, Unreadable, list_images, read_header
+from ...data import list_images
+from ...image_files import MAP_SUFFIXES, Unreadable, read_header
+from ...listing import files_by_name
 from ...photographs import find_images
-from ...utils import UserError, files_by_name, name_some, only_python_on_stderr, parallel_map, quiet_stderr
+from ...utils import UserError, name_some, only_python_on_stderr, parallel_map, quiet_stderr
 
 # Limits memory: a pixel of a map takes up to 60 bytes while a question is answered.
 PIXELS_IN_FLIGHT = 24_000_000
@@ -72,7 +74,7 @@ class Source:
 
 def find_photographs(path: Path) -> dict[str, Path]:
     """The photographs that a path names, by their path below it without suffix; see `photographs.find_images`."""
-    return files_by_name(path if path.is_dir() else path.parent, find_images(path))
+    return files_by_name(path if path.is_dir() else path.parent, find_images([path]).images)
 
 
 def load_density(options: MapOptions) -> LogDensity | None:

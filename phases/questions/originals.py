@@ -5,11 +5,12 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ...attention.crops import Crop
-from ...data import IMAGE_FORMATS, Unreadable, read_header, why_unreadable
+from ...image_files import Unreadable, open_image, read_header, why_unreadable
 from .maps import Mapped, check_size
 
 # Formats that crops are written in, by that of the photograph. Others become PNG.
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 QUALITY = 95
 
 
@@ -19,11 +20,11 @@ def open_original(item: Mapped) -> Image.Image:
     Raises:
         Unreadable, UserError: it is damaged, or its map has another size.
     """
-    read_header(item.file)
+    header = read_header(item.file)
     try:
-        with Image.open(item.file, formats=IMAGE_FORMATS) as file:
+        with open_image(item.file) as file:
             original = ImageOps.exif_transpose(file)
-            original.format = file.format
+        original.format = header.format
     except (OSError, ValueError, SyntaxError) as error:
         raise Unreadable(why_unreadable(item.file, error)) from error
     check_size(item, original)
@@ -48,8 +49,10 @@ def save_crop(original: Image.Image, box: Crop, folder: Path, name: str, side: i
             picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
         width, height = (max(1, round(length * side / max(picture.size))) for length in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    suffix = SUFFIXES.get(original.format or "", ".png")
+    suffix, profile = SUFFIXES.get(original.format or "", ".png"), original.info.get("icc_profile")
+    if suffix == ".png" and picture.mode not in PNG_MODES:
+        picture, profile = picture.convert("RGB"), None  # The profile describes the former channels.
     path = folder / f"{name}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, icc_profile=original.info.get("icc_profile"), quality=QUALITY)  # PNG has no quality.
+    picture.save(path, icc_profile=profile, quality=QUALITY)  # PNG has no quality.
     return path.relative_to(folder).as_posix()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ... import installation
 from ...config import PARAMS
 from .. import download, evaluate, submit, train
 from .ledger import Outcome
@@ -77,7 +78,7 @@ def command_of(outcome: Outcome, options: Options) -> str:
 
 def command(phase: str, options: Any) -> str:
     """The command that runs a phase with these options, whose names are those of the flags."""
-    words = ["python", "main.py", phase]
+    words = [*installation.command().split(), phase]
     for field in dataclasses.fields(options):
         value, flag = getattr(options, field.name), SHORT.get(field.name) or f"--{field.name.replace('_', '-')}"
         if field.name == "params":

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config import VERSION
+from ...installation import IN_CLONE, PACKAGE
 from ...utils import cores, versions
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -52,7 +51,7 @@ def peak_memory() -> float | None:
 def machine() -> dict[str, str]:
     """The program and the machine, for people."""
     return {
-        "MSI-Net": f"{VERSION}, git commit {commit()}",
+        "MSI-Net": f"{VERSION}, git commit {commit()}" if IN_CLONE else VERSION,
         **versions(),
         "system": platform.platform(),
         "processor": f"{processor()}, {cores()} cores used",
@@ -81,7 +80,7 @@ def commit() -> str:
     try:
         revision, changes = (
             subprocess.run(
-                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True, timeout=10
+                ["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )

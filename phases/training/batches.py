@@ -11,8 +11,19 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from ...data import Group, Sample, fitted_size, image_size
-from ...images import IMAGE_PADDING, MAP_PADDING, decode_image, pad, resize_to_fit
+from ...data import Group, Sample, fitted_size
+from ...image_files import MAP_FORMATS, STORED, image_size
+from ...images import (
+    IMAGE_PADDING,
+    MAP_PADDING,
+    decode_image,
+    decode_map,
+    decodes_alone,
+    pad,
+    read_map,
+    read_stimulus,
+    resize_to_fit,
+)
 from ...utils import check_space
 
 # --- Plans: which images are in each batch ----------------------------------------------------------------------------
@@ -45,7 +56,7 @@ def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group
     by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
     for part, group in enumerate(groups):
         for sample in group.samples:
-            size = fitted_size(image_size(sample.stimulus), pixels)
+            size = fitted_size(image_size(sample.stimulus, orientation=sample.orientation), pixels)
             by_size.setdefault(size, ([], []))[part].append(sample)
     return [(Group(train, size), Group(valid, size)) for size, (train, valid) in sorted(by_size.items())]
 
@@ -110,6 +121,8 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 Loader = Callable[[Sequence[Batch]], tf.data.Dataset]
 
+TENSORFLOW = "tensorflow"
+
 
 def load_batches(plan: Sequence[Batch], augmentation: dict | None = None) -> tf.data.Dataset:
     """Read, decode, augment, resize and pad the batches of a plan, in parallel and prefetched.
@@ -127,25 +140,49 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None) -> tf.
             # As bytes, because a file name need not be valid text.
             stimuli = [os.fsencode(sample.stimulus) for sample in batch.samples]
             saliency = [os.fsencode(sample.saliency) for sample in batch.samples]
-            yield stimuli, saliency, batch.size, batch.seed, batch.first
+            yield stimuli, saliency, [readers(sample) for sample in batch.samples], batch.size, batch.seed, batch.first
 
-    def load(stimuli, saliency, size, seed, first):
+    @functools.cache
+    def readers(sample: Sample) -> tuple[str, str]:
+        """How to read its two files: by TensorFlow alone, which is fast, or by a function in Python."""
+        stimulus = TENSORFLOW if decodes_alone(sample.stimulus, sample.orientation) else sample.orientation
+        return stimulus, TENSORFLOW if decodes_alone(sample.saliency, STORED, MAP_FORMATS) else STORED
+
+    def load(stimuli, saliency, readers, size, seed, first):
         def load_one(row):
-            stimulus, saliency, index = row
-            image = decode_image(tf.io.read_file(stimulus), 3)
-            truth = decode_image(tf.io.read_file(saliency), 1)
+            stimulus, saliency, reader, index = row
+            image = _read(stimulus, reader[0], lambda x: decode_image(x, 3), _stimulus_in_python, tf.uint8)
+            truth = _read(saliency, reader[1], decode_map, _map_in_python, tf.float32)
             image, truth = augment(image, truth, tf.stack([seed, index]), size=size, **(augmentation or {}))
             return pad(image, size, IMAGE_PADDING), pad(truth, size, MAP_PADDING)
 
         images, truths = tf.map_fn(
             load_one,
-            (stimuli, saliency, first + tf.range(tf.size(stimuli))),
+            (stimuli, saliency, readers, first + tf.range(tf.size(stimuli))),
             fn_output_signature=(tf.float32, tf.float32),
         )
         return tf.ensure_shape(images, (None, None, None, 3)), tf.ensure_shape(truths, (None, None, None, 1))
 
     files, size, number = tf.TensorSpec((None,), tf.string), tf.TensorSpec((2,), tf.int32), tf.TensorSpec((), tf.int32)
-    return _mapped(rows, (files, files, size, number, number), load, len(plan))
+    return _mapped(rows, (files, files, tf.TensorSpec((None, 2), tf.string), size, number, number), load, len(plan))
+
+
+def _read(path, reader, decode: Callable, in_python: Callable, dtype):
+    """An image of a file, by TensorFlow alone or by a function in Python; (H, W, 1 or 3)."""
+    image = tf.cond(
+        reader == TENSORFLOW,
+        lambda: decode(tf.io.read_file(path)),
+        lambda: tf.numpy_function(in_python, [path, reader], dtype, stateful=False),
+    )
+    return tf.ensure_shape(image, (None, None, 3 if dtype == tf.uint8 else 1))
+
+
+def _stimulus_in_python(path: bytes, orientation: bytes) -> np.ndarray:
+    return read_stimulus(Path(os.fsdecode(path)), orientation.decode()).numpy()
+
+
+def _map_in_python(path: bytes, _: bytes) -> np.ndarray:
+    return read_map(Path(os.fsdecode(path)))[..., None]
 
 
 def load_cached(plan: Sequence[Batch], files: Mapping[tuple[Sample, tuple[int, int]], Path]) -> tf.data.Dataset:
@@ -242,7 +279,7 @@ def augment(image, truth, seed, *, size=None, mirror: bool = False, color: float
 
     Args:
         image: (H, W, 3) uint8.
-        truth: its saliency map, (H, W, 1) uint8.
+        truth: its saliency map, (H, W, 1) uint8 or float32.
         seed: (2,) integers that determine everything.
         size: height and width that image and map are then resized to fit into; integers, a tensor, or None to keep
             their size.

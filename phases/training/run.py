@@ -82,7 +82,7 @@ class Run:
         Raises:
             UserError: no loss is a number.
         """
-        losses = [row["val_loss"] for row in self.history if np.isfinite(row["val_loss"])]
+        losses = [row["val_loss"] for row in self.history if np.isfinite(row["val_loss"]) and row["val_loss"] != 0]
         if not losses:
             raise UserError(
                 f"No epoch of this run has a validation loss that is a number, so there is no best checkpoint. Start "
@@ -130,7 +130,7 @@ class Run:
         A run that is killed at any moment resumes from the latest checkpoint, and writes the other files again.
 
         Raises:
-            UserError: the validation loss or a weight is not a number. Nothing is written in this case.
+            UserError: the validation loss is 0, or it or a weight is not a number. Nothing is written in this case.
         """
         self._check_numbers(model, row)
         self.history.append(row)
@@ -169,6 +169,12 @@ class Run:
     def _check_numbers(self, model: keras.Model, row: dict) -> None:
         wrong = [key for key in ("loss", "val_loss") if not np.isfinite(row[key])]
         wrong += [v.path for v in (*model.variables, *model.optimizer.variables) if not np.isfinite(v).all()]
+        if row["val_loss"] == 0:
+            raise UserError(
+                f"At the end of epoch {row['epoch']}, the validation loss is exactly 0, which no prediction reaches: "
+                f"the saliency maps of the validation images are black. Make them again, and repeat the command; "
+                f"{self.last_good()}."
+            )
         if wrong:
             raise UserError(
                 f"At the end of epoch {row['epoch']}, {name_some(wrong)} {'is' if len(wrong) == 1 else 'are'} "

@@ -1,0 +1,81 @@
+"""Files of folders: which there are, and their names."""
+
+import os
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .utils import UserError
+
+# Folders that other programs make next to photographs: thumbnails, metadata and deleted files.
+NOT_OF_USERS = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found")
+
+
+def is_skipped(name: str) -> bool:
+    """Whether listings skip a file or folder of this name: it is hidden, or another program made it."""
+    return name.startswith(".") or name.lower() in NOT_OF_USERS
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...] = ("",), without: Sequence[Path] = ()) -> list[Path]:
+    """Every file below a folder, sorted by path, except those of `is_skipped`.
+
+    Linked folders are listed once, even if links form a cycle. Files that are not regular, such as pipes, are listed
+    too, so the reader can report them.
+
+    Args:
+        folder: a missing folder has no files.
+        suffixes: lower-case suffixes to include; all by default.
+        without: folders to leave out.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
+        )
+
+    found = []
+    seen = {_identity(path) for path in without if path.is_dir()}
+    pending = deque([os.fspath(folder)])
+    while pending:  # Links come last, so that files are listed by their own path if they have one.
+        for path, folders, files in os.walk(pending.popleft(), onerror=refuse if folder.is_dir() else None):
+            if (identity := _identity(path)) in seen:
+                folders.clear()
+                continue
+            seen.add(identity)
+            folders[:] = [name for name in folders if not is_skipped(name)]
+            pending += [os.fspath(linked) for name in sorted(folders) if (linked := Path(path, name)).is_symlink()]
+            found += [Path(path, name) for name in files if not is_skipped(name) and name.lower().endswith(suffixes)]
+    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """What is equal for two paths of one folder."""
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
+
+
+def count_suffixes(files: Iterable[Path]) -> str:
+    """ "3 .txt, 1 .cr2": how many files there are of each suffix, the most frequent first."""
+    counts = Counter(file.suffix.lower() or "without suffix" for file in files)
+    return ", ".join(f"{number} {suffix}" for suffix, number in counts.most_common())
+
+
+def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """Files below a folder by name, the relative path without suffix, in the given order.
+
+    Names are in Unicode's form NFC, because macOS writes an accent as a separate character.
+
+    Raises:
+        UserError: two files share a name.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        name = unicodedata.normalize("NFC", file.relative_to(folder).with_suffix("").as_posix())
+        if name in named:
+            raise UserError(f"Two files for one image: {named[name]} and {file}. Keep one of them.")
+        named[name] = file
+    return named
