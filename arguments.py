@@ -40,6 +40,8 @@ port_number = number(int, 0, 2**16 - 1)
 pixel_count = number(int, 1, MAX_PIXELS)
 blur_width = number(float, 0.01, 1000)
 fraction = number(float, 0, BELOW_1)
+frame_rate = number(float, 0.001, 1000)
+seconds = number(float, 0, 3600)
 
 
 def existing_name(text: str) -> Path:
@@ -121,6 +123,19 @@ def add_input_size(phase: argparse.ArgumentParser, auto: bool = False) -> None:
     choice = "; auto chooses, among sizes with as many pixels, the best one for each photograph's shape"
     text = f"height and width of the network's input{choice if auto else ''}"
     phase.add_argument("--input-size", action=InputSize, const=auto, nargs="+", metavar="SIDE", help=text)
+
+
+def add_frames(phase) -> None:
+    """The flags that say which frames of clips are predicted, and how."""
+    group = phase.add_argument_group("clips (docs/video.md)")
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument("--every", type=counting, default=1, metavar="N", help="predict one of N frames (default: 1)")
+    choice.add_argument("--fps", type=frame_rate, metavar="RATE", help="predict at most so many frames per second")
+    text = (
+        "average maps over time, with weights that fall to 1/e after so many seconds; restarts at cuts (default: 0, "
+        "each frame by itself)"
+    )
+    group.add_argument("--smooth", type=seconds, default=0, metavar="SECONDS", help=text)
 
 
 def add_mirrored(phase: argparse.ArgumentParser) -> None:

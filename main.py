@@ -27,6 +27,7 @@ from .arguments import (
     add_areas,
     add_data,
     add_dataset_path,
+    add_frames,
     add_input_size,
     add_maps,
     add_mirrored,
@@ -182,8 +183,8 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         nargs="*",
         type=path_or_address,
         metavar="PATH",
-        help="photographs, folders of photographs, or patterns such as 'photos/*.jpg' (default: the sample photograph "
-        "of Matplotlib)",
+        help="photographs, clips, folders of them, or patterns such as 'photos/*.jpg'; or a camera such as "
+        "/dev/video0, or the address of a stream (default: the sample photograph of Matplotlib)",
     )
     phase.add_argument(
         "-p",
@@ -195,9 +196,12 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         help="the same; it may be repeated",
     )
     phase.add_argument(
-        "--format", choices=("jpeg", "png", "npy"), default="jpeg", help="file format of the maps (default: jpeg)"
+        "--format",
+        choices=("jpeg", "png", "npy"),
+        default="jpeg",
+        help="file format of the maps; those of clips become videos, or with npy one .npz file (default: jpeg)",
     )
-    phase.add_argument("--overlay", action="store_true", help="also write the photographs blended with their maps")
+    phase.add_argument("--overlay", action="store_true", help="also write the originals blended with their maps")
     add_input_size(phase, auto=True)
     add_mirrored(phase)
     phase.add_argument(
@@ -207,6 +211,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         help=f"reject photographs with more pixels, which would take too much memory (default: {MAX_PIXELS})",
     )
     add_params(phase, "test")
+    add_frames(phase)
     group = phase.add_argument_group("many photographs, on many machines (docs/cluster.md)")
     group.add_argument(
         "--cluster",
@@ -278,6 +283,7 @@ def add_regions(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--spots", type=counting, default=5, metavar="N", help=text)
     add_maps(phase)
     add_params(phase, "regions")
+    add_frames(phase)
 
 
 def add_compare(phase: argparse.ArgumentParser) -> None:
@@ -304,6 +310,8 @@ def add_crop(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--size", type=counting, metavar="PIXELS", help=text)
     text = "the smallest crop's sides, as a share of those of the largest that fits (default: 1)"
     phase.add_argument("--min-scale", type=number(float, 0.01, 1), default=1.0, metavar="SHARE", help=text)
+    text = "how far the crop of a clip moves in a second at most, as a share of its longer side (default: 0.2)"
+    phase.add_argument("--speed", type=number(float, 0, 100), default=0.2, metavar="SHARE", help=text)
     text = "an area that is never cut: a name in --areas, or name:x,y,width,height; repeat the flag for more areas"
     phase.add_argument("--keep", action="append", default=[], metavar="AREA", help=text)
     phase.add_argument("--areas", type=existing_name, metavar="PATH", help=f"for --keep: {AREA_FILES}")

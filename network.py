@@ -37,6 +37,7 @@ from .model import (
 )
 from .precision import check_precision, half_convolutions
 from .utils import UserError, cores, in_batches, onednn_enabled, parallel_map
+from .videos import maps
 
 # An array, a Pillow image, or the path of an image file.
 Photograph = np.ndarray | Image.Image | Path | str
@@ -188,6 +189,8 @@ class Network:
             UserError: an argument is wrong, or a photograph cannot be read; the message names it.
         """
         return _to_maps(self.predictions(photographs, batch_size))
+
+    predict_video = maps.predict_video
 
     def predictions(self, photographs: Iterable[Photograph], batch_size: int = 1) -> Iterator[Prediction]:
         """Like `predict_many`, but continues after a photograph that cannot be read.

@@ -15,6 +15,7 @@ from .data import is_named_like, list_images
 from .image_files import IMAGE_SUFFIXES
 from .listing import count_suffixes, list_files
 from .utils import UserError, count
+from .videos.reading import CLIP_SUFFIXES, is_live
 
 NAME_TOO_LONG = "its name is too long for a map with the same name"
 
@@ -37,6 +38,9 @@ class Options:
     workers: int | None = None
     shards: bool = False
     restart: bool = False
+    every: int = 1
+    fps: float | None = None
+    smooth: float = 0
 
     @property
     def paths(self) -> list[Path | str]:
@@ -63,15 +67,20 @@ class Options:
         if self.cluster and self.params["gpus"]:
             raise UserError("--gpus works only without --cluster: each worker of a cluster has one GPU, if any.")
         if self.cluster:
+            live = [path for path in self.paths if is_live(path) and not str(path).startswith("http")]
+            moving = [path for path in self.paths if str(path).lower().endswith(CLIP_SUFFIXES)]
+            if live or moving or self.every != 1 or self.fps or self.smooth:
+                raise UserError("Clips are not predicted on a cluster: repeat the command without --cluster.")
             return
         if flags := [f"--{name}" for name in ("workers", "shards", "restart") if getattr(self, name)]:
             raise UserError(f"{' and '.join(flags)}: only with --cluster.")
-        if "://" in f"{self.paths} {self.params['results']}":
+        files = [path for path in self.paths if not is_live(path)]
+        if "://" in f"{files} {self.params['results']}":
             raise UserError("Addresses of object stores work with --cluster only; see docs/cluster.md.")
 
 
 class Photograph(NamedTuple):
-    """A photograph to predict: its path or address, and the names of its map and overlay relative to the results."""
+    """A photograph or clip to predict: its path or address, and the names of its map and overlay in the results."""
 
     path: str
     map: str
@@ -106,18 +115,21 @@ class Found(NamedTuple):
         return f"{'; '.join(notes).capitalize()}." if notes else ""
 
 
-def find_images(paths: Sequence[Path | str], results: Path | None = None) -> Found:
+def find_images(
+    paths: Sequence[Path | str], results: Path | None = None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> Found:
     """The image files that paths name: themselves, those that match a pattern, and all below folders.
 
     Args:
         paths: photographs, folders, and patterns such as "photos/*.jpg". An image that several of them name is found
             once.
         results: the folder of results, whose maps and overlays are no photographs.
+        suffixes: of the files to find.
 
     Raises:
         UserError: there is none, or a folder cannot be read.
     """
-    named = [path for given in paths for path in _expanded(Path(given))]
+    named = [path for given in paths for path in _expanded(Path(given), suffixes)]
     images: dict[Path, Path] = {}
     skipped: list[Path] = []
     left_out = 0
@@ -129,14 +141,12 @@ def find_images(paths: Sequence[Path | str], results: Path | None = None) -> Fou
         files, own = _files_below(path, results)
         left_out += own
         for file in files:
-            if is_named_like(file, IMAGE_SUFFIXES):
+            if is_named_like(file, suffixes):
                 images.setdefault(file, above / file.relative_to(path))
             else:
                 skipped.append(file)
     if not images:
-        raise UserError(
-            f"No image below {', '.join(map(str, paths))}: expected files ending in {', '.join(IMAGE_SUFFIXES)}."
-        )
+        raise UserError(f"No image below {', '.join(map(str, paths))}: expected files ending in {', '.join(suffixes)}.")
     return Found(_unique(images) if len(named) > 1 else images, count_suffixes(skipped), left_out)
 
 
@@ -153,7 +163,7 @@ def _unique(images: Mapping[Path, Path]) -> dict[Path, Path]:
     return {image: relative for relative, image in taken.items()}
 
 
-def _expanded(path: Path) -> list[Path]:
+def _expanded(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """A path that exists, or the paths that match it as a pattern."""
     if path.exists():
         if not path.is_dir() and not path.is_file():
@@ -161,7 +171,7 @@ def _expanded(path: Path) -> list[Path]:
         return [path]
     if glob.has_magic(os.fspath(path)):
         found = [Path(name) for name in sorted(glob.glob(os.fspath(path), recursive=True))]  # noqa: PTH207
-        if matching := [file for file in found if file.is_dir() or is_named_like(file, IMAGE_SUFFIXES)]:
+        if matching := [file for file in found if file.is_dir() or is_named_like(file, suffixes)]:
             return matching
         raise UserError(f"No image matches the pattern {path}. Name a photograph or a folder of photographs with -p.")
     raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
@@ -181,7 +191,7 @@ def _files_below(folder: Path, results: Path | None) -> tuple[list[Path], int]:
 
 def check_not_replaced(photographs: Sequence["Photograph"], results: Path) -> None:
     """Raise if the map of a photograph would replace a photograph."""
-    if not any((results / folder).is_dir() for folder in ("images", "overlays")):
+    if not any((results / folder).is_dir() for folder in ("images", "overlays", "videos")):
         return
     inputs = {os.path.realpath(photograph.path) for photograph in photographs}
     folder = os.path.realpath(results)

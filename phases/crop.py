@@ -10,7 +10,9 @@ from ..attention.crops import crop
 from ..attention.density import MEANING, LogDensity
 from ..photographs import sample_photograph
 from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from ..videos.reading import is_clip
 from .questions.area_files import choose_areas
+from .questions.clips import crop_clip
 from .questions.maps import (
     MapOptions,
     Mapped,
@@ -39,6 +41,7 @@ class Options(MapOptions):
         min_scale: see `attention.crops.crop`.
         keep: areas that are never cut: names in `areas`, or areas as in `area_files.parse_area`.
         areas: see `area_files.read_areas`.
+        speed: how far the crop of a clip moves in a second at most, as a share of the clip's longer side.
     """
 
     path: Path | None = None
@@ -48,6 +51,7 @@ class Options(MapOptions):
     min_scale: float = 1.0
     keep: Sequence[str] = ()
     areas: Path | None = None
+    speed: float = 0.2
 
 
 def run(options: Options) -> int:
@@ -56,12 +60,17 @@ def run(options: Options) -> int:
     for ratio in ratios:
         parse_ratio(ratio)
     path = options.path or sample_photograph()
-    photographs = find_photographs(path)
+    moving = is_clip(path)
+    if moving and (options.maps or options.keep or options.areas or options.size or options.min_scale != 1):
+        raise UserError(f"{path} is a clip: --maps, --keep, --areas, --size and --min-scale are for photographs only.")
+    photographs = {} if moving else find_photographs(path)
     kept = choose_kept(options, photographs)
     target = options.results / "crops"
     check_replaceable(target, RECORD)
     check_writable(options.results)
     density = load_density(options)
+    if moving:
+        return crop_clip(path, ratios, options.speed, density, options, target / RECORD)
     source = existing_maps(options.maps, photographs, options) if options.maps else network_maps(options)
     with whole_folder(target) as folder:
         answer = partial(_crop, ratios=ratios, kept=kept, options=options, density=density, folder=folder)

@@ -11,9 +11,11 @@ from ..attention.density import MEANING, LogDensity
 from ..attention.hot_spots import Gathering, hot_spots
 from ..attention.regions import Region, measure, totals
 from ..photographs import sample_photograph
-from ..utils import check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from ..videos.reading import is_clip
 from .questions import outlines
 from .questions.area_files import choose_areas
+from .questions.clips import regions_of_clip
 from .questions.maps import (
     MapOptions,
     Mapped,
@@ -37,11 +39,12 @@ class Options(MapOptions):
     """What to measure.
 
     Attributes:
-        path: a photograph or a folder of photographs; None for the sample photograph of Matplotlib.
+        path: a photograph, a folder of photographs, or a clip; None for the sample photograph of Matplotlib.
         maps: a file or folder of existing maps; None to predict them.
         areas: see `area_files.read_areas`.
         area: areas that every photograph has, see `area_files.parse_area`.
         spots: most hot spots of a photograph, where no areas are given.
+        every, fps, smooth: of a clip, see `videos.maps`.
     """
 
     path: Path | None = None
@@ -49,17 +52,25 @@ class Options(MapOptions):
     areas: Path | None = None
     area: tuple[str, ...] = ()
     spots: int = 5
+    every: int = 1
+    fps: float | None = None
+    smooth: float = 0
 
 
 def run(options: Options) -> int:
     """Measure areas or find hot spots, and write `results/regions/`; returns 1 if a photograph failed, else 0."""
     path = options.path or sample_photograph()
-    photographs = find_photographs(path)
+    moving = is_clip(path)
+    photographs = {path.stem: path} if moving else find_photographs(path)
     areas = choose_areas(options.areas, options.area, photographs)
+    if moving and (options.maps or not areas):
+        raise UserError(f"{path} is a clip: name areas with --area or --areas, and leave out --maps.")
     target = options.results / "regions"
     check_replaceable(target, RECORD)
     check_writable(options.results)
     density = load_density(options)
+    if moving:
+        return regions_of_clip(path, areas[path.stem], density, options, target / RECORD)
     chosen = {name: file for name, file in photographs.items() if name in areas} if areas else photographs
     source = existing_maps(options.maps, chosen, options) if options.maps else network_maps(options)
     answer = partial(_measure_areas, areas=areas) if areas else partial(_find_spots, count=options.spots)

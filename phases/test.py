@@ -10,20 +10,20 @@ from ..photographs import (
     Options,
     Photograph,
     check_not_replaced,
-    find_images,
     map_pixels,
     name_all,
     sample_photograph,
     write_maps,
 )
 from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
+from .clips import find_sources, name_clips, predict_clips, without_password
 
 
 def run(options: Options) -> int:
     """Choose the weights, predict, and print the outcome; the run's record goes to `results/test.json`.
 
     Returns:
-        The exit status: 1 if an image failed, else 0.
+        The exit status: 1 if an image or a clip failed, else 0.
     """
     options.check()
     if options.cluster:
@@ -32,9 +32,9 @@ def run(options: Options) -> int:
         return cluster.run(options)
     params, results = options.params, Path(options.params["results"])
     paths = options.paths or [sample_photograph()]
-    found = find_images(paths, results)  # Before the weights, which may be a long download.
-    photographs = name_all(found.images, options.suffix)
-    check_not_replaced(photographs, results)
+    found, moving = find_sources(paths, results)  # Before the weights, which may be a long download.
+    photographs, clips = name_all(found.images, options.suffix), name_clips(moving, options.suffix)
+    check_not_replaced([*photographs, *clips], results)
     with quiet_stderr():
         from ..network import load
     network = load(
@@ -53,21 +53,23 @@ def run(options: Options) -> int:
     written, failures = test(network, photographs, options)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    print(f"{count(written, 'map')} written to {results / 'images'}.")
+    if photographs:
+        print(f"{count(written, 'map')} written to {results / 'images'}.")
     if failures:
         print(f"{count(len(failures), 'image')} failed.")
     if summary := found.summary():
         print(summary)
     record = {
-        "path": str(paths[0]) if len(paths) == 1 else [str(path) for path in paths],
+        "path": without_password(paths[0]) if len(paths) == 1 else [without_password(path) for path in paths],
         "data": options.data,
         **network.record(),
         "written": written,
         "failures": failures,
         "skipped": found.skipped,
     }
-    write_record(results / "test.json", record)
-    return 1 if failures else 0
+    videos = predict_clips(network, clips, options)
+    write_record(results / "test.json", record | videos)
+    return 1 if failures or videos.get("failed_clips") else 0
 
 
 def test(network, photographs: Sequence[Photograph], options: Options) -> tuple[int, list[str]]:

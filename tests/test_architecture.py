@@ -28,11 +28,12 @@ MAY_IMPORT = {
     "checkpoint": "weight_files bundled download model utils config installation",
     "scoring": "scoring images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
-    "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks geometry",
-    "photographs": "images data utils config image_files listing",
+    "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks geometry "
+    "videos",
+    "photographs": "images data utils config image_files listing videos.reading",
     "phases": "phases.custom phases.evaluation phases.formats phases.questions phases.training phases.distributed "
     "photographs network attention scoring checkpoint images data precision model loss acquisition.datasets utils "
-    "config installation image_files listing",
+    "config installation image_files listing phases.clips videos",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so that a user can repeat each row of its page with a command.
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
     "phases.distributed": "phases.distributed photographs network images data model utils config installation "
     "image_files",
-    "phases.questions": "phases.questions attention photographs network scoring images data utils",
+    "phases.questions": "phases.questions attention photographs network scoring images data utils videos",
     "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry "
     "phases.curves",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation "
@@ -53,6 +54,7 @@ MAY_IMPORT = {
     "image_files": "utils config",
     "checks": "utils config",
     "phases.curves": "utils",
+    "videos": "videos image_files utils config",
     "main": "phases arguments terminal acquisition.datasets utils config installation",
 }
 

@@ -6,16 +6,14 @@ import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..image_files import Unreadable
 from ..utils import UserError, parallel_map
-from .reading import Frame
-
-if TYPE_CHECKING:
-    from ..network import Network
+from .reading import Frame, open_clip
 
 # Frames that are decoded before the network needs them.
 AHEAD = 8
@@ -25,16 +23,47 @@ AHEAD = 8
 THUMBNAIL, DIFFERENT_LEVELS, DIFFERENT_COLORS = (32, 18), 8, 0.2
 
 
+def predict_video(
+    network, source: str | Path, *, every: int = 1, fps: float | None = None, smooth: float = 0, batch_size: int = 1
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The saliency map of every frame of a clip, or of some, in order and in constant memory.
+
+    It is a method of `network.Network`, too.
+
+    Args:
+        network: a `network.Network`.
+        source: a file, or the address of a camera ("/dev/video0") or stream ("rtsp://...").
+        every, fps: see `sample`; by default, all frames are predicted.
+        smooth, batch_size: see `predict`.
+
+    Yields:
+        The time of each frame, in seconds from the start, and its map, float32 (H, W), 0 to 1.
+
+    Raises:
+        UserError: it is not a clip; or, after the last frame that can be read, it is damaged.
+    """
+    try:
+        with open_clip(source, network.max_pixels) as clip:
+            frames = sample(clip.frames, every, fps)
+            with contextlib.closing(predict(frames, network, batch_size=batch_size, smooth=smooth)) as rows:
+                for frame, saliency in rows:
+                    yield float(frame.time), saliency / np.float32(255)
+            if clip.error:
+                raise Unreadable(clip.error)
+    except Unreadable as error:
+        raise UserError(f"{source}: {error}.") from error
+
+
 def predict(
-    frames: Iterable[Frame], network: "Network", *, batch_size: int = 1, smooth: float = 0
-) -> Iterator[tuple[Frame, np.ndarray]]:
+    frames: Iterable[Frame], network, *, batch_size: int = 1, smooth: float = 0
+) -> Generator[tuple[Frame, np.ndarray], None, None]:
     """Predict frames, in order and in constant memory; they are decoded in a thread of their own.
 
     The network sees each frame by itself, and knows nothing of motion.
 
     Args:
         frames: of a clip, or some of them; see `sample`.
-        network: what predicts.
+        network: a `network.Network`.
         batch_size: frames that go through the network together.
         smooth: see `smooth_maps`; 0 for maps as they are.
 
@@ -43,27 +72,26 @@ def predict(
     """
     waiting: deque[Frame] = deque()
 
-    def pixels() -> Iterator[np.ndarray]:
-        with contextlib.closing(_ahead(frames)) as decoded:
-            for frame in decoded:
-                waiting.append(frame)
-                yield frame.pixels
+    def pixels(decoded: Iterator[Frame | None]) -> Iterator[np.ndarray]:
+        for frame in iter(decoded.__next__, None):
+            waiting.append(frame)
+            yield frame.pixels
 
-    def maps() -> Iterator[tuple[Frame, np.ndarray]]:
-        for prediction in network.predictions(pixels(), batch_size):
-            frame = waiting.popleft()
-            if prediction.saliency is None:
-                raise UserError(f"The frame at {float(frame.time):.2f} s: {prediction.error}.")
-            yield frame, prediction.saliency
+    def maps() -> Generator[tuple[Frame, np.ndarray], None, None]:
+        with contextlib.closing(_ahead(frames)) as decoded:
+            for prediction in network.predictions(pixels(decoded), batch_size):
+                frame = waiting.popleft()
+                if prediction.saliency is None:
+                    raise UserError(f"The frame at {float(frame.time):.2f} s: {prediction.error}.")
+                yield frame, prediction.saliency
 
     return smooth_maps(maps(), smooth) if smooth else maps()
 
 
-def _ahead(frames: Iterable[Frame]) -> Generator[Frame, None, None]:
-    """The same frames, decoded in another thread."""
+def _ahead(frames: Iterable[Frame]) -> Generator[Frame | None, None, None]:
+    """The same frames, decoded in another thread; then None, again and again."""
     source = iter(frames)
-    decoded = parallel_map(lambda _: next(source, None), itertools.count(), workers=1, ahead=AHEAD)
-    yield from iter(decoded.__next__, None)
+    yield from parallel_map(lambda _: next(source, None), itertools.count(), workers=1, ahead=AHEAD)
 
 
 def sample(frames: Iterable[Frame], every: int = 1, fps: float | None = None) -> Iterator[Frame]:
@@ -82,7 +110,9 @@ def sample(frames: Iterable[Frame], every: int = 1, fps: float | None = None) ->
         last = period
 
 
-def smooth_maps(rows: Iterable[tuple[Frame, np.ndarray]], seconds: float) -> Iterator[tuple[Frame, np.ndarray]]:
+def smooth_maps(
+    rows: Iterable[tuple[Frame, np.ndarray]], seconds: float
+) -> Generator[tuple[Frame, np.ndarray], None, None]:
     """Smooth maps over time by an exponential moving average, which starts anew at each cut.
 
     The maps are averaged as the network normalized them, and the mean is normalized again. Averages of the scores
@@ -97,15 +127,16 @@ def smooth_maps(rows: Iterable[tuple[Frame, np.ndarray]], seconds: float) -> Ite
     """
     last = None  # the frame before: its time, thumbnail and mean
     for frame, saliency in rows:
-        thumbnail, mean = _thumbnail(frame.pixels), saliency
-        if last is not None and not is_cut(last[1], thumbnail):
+        small, mean = thumbnail(frame.pixels), saliency
+        if last is not None and not is_cut(last[1], small):
             mean = last[2] + (saliency - last[2]) * np.float32(1 - math.exp(-(frame.time - last[0]) / seconds))
-        last = frame.time, thumbnail, mean
+        last = frame.time, small, mean
         shifted = mean - mean.min()
         yield frame, shifted * np.float32(255 / max(shifted.max(), 1e-7))
 
 
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """A small picture of a frame, uint8 (H, W, 3), for `is_cut`."""
     return np.asarray(Image.fromarray(pixels).resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
 
 

@@ -1,6 +1,7 @@
 """Reading clips: frames in order, upright, as RGB, with the times at which they are shown."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,6 +18,9 @@ from ..utils import UserError
 
 CLIP_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 ANIMATION_SUFFIXES = (".apng", ".gif", ".png", ".webp")  # They may also hold a single photograph.
+
+# Schemes of addresses that FFmpeg reads as streams; others are those of object stores.
+STREAMS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 
 # Browsers show frames of an animation without a duration for this long.
 DEFAULT_DURATION = Fraction(1, 10)
@@ -96,7 +100,7 @@ def pyav() -> ModuleType:
 
 def is_live(source: str | Path) -> bool:
     """Whether a source is a camera or a stream, not a file."""
-    return "://" in str(source) or str(source).startswith("/dev/video")
+    return str(source).partition("://")[0] in STREAMS or str(source).startswith("/dev/video")
 
 
 def is_clip(path: Path) -> bool:
@@ -107,10 +111,14 @@ def is_clip(path: Path) -> bool:
 
 def is_animation(path: Path) -> bool:
     """Whether a file is a GIF, WebP or PNG with several frames."""
+    if not path.is_file():  # Pipes and devices may never end.
+        return False
     try:
-        with Image.open(path, formats=("GIF", "PNG", "WEBP")) as image:
-            return getattr(image, "is_animated", False)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("GIF", "PNG", "WEBP")) as image:
+                return getattr(image, "is_animated", False)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError):
         return False
 
 

@@ -1,18 +1,22 @@
-"""Writing videos: H.264 in MP4, with exact times and the original sound."""
+"""Writing videos: H.264 in MP4, with exact times and the original sound; and maps as arrays."""
 
 import contextlib
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ..utils import whole_file
 from .reading import BT709, LIMITED_RANGE, Clip, pyav
 
-# Gray levels of maps stay within 2 of the original. Without B-frames, durations are exact.
-ENCODER = {"preset": "veryfast", "crf": "8", "bf": "0"}
+# Gray levels of maps stay within 2 of the original. Without B-frames, durations are exact, also that of the last frame
+# with the flag.
+ENCODER = {"preset": "veryfast", "crf": "8", "bf": "0", "flags": "+frame_duration"}
 
 
 @contextlib.contextmanager
@@ -134,3 +138,47 @@ class Writer:
         context.colorspace = context.color_primaries = context.color_trc = BT709  # one number for all three
         if self._clip.pixel_aspect != 1:
             context.sample_aspect_ratio = self._clip.pixel_aspect
+
+
+# --- Arrays -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def write_archive(path: Path) -> Iterator["Archive"]:
+    """Write maps and their times as one `.npz` file, in constant memory; a complete file or none.
+
+    Yields:
+        An archive to add maps to, at least one. The file has `times`, float64 (N,), in seconds, and `maps`, float16
+        (N, H, W), 0 to 1.
+    """
+    with whole_file(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as values:
+        archive = Archive(values)
+        yield archive
+        archive.finish(temporary)
+
+
+class Archive:
+    """Maps that are being written; `write_archive` makes one. They wait in a file without a name for their number."""
+
+    def __init__(self, values: IO[bytes]):
+        self._values = values
+        self._times: list[float] = []
+        self._shape: tuple[int, ...] = ()
+
+    def add(self, saliency: np.ndarray, time: Fraction) -> None:
+        """Add a saliency map, float32 (H, W), 0 to 255; all have the same size."""
+        self._shape = saliency.shape
+        self._times.append(float(time))
+        self._values.write((saliency / np.float32(255)).astype(np.float16).tobytes())
+
+    def finish(self, path: Path) -> None:
+        """Write the file."""
+        self._values.seek(0)
+        shape = (len(self._times), *self._shape)
+        header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+        with zipfile.ZipFile(path, "w") as file:
+            with file.open("times.npy", "w") as times:
+                np.lib.format.write_array(times, np.array(self._times))
+            with file.open("maps.npy", "w", force_zip64=True) as maps:
+                np.lib.format.write_array_header_1_0(maps, header)
+                shutil.copyfileobj(self._values, maps, 2**20)

@@ -69,6 +69,7 @@ class Source:
 
     maps: Callable[[Mapping[str, Path]], Iterator[Mapped]]
     record: dict
+    network: Any = None  # The `network.Network` that predicts them.
 
 
 def find_photographs(path: Path) -> dict[str, Path]:
@@ -110,7 +111,7 @@ def network_maps(options: MapOptions) -> Source:
             saliency = found.saliency  # 0 to 255
             yield Mapped(name, file, None if saliency is None else saliency / saliency.dtype.type(255), found.error)
 
-    return Source(maps, network.record())
+    return Source(maps, network.record(), network)
 
 
 def existing_maps(path: Path, photographs: Mapping[str, Path], options: MapOptions) -> Source:

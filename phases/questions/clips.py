@@ -1,0 +1,168 @@
+"""Clips in `regions` and `crop`: the share of attention of areas over time, and a crop that follows attention."""
+
+import contextlib
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ...attention.areas import Area, find_pixels, parse_ratio
+from ...attention.crops import crop, crop_sizes
+from ...attention.density import MEANING, LogDensity
+from ...attention.follow import follow
+from ...attention.regions import measure, totals
+from ...image_files import Unreadable
+from ...utils import UserError, count, whole_folder, write_record
+from ...videos.maps import is_cut, predict, sample, thumbnail
+from ...videos.reading import Clip, Frame, open_clip
+from ...videos.writing import write_clip
+from .maps import MapOptions, describe, network_maps
+from .tables import percent, print_table, write_csv
+
+
+def regions_of_clip(
+    path: Path, areas: Mapping[str, Area], density: LogDensity | None, options: Any, record: Path
+) -> int:
+    """Measure areas in every frame of a clip, and write tables, a plot over time and the record.
+
+    Args:
+        path: the clip.
+        areas: by name, the same in all frames.
+        density: see `attention.density.attention`.
+        options: `regions.Options`.
+        record: the file of the run's record; its folder is replaced.
+
+    Returns:
+        The exit status: 1 if the clip is damaged, else 0.
+    """
+    source = network_maps(options)
+    table, rows = [], []
+    with _opened(path) as clip, contextlib.closing(_maps(clip, source.network, options)) as maps:
+        pixels = None
+        for frame, saliency in maps:
+            pixels = pixels or find_pixels(areas, saliency.shape)
+            found = measure(saliency / np.float32(255), pixels, density)
+            rows += found
+            table += [{"time": float(frame.time), **asdict(row)} for row in found]
+    means = totals(rows)
+    with whole_folder(record.parent) as folder:
+        write_csv(folder / "regions.csv", table)
+        write_csv(folder / "totals.csv", [asdict(mean) for mean in means])
+        _plot(table, list(areas), folder / f"{path.stem}.png")
+        settings = {"every": options.every, "fps": options.fps, "smooth": options.smooth}
+        content = {"path": str(path), **describe(options, source, [clip.error] if clip.error else []), **settings}
+        write_record(folder / record.name, {**content, "totals": [asdict(mean) for mean in means]})
+    print_table(
+        ("area", "frames", "share of area", "share of attention", "lift"),
+        [
+            (m.name, str(m.photographs), percent(m.share_of_area), percent(m.share_of_attention), f"{m.lift:.2f}")
+            for m in means
+        ],
+    )
+    print(f"{MEANING}\n{count(len(table) // len(areas), 'frame')} measured; see {record.parent}.")
+    return _report(clip)
+
+
+def crop_clip(
+    path: Path,
+    ratios: Sequence[str],
+    speed: float,
+    density: LogDensity | None,
+    options: MapOptions,
+    record: Path,
+) -> int:
+    """Crop a clip so that the crop follows attention, and write videos with its sound, a table and the record.
+
+    Args:
+        path: the clip; it is read twice.
+        ratios: of width to height, such as "9:16".
+        speed: how far a crop moves in a second at most, as a share of the clip's longer side.
+        options: where maps come from.
+        density, record: see `regions_of_clip`.
+
+    Returns:
+        The exit status: 1 if the clip is damaged, else 0.
+    """
+    source = network_maps(options)
+    times, cuts, before = [], [], None
+    corners: dict[str, list] = {ratio: [] for ratio in ratios}
+    shape = (0, 0)
+    with _opened(path) as clip, contextlib.closing(_maps(clip, source.network, options)) as maps:
+        for frame, saliency in maps:
+            shape, after = saliency.shape, thumbnail(frame.pixels)
+            if before is not None and is_cut(before, after):
+                cuts.append(len(times))
+            before = after
+            times.append(float(frame.time))
+            for ratio in ratios:
+                best = crop(saliency, ratio, density=density)
+                corners[ratio].append((best.x, best.y))
+    table = []
+    with whole_folder(record.parent) as folder:
+        for ratio in ratios:
+            # Sides are even, because most players show no other videos.
+            size = tuple(max(2, side - side % 2) for side in crop_sizes(shape, parse_ratio(ratio), 1)[0])
+            moved = follow(np.array(corners[ratio]), np.array(times), speed * max(shape), cuts)
+            boxes = np.round(np.clip(moved, 0, np.array(shape[::-1]) - size[::-1])).astype(int)
+            _write_crop(path, boxes, size, folder / f"{path.stem}_{ratio.replace(':', 'x')}.mp4")
+            for time, (x, y) in zip(times, boxes.tolist(), strict=True):
+                table.append({"ratio": ratio, "time": time, "x": x, "y": y, "width": size[1], "height": size[0]})
+        write_csv(folder / "crops.csv", table)
+        content = {"path": str(path), **describe(options, source, [clip.error] if clip.error else [])}
+        settings = {"ratios": list(ratios), "speed": speed, "cuts": [times[cut] for cut in cuts]}
+        write_record(folder / record.name, {**content, **settings})
+    print(f"{MEANING}\n{count(len(ratios), 'crop')} of {count(len(times), 'frame')} written to {record.parent}.")
+    return _report(clip)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Clip]:
+    try:
+        with open_clip(path) as clip:
+            yield clip
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}.") from error
+
+
+def _maps(clip: Clip, network, options: MapOptions) -> Generator[tuple[Frame, np.ndarray], None, None]:
+    """The frames that the options choose, by default all, with their maps, 0 to 255; at least one."""
+    frames = sample(clip.frames, getattr(options, "every", 1), getattr(options, "fps", None))
+    smooth = getattr(options, "smooth", 0)
+    predicted = predict(frames, network, batch_size=options.params["batch_size"], smooth=smooth)
+    last = None
+    with contextlib.closing(predicted) as rows:
+        for last in tqdm(rows, total=clip.length or None, unit="frame", leave=False, disable=None):
+            yield last
+    if last is None:
+        raise Unreadable(clip.error or "it has no frames")
+
+
+def _write_crop(path: Path, boxes: np.ndarray, size: tuple[int, ...], target: Path) -> None:
+    height, width = size
+    with _opened(path) as clip, write_clip(target, clip, sound=True) as writer:
+        for frame, (x, y) in zip(clip.frames, boxes, strict=True):
+            writer.add(frame.pixels[y : y + height, x : x + width], frame.time)
+
+
+def _plot(table: Sequence[Mapping], areas: Sequence[str], file: Path) -> None:
+    """Draw each area's share of attention over time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in areas:
+        rows = [row for row in table if row["name"] == name]
+        axes.plot([row["time"] for row in rows], [100 * row["share_of_attention"] for row in rows], label=name)
+    axes.set(xlabel="seconds", ylabel="share of attention, %", ylim=(0, None))
+    axes.legend()
+    figure.savefig(file, dpi=150)
+
+
+def _report(clip: Clip) -> int:
+    if clip.error:
+        print(f"error: {clip.source}: {clip.error}; the frames before are used.", file=sys.stderr)
+    return 1 if clip.error else 0
