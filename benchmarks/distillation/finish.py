@@ -14,9 +14,9 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-import checkpoint  # noqa: E402
-from checkpoint import Knowledge, TrainedOn  # noqa: E402
-from data import names_hash  # noqa: E402
+from msinet import checkpoint  # noqa: E402
+from msinet.checkpoint import Knowledge, TrainedOn  # noqa: E402
+from msinet.data import names_hash  # noqa: E402
 
 
 def main(pack: Path, sources: list[str], target: Path) -> None:

@@ -20,10 +20,12 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
-import data  # noqa: E402
-import images  # noqa: E402
-from acquisition.datasets import DATASETS  # noqa: E402
-from scoring.ground_truth import GroundTruth, load_cases  # noqa: E402
+from msinet import (
+    data,
+    images,
+)
+from msinet.acquisition.datasets import DATASETS  # noqa: E402
+from msinet.scoring.ground_truth import GroundTruth, load_cases  # noqa: E402
 
 PIXELS = 240 * 320
 DUPLICATES = {("osie", "1279")}
