@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from msinet import checkpoint  # noqa: E402
-from msinet.checkpoint import Knowledge, TrainedOn  # noqa: E402
-from msinet.data import names_hash  # noqa: E402
+from msinet import checkpoint
+from msinet.checkpoint import Knowledge, TrainedOn
+from msinet.data import names_hash
 
 
 def main(pack: Path, sources: list[str], target: Path) -> None:

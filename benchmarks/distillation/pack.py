@@ -10,22 +10,20 @@ out: it is the validation image 1374 once more. The program runs here and PyTorc
 import argparse
 import io
 import json
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import tensorflow as tf
+from PIL import Image
 
 from msinet import (
     data,
     images,
 )
-from msinet.acquisition.datasets import DATASETS  # noqa: E402
-from msinet.scoring.ground_truth import GroundTruth, load_cases  # noqa: E402
+from msinet.acquisition.datasets import DATASETS
+from msinet.scoring.ground_truth import GroundTruth, load_cases
 
 PIXELS = 240 * 320
 DUPLICATES = {("osie", "1279")}
