@@ -9,8 +9,6 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-
 import numpy as np
 
 from msinet import checkpoint

@@ -12,8 +12,6 @@ import io
 import json
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -24,6 +22,8 @@ from msinet import (
 )
 from msinet.acquisition.datasets import DATASETS
 from msinet.scoring.ground_truth import GroundTruth, load_cases
+
+ROOT = Path(__file__).parents[2]
 
 PIXELS = 240 * 320
 DUPLICATES = {("osie", "1279")}
