@@ -198,3 +198,49 @@ def params_of(options: argparse.Namespace) -> dict:
     flags = {key: tuple(value) if isinstance(value, list) else value for key, value in flags.items()}
     recipe = RECIPES[getattr(options, "recipe", "paper")]
     return {**defaults(), **recipe, **{key: value for key, value in flags.items() if value is not None}}
+
+
+# --- Flags of the phases that answer questions ------------------------------------------------------------------------
+
+
+def add_regions(phase: argparse.ArgumentParser) -> None:
+    add_photographs(phase)
+    add_areas(phase)
+    text = "most hot spots of a photograph, where no areas are given (default: 5)"
+    phase.add_argument("--spots", type=counting, default=5, metavar="N", help=text)
+    add_maps(phase)
+    add_params(phase, "regions")
+    add_frames(phase)
+
+
+def add_compare(phase: argparse.ArgumentParser) -> None:
+    phase.add_argument("first", type=existing_name, metavar="A", help="picture, or folder of pictures")
+    phase.add_argument("second", type=existing_name, metavar="B", help="another version, or a folder of them")
+    add_areas(phase)
+    phase.add_argument(
+        "--fail-below",
+        type=least_share,
+        action="append",
+        default=[],
+        metavar="NAME:PERCENT",
+        help="exit with status 1 if an area of B has a lower percentage of the attention, such as button:10",
+    )
+    add_maps(phase, nargs=2, metavar=("MAPS_OF_A", "MAPS_OF_B"))
+    add_params(phase, "compare")
+
+
+def add_crop(phase: argparse.ArgumentParser) -> None:
+    add_photographs(phase)
+    text = "width to height of the crops, such as 16:9; repeat the flag for more ratios (default: 1:1)"
+    phase.add_argument("--ratio", action="append", default=[], metavar="WIDTH:HEIGHT", help=text)
+    text = "reduce the longer sides of crops to this many pixels; smaller crops stay as they are"
+    phase.add_argument("--size", type=counting, metavar="PIXELS", help=text)
+    text = "the smallest crop's sides, as a share of those of the largest that fits (default: 1)"
+    phase.add_argument("--min-scale", type=number(float, 0.01, 1), default=1.0, metavar="SHARE", help=text)
+    text = "how far the crop of a clip moves in a second at most, as a share of its longer side (default: 0.2)"
+    phase.add_argument("--speed", type=number(float, 0, 100), default=0.2, metavar="SHARE", help=text)
+    text = "an area that is never cut: a name in --areas, or name:x,y,width,height; repeat the flag for more areas"
+    phase.add_argument("--keep", action="append", default=[], metavar="AREA", help=text)
+    phase.add_argument("--areas", type=existing_name, metavar="PATH", help=f"for --keep: {AREA_FILES}")
+    add_maps(phase)
+    add_params(phase, "crop")

@@ -45,6 +45,9 @@ Photograph = np.ndarray | Image.Image | Path | str
 # For weights that did not come from a file.
 UNNAMED = Choice(Path("arrays"), "given as arrays")
 
+# Fields that a run's record repeats as they are.
+RECORDED = ("sha256", "fit_shape", "mirrored", "orientation", "precision", "layout")
+
 # Limits memory: the photographs and maps in the background have at most this many pixels in total, each of which takes
 # up to 15 bytes. A larger photograph is processed alone.
 PIXELS_IN_FLIGHT = 48_000_000
@@ -102,18 +105,16 @@ class Network:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __repr__(self) -> str:
+        return f"<MSI-Net {self.architecture.variant}, {self._input()}, {self.precision}, {self.weights.path.name}>"
+
+    def _input(self) -> str:
         height, width = self.input_size
-        return (
-            f"<MSI-Net {self.architecture.variant}, context {self.architecture.context}, input {height}×{width}, "
-            f"{self.layout}, {self.precision}, weights {self.weights.path} ({self.weights.reason}), "
-            f"SHA-256 {self.sha256[:12]}…, training: {self.knowledge or 'unknown'}>"
-        )
+        return f"input {height}×{width}{' in the shape of each photograph' if self.fit_shape else ''}"
 
     def summary(self) -> str:
-        """What a phase prints before it predicts."""
-        knowledge = self.knowledge or "the file does not say how it was trained"
+        """What a phase prints before it predicts. How the weights were trained is in `knowledge` and in records."""
         lines = [
-            f"Weights: {self.weights.path} ({self.weights.reason}); {knowledge}.",
+            f"Network: {self.weights.path.name} ({self.weights.reason}), {self._input()}.",
             f"Device: {describe_device(self.layout, len(self.gpus))}, {self.precision}.",
             check_precision(self.precision),
         ]
@@ -219,18 +220,13 @@ class Network:
         return {
             "weights": str(self.weights.path),
             "reason": self.weights.reason,
-            "sha256": self.sha256,
             "variant": self.architecture.variant,
             "context": self.architecture.context,
             "input_size": list(self.input_size),
             "knowledge": self.knowledge and self.knowledge.record(),
-            "fit_shape": self.fit_shape,
-            "mirrored": self.mirrored,
-            "orientation": self.orientation,
-            "precision": self.precision,
-            "layout": self.layout,
             "gpus": list(self.gpus),
             "onednn": onednn_enabled(),
+            **{key: getattr(self, key) for key in RECORDED},
         }
 
     def _open(self, photograph: Photograph) -> "_Opened | Prediction":
@@ -259,14 +255,13 @@ class Network:
 
     def _in_batches(self, fitted: Iterable, batch_size: int) -> Iterator["_Mapped | Prediction"]:
         """Predict in batches; failed photographs keep their place."""
-        batches = in_batches(fitted, batch_size)
         if len(self.gpus) > 1:
             graphs = [self._graph_on(device) for device in self.gpus]
         else:
             # One photograph alone leaves cores idle between operations; two at a time do not.
             graphs = [self.graph] * (min(2, cores()) if batch_size == 1 else 1)
         # Each thread runs one graph, and a prefetched batch is ready when it finishes.
-        dispatched = zip(batches, itertools.cycle(graphs), strict=False)
+        dispatched = zip(in_batches(fitted, batch_size), itertools.cycle(graphs), strict=False)
         count = len(graphs)
         predicted = parallel_map(lambda pair: self._predict(*pair), dispatched, workers=count, ahead=2 * count)
         return itertools.chain.from_iterable(predicted)
