@@ -48,8 +48,9 @@ from ray.cluster_utils import Cluster
 from msinet.phases.distributed import cluster
 from msinet.phases.distributed import store as cluster_store
 
-# Classes of this file travel to the workers, which cannot import it.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+# Classes of these files travel to the workers, which cannot import them.
+for module in (__name__, "clusters"):
+    cloudpickle.register_pickle_by_value(sys.modules[module])
 
 FIXED = ("--weights", "lite", "--input-size", "48", "64")
 
@@ -81,13 +82,13 @@ class Trouble(msinet.Network):
 
 def troubled(monkeypatch, **values) -> None:
     """Let `test --cluster` predict with a `Trouble`."""
-    load = msinet.load
+    load = cluster.load
 
     def load_trouble(*arguments, **options):
         network = load(*arguments, **options)
         return Trouble(**{field.name: getattr(network, field.name) for field in dataclasses.fields(network)}, **values)
 
-    monkeypatch.setattr(msinet, "load", load_trouble)
+    monkeypatch.setattr(cluster, "load", load_trouble)
 
 
 def add_machine(machines: Cluster, cores: int) -> None:
