@@ -49,8 +49,9 @@ from ray.cluster_utils import Cluster
 from msinet.phases.distributed import cluster
 from msinet.phases.distributed import store as cluster_store
 
-# Classes of this file travel to the workers, which cannot import it.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+# Classes of these files travel to the workers, which cannot import them.
+for module in (__name__, "clusters"):
+    cloudpickle.register_pickle_by_value(sys.modules[module])
 
 FIXED = ("--weights", "lite", "--input-size", "48", "64")
 
