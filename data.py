@@ -124,7 +124,7 @@ def pair_files(folder: Path, orientation: str = STORED) -> list[Sample]:
     elif (folder / "fixations").is_dir():
         fixations = files_by_name(folder / "fixations", MAP_SUFFIXES)
     if not stimuli:
-        raise UserError(f"No image in {folder / 'stimuli'}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        raise UserError(f"No image in {part(folder, 'stimuli')}: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     complaints = [f"stimuli/{name} is not a regular file" for name, file in stimuli.items() if not file.is_file()]
     for kind, files in (("saliency", saliency), ("fixations", fixations)):
         if files is not None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from conftest import write
 from PIL import Image, ImageOps, PngImagePlugin
 
-from msinet import images
+from msinet import image_files, images
 from msinet.image_files import STORED, UPRIGHT, Unreadable, read_header, to_rgb
 
 HEIGHT, WIDTH = 32, 64
@@ -194,7 +195,8 @@ def test_files_that_are_no_images_say_what_they_are(tmp_path, name, contents, re
 
 
 def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    image_files._register_heif.cache_clear()
     with pytest.raises(Unreadable, match="HEIC: install pillow-heif"):
         read(write(tmp_path / "a.heic", b"\0\0\0\x18ftypheic" + bytes(99)))
 
