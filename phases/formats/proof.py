@@ -58,27 +58,19 @@ def prove(parts: Sequence[Format], network: Network, folder: Path, path: Path, b
         jpeg_difference = _greatest(network.predict(Image.open(path)), network.predict(pixels))
         for part in parts:
             maps = run_example(part, folder, list(photographs.values()), network)
-            differences = [_greatest(received, map) for received, map in zip(maps, expected, strict=True)]
-            found = [
-                {"input_size": list(size), "difference": difference}
-                for size, difference in zip(sizes, differences, strict=True)
-            ]
+            differences = [_greatest(*pair) for pair in zip(maps, expected, strict=True)]
             inputs = zip(photographs.values(), sizes, strict=True)
             fitted = [resize_and_pad(image, size, IMAGE_PADDING) for image, size in inputs]
-            difference = check(part, network, folder, fitted)
-            example_difference = max(differences)
-            rows.append(
-                {
-                    "difference": difference,
-                    "example_difference": example_difference,
-                    "jpeg_difference": jpeg_difference,
-                    "photographs": dict(zip(photographs, found, strict=True)),
-                }
-            )
-            if not max(difference, example_difference) <= bound:  # NaN fails too.
+            difference, example_difference = check(part, network, folder, fitted), float(np.max(differences))
+            row = {"difference": difference, "example_difference": example_difference}
+            found = zip(photographs, sizes, differences, strict=True)
+            row_of = {name: {"input_size": list(size), "difference": value} for name, size, value in found}
+            rows.append({**row, "jpeg_difference": jpeg_difference, "photographs": row_of})
+            greatest = np.max([difference, example_difference])
+            if not greatest <= bound:  # NaN fails too.
                 raise UserError(
-                    f"The export's maps differ from the program's by {max(difference, example_difference):.1e}, "
-                    f"expected at most {bound}; nothing was kept. {advice}"
+                    f"The export's maps differ from the program's by {greatest:.1e}, expected at most {bound}; nothing "
+                    f"was kept. {advice}"
                 )
     return rows
 
@@ -99,7 +91,7 @@ def check(part: Format, network: Network, folder: Path, images: Sequence[tf.Tens
     small = tf.image.resize(images[0][None], SMALL_SIZE, "area").numpy()
     batches = [*(image.numpy()[None] for image in images), np.concatenate([small, small[:, :, ::-1]])]
     model = keras_model(network)
-    return max(_greatest(part.predict(folder, images), model(images).numpy()) for images in batches)
+    return float(np.max([_greatest(part.predict(folder, images), model(images).numpy()) for images in batches]))
 
 
 def _greatest(maps: np.ndarray, expected: np.ndarray) -> float:
