@@ -1,6 +1,6 @@
 """MSI-Net: where people look in photographs.
 
-from . import network
+import msinet
 
 network = msinet.load("lite")
 saliency = network.predict("photograph.jpg")  # float32, (height, width), 0 to 1

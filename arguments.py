@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .acquisition import datasets
-from .config import BELOW_1, MAX_PIXELS, PARAMS, RECIPES, Param, defaults
-
-MOST_INPUT_PIXELS = 2**21  # of the network's input, such as 1448×1448
+from .config import BELOW_1, INPUT_SIDES, MAX_PIXELS, MOST_INPUT_PIXELS, PARAMS, RECIPES, Param, defaults
 
 # --- Types ------------------------------------------------------------------------------------------------------------
 
@@ -34,7 +32,7 @@ def number(kind: type, low: float, high: float, multiple: int = 1) -> Callable[[
 
 
 counting = number(int, 1, 1_000_000)
-network_side = number(int, 8, 4096, multiple=8)  # The network works at 1/8 resolution.
+network_side = number(int, *INPUT_SIDES, multiple=8)
 port_number = number(int, 0, 2**16 - 1)
 pixel_count = number(int, 1, MAX_PIXELS)
 blur_width = number(float, 0.01, 1000)

@@ -10,6 +10,10 @@ VERSION = "1.1.0"
 # the weights that training produces. SPEED: speed and files only, never a number.
 MAPS, TRAINING, SPEED = "maps", "training", "speed"
 
+# Limits of the network's input. It works at 1/8 resolution, and the most pixels, such as 1448×1448, need 10 GB.
+INPUT_SIDES = (8, 4096)
+MOST_INPUT_PIXELS = 2**21
+
 BELOW_1 = 1 - 2**-53  # the greatest float below 1
 
 

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -41,6 +42,36 @@ from .config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRA
 from .utils import UserError
 
 
+def command() -> int:
+    """The command of a shell: `main` with usable standard streams; returns the exit status."""
+    repair_streams()
+    try:
+        try:
+            return main()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BrokenPipeError:  # The reader has ended, such as `head`. Python would complain about it when it exits.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        return 141  # What shells report for a program that the signal SIGPIPE ended.
+
+
+def repair_streams() -> None:
+    """Open standard streams that the caller closed, or other files would get their numbers and messages."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number, which is this one.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    # A file name that the terminal cannot show must not stop a run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
@@ -49,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(f"error: {error}. Check the path, its permissions and the free disk space.", file=sys.stderr)
         return 2
@@ -365,7 +398,4 @@ PHASES = {
 
 
 if __name__ == "__main__":
-    # A file name that the terminal cannot show must not stop a run.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    sys.exit(command())

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from . import checkpoint
+from . import checkpoint, checks
 from .acquisition import datasets
 from .checkpoint import Architecture, Choice, Knowledge
 from .config import MAX_PIXELS
@@ -36,7 +36,7 @@ from .model import (
     tensor_convolutions,
 )
 from .precision import check_precision, half_convolutions
-from .utils import UserError, cores, onednn_enabled, parallel_map
+from .utils import UserError, cores, in_batches, onednn_enabled, parallel_map
 
 # An array, a Pillow image, or the path of an image file.
 Photograph = np.ndarray | Image.Image | Path | str
@@ -93,6 +93,13 @@ class Network:
     precision: str = "float32"
     gpus: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        checks.remember_process()
+
+    def __getstate__(self) -> dict:
+        """For `pickle` and `copy`: without the compiled graph, which a copy compiles again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def __repr__(self) -> str:
         height, width = self.input_size
         return (
@@ -120,6 +127,7 @@ class Network:
         Returns:
             Saliency maps, float32, (B, h, w, 1), 0 to 1.
         """
+        checks.check_not_forked()
         return self.graph(images)
 
     @functools.cached_property
@@ -177,13 +185,9 @@ class Network:
             The result of `predict` for each.
 
         Raises:
-            UserError: a photograph cannot be read; the message names it.
+            UserError: an argument is wrong, or a photograph cannot be read; the message names it.
         """
-        for i, prediction in enumerate(self.predictions(photographs, batch_size)):
-            if prediction.saliency is None:
-                name = prediction.photograph if isinstance(prediction.photograph, Path | str) else f"photograph {i}"
-                raise UserError(f"{name}: {prediction.error}.")
-            yield prediction.saliency / np.float32(255)
+        return _to_maps(self.predictions(photographs, batch_size))
 
     def predictions(self, photographs: Iterable[Photograph], batch_size: int = 1) -> Iterator[Prediction]:
         """Like `predict_many`, but continues after a photograph that cannot be read.
@@ -191,8 +195,12 @@ class Network:
         Photographs are read, and maps are resized, in the background.
 
         Yields:
-            A `Prediction` for each photograph, in order.
+            A `Prediction` for each photograph, in order. If `photographs` raises an error, it is raised after the
+            predictions of those before.
         """
+        checks.check_not_forked()
+        batch_size = checks.check_param("batch_size", batch_size)
+        checks.check_several(photographs)
         opened = map(self._open, photographs)
         fitted = parallel_map(self._fit, opened, weight=_pixels, most=PIXELS_IN_FLIGHT)
         mapped = self._in_batches(fitted, batch_size)
@@ -229,6 +237,7 @@ class Network:
                 path = Path(photograph)
                 header = read_header(path, most_pixels=self.max_pixels, orientation=self.orientation)
                 return _Opened(photograph, header.size, functools.partial(read_image, path, header))
+            checks.check_pixels(photograph, self.max_pixels)
             pixels = as_pixels(photograph, self.orientation)
             return _Opened(photograph, pixels.shape[:2], lambda: pixels)
         except (Unreadable, UserError, OSError) as error:
@@ -247,8 +256,7 @@ class Network:
 
     def _in_batches(self, fitted: Iterable, batch_size: int) -> Iterator["_Mapped | Prediction"]:
         """Predict in batches; failed photographs keep their place."""
-        fitted = iter(fitted)
-        batches = iter(lambda: list(itertools.islice(fitted, batch_size)), [])
+        batches = in_batches(fitted, batch_size)
         if len(self.gpus) > 1:
             graphs = [self._graph_on(device) for device in self.gpus]
         else:
@@ -300,6 +308,14 @@ class _Mapped(NamedTuple):
     photograph: Photograph
     size: tuple[int, int]  # Of the photograph.
     saliency: tf.Tensor  # float32 (h, w, 1), 0 to 1; the network's output.
+
+
+def _to_maps(predictions: Iterable[Prediction]) -> Iterator[np.ndarray]:
+    for i, prediction in enumerate(predictions):
+        if prediction.saliency is None:
+            name = prediction.photograph if isinstance(prediction.photograph, Path | str) else f"photograph {i}"
+            raise UserError(f"{name}: {prediction.error}.")
+        yield prediction.saliency / np.float32(255)
 
 
 def _pixels(item: _Opened | _Mapped | Prediction) -> int:
@@ -356,10 +372,14 @@ def load(
             GPUs, or none for float16.
     """
     check_precision(precision)
+    checks.check_param("device", device)
+    checks.check_param("orientation", orientation)
+    gpus = checks.check_param("gpus", gpus)
+    max_pixels = checks.check_whole_number("max_pixels", max_pixels, 1, MAX_PIXELS)
     if data not in datasets.names():
         raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
-    if isinstance(input_size, str) and input_size != "auto":
-        raise UserError(f"Received the input size {input_size!r}, expected a height and a width, or 'auto'.")
+    if input_size not in (None, "auto"):
+        input_size = checks.check_input_size(input_size)
     layout = choose_layout(device)
     names = find_gpus(gpus) if gpus or layout == CHANNELS_FIRST else []
     choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
@@ -370,15 +390,8 @@ def load(
         size = input_size
     network = from_arrays(arrays, size, layout=layout, weights=choice, sha256=sha256, knowledge=knowledge)
     fit_shape = input_size == "auto" or (input_size is None and knowledge is not None and knowledge.fit_shape)
-    return replace(
-        network,
-        fit_shape=fit_shape,
-        mirrored=mirrored,
-        max_pixels=max_pixels,
-        orientation=orientation,
-        precision=precision,
-        gpus=tuple(names),
-    )
+    chosen: dict = {"mirrored": mirrored, "max_pixels": max_pixels, "orientation": orientation, "precision": precision}
+    return replace(network, fit_shape=fit_shape, gpus=tuple(names), **chosen)
 
 
 def from_arrays(
@@ -397,7 +410,7 @@ def from_arrays(
         input_size, layout, weights, sha256, knowledge: see `Network`.
 
     Raises:
-        UserError: the arrays belong to an encoder alone, or a side of the input is not divisible by 8.
+        UserError: the arrays belong to an encoder alone, or the input size is wrong.
     """
     folded = checkpoint.fold_batch_norm(arrays)
     architecture = checkpoint.describe(folded)
@@ -405,7 +418,4 @@ def from_arrays(
         raise UserError(
             f"{weights.path} holds an encoder alone, expected a whole network: choose another file with --weights."
         )
-    height, width = (int(side) for side in input_size)
-    if min(height, width) < 8 or height % 8 or width % 8:
-        raise UserError(f"Received an input size of {height}×{width}, expected multiples of 8.")
-    return Network(folded, architecture, (height, width), layout, weights, sha256, knowledge)
+    return Network(folded, architecture, checks.check_input_size(input_size), layout, weights, sha256, knowledge)

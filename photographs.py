@@ -250,24 +250,34 @@ def name_all(found: Mapping[Path, Path], suffix: str) -> list[Photograph]:
     return [photograph._replace(path=image.as_posix()) for image, photograph in zip(found, named, strict=True)]
 
 
-def name_maps(images: Sequence[Path], root: Path, suffix: str) -> list[Photograph]:
+def name_maps(images: Sequence[Path], root: Path, suffix: str, folders: Sequence[Path] = ()) -> list[Photograph]:
     """Name the maps and overlays of images; see `output_paths`."""
-    maps = output_paths(images, root, Path("images"), suffix)
-    overlays = output_paths(images, root, Path("overlays"), ".jpeg")
+    maps = output_paths(images, root, Path("images"), suffix, folders)
+    overlays = output_paths(images, root, Path("overlays"), ".jpeg", folders)
     return [Photograph(image.as_posix(), maps[image].as_posix(), overlays[image].as_posix()) for image in images]
 
 
-def output_paths(images: Sequence[Path], root: Path, folder: Path, suffix: str) -> dict[Path, Path]:
+def output_paths(
+    images: Sequence[Path], root: Path, folder: Path, suffix: str, folders: Sequence[Path] = ()
+) -> dict[Path, Path]:
     """Where the map of each image goes: the same subfolder and name below `folder`, with another suffix.
 
-    When two images would share a map, each map's name keeps the image's suffix; if that name is taken too, a number
-    follows. Names are compared like file systems may do: ignoring case and the encoding of accents. A name depends only
-    on the images in the same folder, so a large tree can be named folder by folder.
+    When two images would share a map, or a map would have the name of a folder, each map's name keeps the image's
+    suffix; if that name is taken too, a number follows. Names are compared like file systems may do: ignoring case and
+    the encoding of accents. A name depends only on the images and folders in the same folder, so a large tree can be
+    named folder by folder.
+
+    Args:
+        images: files below `root`, or `root` itself.
+        root, folder, suffix: see above.
+        folders: subfolders with other images, relative to `root`.
     """
     relative = {image: Path(image.name) if root == image else image.relative_to(root) for image in images}
+    parents = {parent for path in relative.values() for parent in path.parents}
+    taken = {same_name(str(parent)) for parent in parents.union(folders)}
     names = {image: _names(path, suffix) for image, path in relative.items()}
     target = {image: next(candidates) for image, candidates in names.items()}
-    while clashes := _clashes(target):
+    while clashes := _clashes(target, taken):
         for image in clashes:
             target[image] = next(names[image])
     return {image: folder / name for image, name in target.items()}
@@ -281,13 +291,19 @@ def _names(path: Path, suffix: str) -> Iterator[Path]:
         yield path.with_name(f"{path.name}-{number}{suffix}")
 
 
-def _clashes(targets: Mapping[Path, Path]) -> list[Path]:
-    """The images that need another name: all that share a plain name, or all but one that share another name."""
+def _clashes(targets: Mapping[Path, Path], folders: set[str]) -> list[Path]:
+    """The images that need another name: all that share a plain name, or all but one that share another name.
+
+    Those whose name belongs to one of the folders, too.
+    """
     sharing: dict[str, list[Path]] = {}
     for image, target in targets.items():
         sharing.setdefault(same_name(str(target)), []).append(image)
     clashes = []
-    for images in sharing.values():
+    for name, images in sharing.items():
+        if name in folders:
+            clashes += images
+            continue
         plain = [image for image in images if targets[image].stem == image.stem]
         clashes += (plain or images[1:]) if len(images) > 1 else []
     return clashes

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .config import VERSION
 
@@ -31,6 +33,7 @@ for _name, _value in TENSORFLOW_SETTINGS.items():
 
 # Names of unfinished files and folders start with this. Next to each is a lock file, which its process holds.
 UNFINISHED = ".unfinished-"
+OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # Systems add them to every folder.
 FORMER = "former"  # in an unfinished folder: the folder that it is about to replace
 
 
@@ -115,6 +118,16 @@ def _unfinished(folder: Path, suffixes: str = "") -> Iterator[Path]:
             _clear(temporary, lock)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in another one, removed after the block; if the process is killed, the next call removes it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(parent)
+    with _unfinished(parent) as folder:
+        folder.mkdir()
+        yield folder
+
+
 def sweep_leftovers(folder: Path) -> None:
     """Remove what killed processes left in a folder while they wrote files or folders into it.
 
@@ -143,6 +156,41 @@ def _clear(leftover: Path, lock: Path) -> None:
 def _sweep_once(folder: Path) -> None:
     """Once per process, because a folder may receive thousands of files."""
     sweep_leftovers(folder)
+
+
+@contextlib.contextmanager
+def locked(file: Path, doing: str) -> Iterator[None]:
+    """Lock something for this process. The lock of a killed process is released.
+
+    Args:
+        file: the lock's file, which stays; next to it is a note about the process that has the lock.
+        doing: for the message, such as "is training results/a".
+
+    Raises:
+        UserError: another process has the lock.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    owner, lock = file.with_suffix(".lock.json"), FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another process {doing}{_holder(owner)}. Wait until it ends, stop it, or choose another --results folder."
+        ) from error
+    try:
+        write_json(owner, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(owner: Path) -> str:
+    try:
+        holder = json.loads(owner.read_text(encoding="utf-8"))
+        return f": process {holder['process']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError):  # It has only just started.
+        return ""
 
 
 def check_space(folder: Path, size: int, purpose: str = "", reserve: int = 0) -> None:
@@ -189,12 +237,22 @@ def check_replaceable(folder: Path, marker: str) -> None:
 
     Args:
         folder: the folder to replace.
-        marker: the file that identifies folders of this program.
+        marker: the file that identifies folders of this program, and that it writes last.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file: name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / marker).exists():
         raise UserError(f"{folder} holds files that this command did not write: name an empty or a new folder.")
+    # The change time, because a file that is moved there keeps its modification time.
+    written = (folder / marker).stat().st_ctime_ns
+    for file in folder.rglob("*"):
+        if file.is_file() and file.lstat().st_ctime_ns > written and file.name not in OF_THE_DESKTOP:
+            raise UserError(
+                f"{file} was added or changed after this command wrote the folder, and would be lost: move it, remove "
+                f"{folder}, or name another folder."
+            )
 
 
 # --- Records and small helpers ----------------------------------------------------------------------------------------
@@ -235,15 +293,23 @@ def parallel_map(
         most: largest sum of weights in flight. A heavier item runs alone.
 
     Yields:
-        The results, in order.
+        The results, in order. If `items` raises an error, it is raised after the results of the items before.
     """
     workers = workers or cores()
     ahead = ahead or 4 * workers
     pool = ThreadPoolExecutor(workers)
     pending: deque = deque()  # of futures with their weights
-    load = 0.0
+    load, error = 0.0, None
+    items = iter(items)
     try:
-        for item in items:
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except Exception as raised:
+                error = raised
+                break
             heavy = weight(item) if weight else 0.0
             while pending and (len(pending) >= ahead or load + heavy > most):
                 future, gone = pending.popleft()
@@ -253,8 +319,26 @@ def parallel_map(
             load += heavy
         while pending:
             yield pending.popleft()[0].result()
+        if error:
+            raise error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_batches(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of at most `size` items. If `items` raises an error, it is raised after the items before."""
+    items = iter(items)
+    batch: list = []
+    try:
+        while True:
+            batch.extend(itertools.islice(items, size))  # On an error, it keeps the items before.
+            if not batch:
+                return
+            yield batch
+            batch = []
+    except Exception:
+        yield batch
+        raise
 
 
 def cores() -> int:
@@ -313,10 +397,14 @@ def only_python_on_stderr() -> Iterator[None]:
 def quiet_stderr() -> Iterator[None]:
     """Silence native libraries while they are imported, such as TensorFlow's start-up messages.
 
-    Python's own errors are raised after the block and are still shown.
+    Python's own errors are raised after the block and are still shown. Without a standard error, nothing changes.
     """
-    sys.stderr.flush()
-    saved = os.dup(2)
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (AttributeError, OSError, ValueError):
+        yield
+        return
     try:
         with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device, not a file
             os.dup2(null.fileno(), 2)

@@ -1,5 +1,6 @@
 """Addresses on the internet: whether they are valid, and whether their hosts answer."""
 
+import ipaddress
 import socket
 import threading
 import time
@@ -29,6 +30,27 @@ def check_address(url: str) -> None:
         good = False
     if not good:
         raise DownloadError(f"{url} is not an address, expected one like https://example.com/file.zip.")
+
+
+def is_internal(url: str) -> bool:
+    """Whether an address is on this computer or in its local network, rather than on the internet."""
+    host = urlsplit(url).hostname or ""
+    try:
+        found = [host] if ":" in host else [str(row[4][0]) for row in socket.getaddrinfo(host, None)]
+    except (OSError, UnicodeError):  # A proxy may know the name.
+        found = []
+    return any(not ipaddress.ip_address(address.partition("%")[0]).is_global for address in found)
+
+
+class Session(requests.Session):
+    """A session that does not follow redirects from the internet into the local network."""
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Requests calls it before it follows a redirect."""
+        target = prepared_request.url or ""
+        if is_internal(target) and not is_internal(response.url):
+            raise requests.exceptions.InvalidURL(f"{target} is in the local network")
+        super().rebuild_auth(prepared_request, response)
 
 
 def unreachable(urls: Sequence[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..utils import DownloadError, NoSpaceError, check_space, write_json
 from . import drive
-from .hosts import CONNECT_SECONDS, check_address, unreachable
+from .hosts import CONNECT_SECONDS, Session, check_address, unreachable
 
 READ_SECONDS = 30  # timeout between two bytes
 ATTEMPTS = 5  # in a row without progress, at each source
@@ -151,7 +151,7 @@ def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: b
     while True:
         try:
             if not part.is_complete():
-                with requests.Session() as session:
+                with Session() as session:
                     _receive(session, part, path.suffix, verify)
             if md5 in (None, part.hash.hexdigest()):
                 part.finish(path)

@@ -15,7 +15,7 @@ KNOTS = np.array([0, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 1])
 COVERAGE = 0.9
 
 
-def scale(share: np.ndarray) -> np.ndarray:
+def scale(share: np.ndarray | float) -> np.ndarray:
     """The unit in which errors are measured: the standard deviation of one fixation's being inside, but never 0."""
     share = np.asarray(share, np.float64)
     return np.sqrt((share + 0.01) * (1.01 - share))
@@ -45,4 +45,4 @@ def difference_interval(first: float, second: float) -> tuple[float, float]:
     difference = second - first
     low = difference - np.hypot(second - low_second, high_first - first)
     high = difference + np.hypot(high_second - second, first - low_first)
-    return float(max(low, -1)), float(min(high, 1))
+    return max(float(low), -1.0), min(float(high), 1.0)

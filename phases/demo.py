@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,13 +178,22 @@ def _install_libraries() -> bool:
     return True
 
 
+# A browser opens six connections to a server. One that sends nothing for so long is closed.
+MOST_CONNECTIONS = 64
+IDLE_SECONDS = 10
+
+# A page of another site may let its own name lead to this computer; the browser then sends that name.
+HOSTS = ("127.0.0.1", "localhost")
+
+
 # --- The server -------------------------------------------------------------------------------------------------------
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the files of one folder, without directory listings."""
+    """Serves the files of one folder to pages from this computer, without directory listings."""
 
     extensions_map = CONTENT_TYPES
+    timeout = IDLE_SECONDS
 
     def end_headers(self):
         for name, value in HEADERS.items():
@@ -191,10 +201,19 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         super().end_headers()
 
     def send_head(self):
+        host = self.headers.get("Host", "").partition(":")[0]
+        if host.lower() not in HOSTS:
+            self.send_error(http.HTTPStatus.MISDIRECTED_REQUEST, "Open 127.0.0.1 or localhost")
+            return None
         try:
-            return super().send_head()
-        except ValueError:  # The name cannot be a file's, for example because it contains a null character.
-            self.send_error(http.HTTPStatus.NOT_FOUND)
+            file = Path(self.translate_path(self.path))
+            file = file / "index.html" if file.is_dir() else file
+            if file.resolve().is_relative_to(Path(self.directory).resolve()):  # It may be a link.
+                return super().send_head()
+        except (ValueError, OSError, RuntimeError):  # No file has such a name, or it is a link to itself.
+            pass
+        self.send_error(http.HTTPStatus.NOT_FOUND)
+        return None
 
     def list_directory(self, path):
         self.send_error(http.HTTPStatus.NOT_FOUND)
@@ -208,8 +227,24 @@ class Server(http.server.ThreadingHTTPServer):
 
     allow_reuse_address = os.name != "nt"  # On Windows two servers could share the port.
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.free = threading.BoundedSemaphore(MOST_CONNECTIONS)
+
+    def process_request(self, request, client_address):
+        if self.free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
+
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "weight_files": "model utils config",
     "checkpoint": "weight_files bundled download model utils config",
     "scoring": "scoring images data image_files acquisition utils config",
-    "network": "checkpoint images data image_files precision model acquisition.datasets utils config",
+    "checks": "utils config",
+    "network": "checks checkpoint images data image_files precision model acquisition.datasets utils config",
     "photographs": "images data image_files listing utils config",
     "phases": "phases.custom phases.evaluation phases.formats phases.training phases.distributed photographs network "
     "scoring checkpoint images data image_files listing precision model loss acquisition.datasets utils config",

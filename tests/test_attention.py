@@ -11,6 +11,7 @@ from msinet.attention.crops import crop
 from msinet.attention.density import attention, center_bias
 from msinet.attention.errors import KNOTS, difference_interval, interval
 from msinet.attention.hot_spots import hot_spots
+from msinet.attention.measured import MEASURED
 from msinet.attention.regions import regions, totals
 from msinet.utils import UserError
 
@@ -317,3 +318,17 @@ def test_a_polygon_given_as_an_object_is_the_same_as_its_corners():
     corners = [(1, 1), (20, 2), (10, 30)]
     one, other = regions(smooth_map(), {"a": corners, "b": Polygon(np.array(corners, float))})
     assert one.share_of_attention == other.share_of_attention
+
+
+# --- What was measured against people ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["osie", "mit1003"])
+def test_the_numbers_that_ship_keep_what_the_docs_promise(name):
+    shares, compared = MEASURED["shares"][name], MEASURED["compare"][name]
+    assert 0.88 <= shares["coverage"] <= 0.92
+    for kept in MEASURED["crops"][name].values():
+        assert kept["lite"] > max(kept[other] for other in ("center crop", "libvips attention", "smartcrop"))
+        assert kept["lite"] <= kept["knows the fixations"]
+    assert compared["sign_agreement"] > 0.8
+    assert len(MEASURED["interval"]["low"]) == len(MEASURED["interval"]["high"]) == len(KNOTS)

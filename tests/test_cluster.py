@@ -1,6 +1,6 @@
 """`test --cluster` on real Ray, with processes as machines: a head without processor cores, and two with one core each.
 
-The names, chunks, files and the index are tested without machines.
+test_cluster_lists.py and test_cluster_worker.py test the rest without machines.
 """
 
 import dataclasses
@@ -12,12 +12,22 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from clusters import (
+    assert_whole,
+    contents_of,
+    index_of,
+    modified,
+    plain,
+    small,
+    store,
+    wait_until,
+    write_photographs,
+)
 from conftest import assert_close, write
 from PIL import Image
 
@@ -25,38 +35,24 @@ import msinet
 from msinet import main
 from msinet.data import list_images
 from msinet.images import encode_map, encode_overlay
-from msinet.phases import test
-from msinet.photographs import Options, find_images, output_paths
-from msinet.utils import UserError
-
-# Ray reads them when it is imported.
-os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4, RAY_USAGE_STATS_ENABLED="0")
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
-pytest.importorskip("moto", reason="moto, a store for the tests, is not installed: pip install 'moto[server]>=5'")
-
-import pyarrow as pa  # noqa: E402
-import pyarrow.fs  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-from ray import cloudpickle  # noqa: E402
-from ray.cluster_utils import Cluster  # noqa: E402
-
-from msinet.phases.distributed import cluster  # noqa: E402
-from msinet.phases.distributed import index as cluster_index  # noqa: E402
-from msinet.phases.distributed import store as cluster_store  # noqa: E402
-from msinet.phases.distributed.store import Photographs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray causes warnings.
 
-# Classes of this file travel to the workers, which cannot import it.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+import ray
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from msinet.phases.distributed import cluster
+from msinet.phases.distributed import store as cluster_store
+
+# Classes of these files travel to the workers, which cannot import them.
+for module in (__name__, "clusters"):
+    cloudpickle.register_pickle_by_value(sys.modules[module])
 
 FIXED = ("--weights", "lite", "--input-size", "48", "64")
-STORE_ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
-    "AWS_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -84,280 +80,15 @@ class Trouble(msinet.Network):
         return msinet.Network.predictions(self, watched(), batch_size)
 
 
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def troubled(monkeypatch, **values) -> None:
     """Let `test --cluster` predict with a `Trouble`."""
-    load = msinet.load
+    load = cluster.load
 
     def load_trouble(*arguments, **options):
         network = load(*arguments, **options)
         return Trouble(**{field.name: getattr(network, field.name) for field in dataclasses.fields(network)}, **values)
 
-    monkeypatch.setattr(msinet, "load", load_trouble)
-
-
-def small(seed: int, height: int = 40, width: int = 56) -> bytes:
-    coarse = np.random.default_rng(seed).uniform(0, 255, (5, 7, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize((width + seed % 5, height + seed % 3)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def write_photographs(folder: Path, number: int) -> Path:
-    for i in range(number):
-        write(folder / ("", "sub", "sub/deeper", "Sub")[i % 4] / f"{i:03d}.jpg", small(i))
-    return folder
-
-
-def options_for(results: Path, **values) -> Options:
-    return Options(params={"results": str(results), "batch_size": 1, "device": "cpu"}, **values)
-
-
-def plain(path: Path, results: Path, precision: str = "float32", **values) -> dict[str, bytes]:
-    """The files that `test` writes without a cluster, by name."""
-    network = msinet.load("lite", input_size=(48, 64), precision=precision)
-    test.test(network, find_images(path), path, options_for(results, **values))
-    return contents_of(results)
-
-
-def contents_of(results: Path) -> dict[str, bytes]:
-    files = [file for name in ("images", "overlays") for file in (results / name).rglob("*") if file.is_file()]
-    return {file.relative_to(results).as_posix(): file.read_bytes() for file in files}
-
-
-def index_of(results: Path) -> dict[str, dict]:
-    """The index by path; each path occurs once."""
-    rows = pq.read_table(results / "index").to_pylist()
-    by_path = {row["path"]: row for row in rows}
-    assert len(by_path) == len(rows)
-    return by_path
-
-
-def modified(results: Path, names) -> dict[str, int]:
-    """When files were last written, by name."""
-    return {name: (results / name).stat().st_mtime_ns for name in names}
-
-
-def assert_whole(results: Path) -> None:
-    """No temporary file is left anywhere."""
-    assert [str(file) for file in results.rglob(".*")] == []
-
-
-# --- Without machines -------------------------------------------------------------------------------------------------
-
-
-def test_listing_gives_the_names_that_plain_test_gives(tmp_path):
-    names = ("x.png", "x.jpg", "x.png.jpg", "X.gif", "a/x.png", "A/x.jpg", "a/y.webp", "ä.png", "a\u0308.jpg", ".h.png")
-    for name in (*names, "a/.hidden/z.png", "text.md", os.fsdecode(b"latin\xe9.png")):
-        write(tmp_path / "in" / name, b"")
-    for suffix in (".jpeg", ".npy"):
-        listed = list(Photographs(str(tmp_path / "in"), "", suffix))
-        images = list_images(tmp_path / "in")
-        expected = output_paths(images, tmp_path / "in", Path("images"), suffix)
-        assert {Path(photograph.path): Path(photograph.map) for photograph in listed} == expected
-    one = Photographs(str(tmp_path / "in" / "x.png"), "", ".png")
-    assert [photograph.map for photograph in one] == ["images/x.png"]
-
-
-def test_listing_skips_the_results(tmp_path):
-    for name in ("a.png", "results/images/a.jpeg"):
-        write(tmp_path / name, b"")
-    listed = Photographs(str(tmp_path), str(tmp_path / "results"), ".jpeg")
-    assert [photograph.map for photograph in listed] == ["images/a.jpeg"]
-
-
-def test_manifest_names_photographs_wherever_they_are(tmp_path):
-    entries = ["a.jpg", "sub/a.png", "/data/a.jpg", "../b.jpg", "s3://bucket/a.jpg"]
-    write(tmp_path / "list" / "m.txt", "\n\n".join(entries).encode())
-    pq.write_table(pa.table({"number": range(5), "path": entries}), tmp_path / "list" / "m.parquet")
-    for name in ("m.txt", "m.parquet"):
-        listed = list(Photographs(str(tmp_path / "list" / name), "", ".png"))
-        here = tmp_path.as_posix()
-        assert [photograph.path for photograph in listed] == [
-            f"{here}/list/a.jpg", f"{here}/list/sub/a.png", "/data/a.jpg", f"{here}/b.jpg", "s3://bucket/a.jpg",
-        ]  # fmt: skip
-        assert [photograph.map for photograph in listed] == [
-            "images/a.jpg.png", "images/sub/a.png.png", "images/file/data/a.jpg.png", f"images/file{here}/b.jpg.png",
-            "images/s3/bucket/a.jpg.png",
-        ]  # fmt: skip
-    pq.write_table(pa.table({"file": entries}), tmp_path / "other.parquet")
-    with pytest.raises(UserError, match="expected one named 'path'"):
-        list(Photographs(str(tmp_path / "other.parquet"), "", ".png"))
-
-
-def test_chunks_skip_done_photographs_and_grow(tmp_path, monkeypatch):
-    write(tmp_path / "m.txt", "".join(f"{i}.jpg\n" for i in range(1000)).encode())
-    monkeypatch.setattr(ray, "get", lambda value: value)
-    done = np.sort(cluster_index.ids([f"{tmp_path.as_posix()}/{i}.jpg" for i in range(0, 1000, 2)]))
-    listing = cluster_index.Listing(Photographs(str(tmp_path / "m.txt"), "", ".png"), done, chunk=16)
-    rows = [row for table in listing._chunks() for row in table.to_pylist()]
-    paths = [os.fsdecode(path) for row in rows for path in row["path"]]
-    assert paths == [f"{tmp_path.as_posix()}/{i}.jpg" for i in range(1, 1000, 2)]
-    assert [row["listed"] for row in rows] == [-1] * (len(rows) - 1) + [500]
-    assert len(rows[0]["path"]) == 2 and max(len(row["path"]) for row in rows) == 8  # half of 4 and of 16
-
-
-@pytest.mark.parametrize(
-    ("machines", "workers", "expected"),
-    [
-        ([{"CPU": 1.0}], None, (1, 1, 0)),
-        ([{"CPU": 2.0}], None, (2, 1, 0)),
-        ([{"CPU": 64.0}, {}], None, (64, 1, 0)),
-        ([{"CPU": 64.0}, {"CPU": 64.0}], 4, (4, 32, 0)),
-        ([{"CPU": 3.0}, {"CPU": 3.0}], 2, (2, 3, 0)),
-        ([{"CPU": 2.0}], 8, (8, 1, 0)),
-        ([{"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}], None, (2, 8, 1)),
-    ],
-)
-def test_workers_share_what_the_machines_have(monkeypatch, machines, workers, expected):
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
-    assert cluster.share_machines(Options({"device": "auto"}, workers=workers)) == expected
-
-
-@pytest.fixture
-def worker(tmp_path, monkeypatch):
-    """A worker in this process, whose results are in `tmp_path / "results"`."""
-    monkeypatch.setattr(ray, "get", lambda value: value)
-    for setting in ("intra", "inter"):
-        monkeypatch.setattr(tf.config.threading, f"set_{setting}_op_parallelism_threads", lambda number: None)
-    network, results = msinet.load("lite", input_size=(48, 64)), tmp_path / "results"
-    return cluster.Worker(network, cluster_store.open_store(str(results)), options_for(results, format="png"), 1)
-
-
-def chunk(folder: Path) -> dict:
-    listed = list(Photographs(str(folder), "", ".png"))
-    return cluster_index.chunk_row(listed).to_pylist()[0]
-
-
-def test_full_disk_stops_the_run_and_leaves_no_partial_file(tmp_path, worker, monkeypatch):
-    write_photographs(tmp_path / "in", 3)
-    old = write(tmp_path / "results" / "images" / "000.png", b"old")
-    half = Path.write_bytes
-
-    def full(path, contents):
-        half(path, contents[: len(contents) // 2])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    report = worker(chunk(tmp_path / "in"))
-    assert "No space left on device" in report["stopped"] and "repeat the command" in report["stopped"]
-    assert_whole(tmp_path / "results")
-    assert old.read_bytes() == b"old" and not (tmp_path / "results" / "index").exists()
-
-
-def test_killed_workers_temporary_files_are_removed_after_the_run(tmp_path):
-    script = """
-import os, sys
-from msinet import utils
-utils.whole_file(utils.Path(sys.argv[1])).__enter__().touch()
-os._exit(9)
-"""
-    map_file = str(tmp_path / "results" / "images" / "sub" / "map.png")
-    subprocess.run([sys.executable, "-c", script, map_file], check=False)
-    assert list((tmp_path / "results" / "images" / "sub").iterdir())
-    with cluster_store.open_store(str(tmp_path / "results")).cleaned():
-        pass
-    assert_whole(tmp_path / "results")
-
-
-def test_repeated_chunk_replaces_its_part_of_the_index(tmp_path, worker):
-    write_photographs(tmp_path / "in", 3)
-    for _ in range(2):
-        assert worker(chunk(tmp_path / "in"))["done"] == 3
-    assert len(list((tmp_path / "results" / "index").iterdir())) == 1 and len(index_of(tmp_path / "results")) == 3
-
-
-def test_only_done_photographs_with_existing_maps_are_known(tmp_path, worker):
-    write_photographs(tmp_path / "in", 6)
-    write(tmp_path / "in" / "damaged.jpg", b"none")
-    results = tmp_path / "results"
-    check = {"results": worker.results, "shards": False}
-    worker(chunk(tmp_path / "in"))
-    half = (next((results / "index").iterdir())).read_bytes()[:500]
-    write(results / "index" / "half.parquet", half)
-    (results / "images" / "000.png").unlink()
-    parts = {"item": sorted(file.name for file in (results / "index").iterdir())}
-    recent = cluster_index._check(parts, recent=True, **check)
-    assert len(recent["id"]) == 7 and recent["failed"].sum() == 1
-    again = {"item": [name for name in parts["item"] if (results / "index" / name).exists()]}
-    checked = cluster_index._check(again, recent=False, **check)
-    assert len(checked["id"]) == 5 and checked["failed"].sum() == 0
-    left = index_of(results)
-    assert len(left) == 5 and {Path(path).name for path in left} == {f"{i:03d}.jpg" for i in range(1, 6)}
-    assert not (results / "index" / "half.parquet").exists()
-
-
-@pytest.mark.parametrize(
-    ("path", "complaint"),
-    [("nowhere.jpg", "nowhere.jpg cannot be read"), ("zip0://nowhere/in", "zip0://, which cannot be opened")],
-)
-def test_photographs_that_cannot_be_listed_are_a_clear_error(tmp_path, capsys, path, complaint):
-    assert main.main(["test", "-p", path, "--results", str(tmp_path / "r"), "--cluster"]) == 2
-    assert complaint in capsys.readouterr().err
-    assert not (tmp_path / "r").exists()
-
-
-def test_description_of_a_cluster_in_the_cloud_is_valid():
-    import yaml
-    from ray.autoscaler._private import util
-
-    file = Path(main.__file__).parent / "docs" / "cluster.yaml"
-    util.validate_config(util.prepare_config(yaml.safe_load(file.read_text(encoding="utf-8"))))
-
-
-# --- On machines ------------------------------------------------------------------------------------------------------
-
-
-class FaultyStore:
-    """A loopback S3 server that answers the first requests for each key with an error."""
-
-    def __init__(self):
-        from moto import server
-
-        self.requests: list[tuple[str, str]] = []
-        self.faults, self.denied = 0, ""
-        application = server.DomainDispatcherApplication.__call__
-
-        def misbehaving(dispatcher, environment, start_response):
-            request = (environment["REQUEST_METHOD"], environment["PATH_INFO"])
-            self.requests.append(request)
-            if self.denied and self.denied in request[1]:
-                start_response("403 Forbidden", [("Content-Length", "0")])
-                return [b""]
-            if self.requests.count(request) <= self.faults:
-                start_response("500 Internal Server Error", [("Content-Length", "0")])
-                return [b""]
-            return application(dispatcher, environment, start_response)
-
-        server.DomainDispatcherApplication.__call__ = misbehaving
-        self.server = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-        self.server.start()
-        self.url = "http://{}:{}".format(*self.server.get_host_and_port())
-
-        def restore():
-            self.server.stop()
-            server.DomainDispatcherApplication.__call__ = application
-
-        self.close = restore
-
-
-@pytest.fixture(scope="module")
-def store():
-    faulty = FaultyStore()
-    before = dict(os.environ)
-    os.environ.update(STORE_ENVIRONMENT, AWS_ENDPOINT_URL=faulty.url)
-    cluster_store._filesystem.cache_clear()
-    yield faulty
-    faulty.close()
-    cluster_store._filesystem.cache_clear()
-    os.environ.clear()
-    os.environ.update(before)
+    monkeypatch.setattr(cluster, "load", load_trouble)
 
 
 def add_machine(machines: Cluster, cores: int) -> None:

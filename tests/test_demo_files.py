@@ -16,11 +16,23 @@ from browser import (
     SOFTWARE_GPU,
     TINY_SIZE,
     Plain,
+    address,
     assert_same_map,
+    browser,
+    camera_film,
     delayed,
     expected_map,
+    folder,
+    live,
+    network,
+    node,
+    page,
+    sample,
     serving,
     serving_changed,
+    slow_address,
+    start_browser,
+    weights,
     write_weights,
 )
 from conftest import write
@@ -197,7 +209,11 @@ def test_server_names_types_isolates_the_page_and_serves_only_the_folder(address
 
 def test_only_disconnected_browsers_are_not_reported(folder, capfd):
     with demo.make_server(folder, 0) as server:
-        for error, words in ((ConnectionResetError("gone"), ""), (ZeroDivisionError("a fault"), "a fault")):
+        for error, words in (
+            (ConnectionResetError("gone"), ""),
+            (TimeoutError(), ""),
+            (ZeroDivisionError("a fault"), "a fault"),
+        ):
             try:
                 raise error
             except Exception:

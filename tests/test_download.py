@@ -334,6 +334,42 @@ def test_permanent_failure_is_reported_at_once(server, tmp_path, fault, words):
     assert not (tmp_path / "file.zip").exists()
 
 
+def test_redirect_from_the_internet_into_the_local_network_is_not_followed(server, tmp_path, monkeypatch):
+    inner = server.serve("/private.zip", CONTENTS)
+    url = server.serve("/file.zip", CONTENTS, redirect(inner), redirect(inner))
+    transfer.fetch([url], tmp_path / "file.zip")  # Within one network.
+    (tmp_path / "file.zip").unlink()
+    monkeypatch.setattr(hosts, "is_internal", lambda address: address == inner)
+    with pytest.raises(DownloadError, match=r"redirects to an invalid address \(.* is in the local network\)"):
+        transfer.fetch([url], tmp_path / "file.zip")
+    assert [path for path, _ in server.requests] == ["/file.zip", "/private.zip", "/file.zip"]
+    assert not (tmp_path / "file.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "internal"),
+    [
+        ("http://127.0.0.1:8000/", True),
+        ("http://localhost/", True),
+        ("http://[::1]/", True),
+        ("http://10.1.2.3/", True),
+        ("http://169.254.169.254/latest/meta-data", True),
+        ("http://2130706433/", True),
+        ("http://[::ffff:127.0.0.1]/", True),
+        ("https://8.8.8.8/", False),
+        ("https://unknown.example/", False),
+    ],
+)
+def test_internal_addresses(monkeypatch, address, internal):
+    monkeypatch.undo()
+    look_up = socket.getaddrinfo
+    known = {"localhost": "127.0.0.1"}
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, port: look_up(known.get(host, host), port, flags=socket.AI_NUMERICHOST)
+    )
+    assert hosts.is_internal(address) == internal
+
+
 @pytest.mark.parametrize(
     ("fault", "settings", "words"),
     [

@@ -2,13 +2,18 @@
 
 import dataclasses
 import importlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import write
 
-from msinet import main
+from msinet import main, utils
 from msinet.acquisition.datasets import input_size, names
 from msinet.arguments import params_of
 from msinet.config import PARAMS, RECIPES, VARIANTS, defaults
@@ -149,3 +154,40 @@ def test_second_path_of_a_phase_that_takes_one_is_an_error(phase, capsys):
     with pytest.raises(SystemExit):
         main.parse([phase, "-p", "a", "-p", "b"])
     assert "received a and b, expected one" in capsys.readouterr().err
+
+
+SHELL = pytest.mark.skipif(shutil.which("bash") is None, reason="There is no bash.")
+
+
+def in_shell(command: str, tmp_path: Path) -> subprocess.CompletedProcess:
+    """Run a command line in a folder; `$msinet` stands for the program."""
+    environment = {**os.environ, "msinet": f"{sys.executable} {ROOT / 'main.py'}"}
+    line = ["bash", "-c", f"set -o pipefail; {command}"]
+    return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+
+@SHELL
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "2>&- >&- <&-"])
+def test_closed_streams_change_no_result(tmp_path, closed):
+    photograph = write(tmp_path / "a.png", tf.io.encode_png(np.zeros((8, 9, 3), np.uint8)))
+    finished = in_shell(f"$msinet test -p {photograph} --weights lite --input-size 48 64 {closed}", tmp_path)
+    assert finished.returncode == 0
+    assert ("1 map written" in finished.stdout) == (closed == "2>&-")
+    assert (tmp_path / "results" / "images" / "a.jpeg").stat().st_size > 100
+    assert in_shell(f"$msinet test -p nowhere.jpg {closed}", tmp_path).returncode == 2
+
+
+@SHELL
+@pytest.mark.parametrize(
+    ("arguments", "status"), [("--help", 0), ("download --list", 141), ("test -p nowhere.jpg 2>&1", 141)]
+)
+def test_reader_that_ends_early_is_no_error(tmp_path, arguments, status):
+    finished = in_shell(f"$msinet {arguments} | true", tmp_path)
+    assert (finished.returncode, finished.stderr) == (status, "")
+
+
+def test_native_libraries_are_silenced_only_if_there_is_a_standard_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with utils.quiet_stderr():
+        done = True
+    assert done

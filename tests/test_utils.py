@@ -219,3 +219,31 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", deny)
     with pytest.raises(UserError, match=r"closed cannot be read \(Permission denied\)"):
         list_files(tmp_path)
+
+
+def test_only_a_folder_as_this_program_wrote_it_is_replaced(tmp_path):
+    folder = tmp_path / "demo"
+
+    def replace():
+        utils.check_replaceable(folder, "config.json")
+        with utils.whole_folder(folder) as temporary:
+            write(temporary / "sub" / "page.html", b"a page")
+            write(temporary / "config.json", b"{}")
+
+    replace()
+    replace()
+    write(folder / ".DS_Store", b"of the system")
+    replace()
+    thesis = write(tmp_path / "thesis.txt", b"years of work")
+    os.utime(thesis, (1, 1))
+    kept = thesis.rename(folder / "sub" / "thesis.txt")
+    with pytest.raises(UserError, match=r"thesis\.txt was added or changed"):
+        replace()
+    assert kept.read_bytes() == b"years of work"
+
+
+def test_scratch_folder_leaves_other_folders_alone(tmp_path):
+    kept = write(tmp_path / "cache" / "salicon" / "thesis.txt", b"years of work")
+    with utils.scratch_folder(tmp_path / "cache") as folder:
+        write(folder / "0.raw", b"0")
+    assert not folder.exists() and kept.read_bytes() == b"years of work"

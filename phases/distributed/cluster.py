@@ -19,14 +19,14 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tqdm import tqdm
 
-from ...utils import TENSORFLOW_SETTINGS, UserError, count, parallel_map, versions
+from ...utils import TENSORFLOW_SETTINGS, UserError, count, only_python_on_stderr, parallel_map, versions
 
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics by default.
@@ -41,7 +41,8 @@ from ...model import choose_layout
 from ...network import PIXELS_IN_FLIGHT, Network, load
 from ...photographs import Options, Photograph, map_pixels, sample_photograph, write_maps
 from . import index
-from .store import Photographs, Store, absolute, fetch, is_address, open_store
+from .lease import exclusive
+from .store import Fetched, Photographs, Store, absolute, fetch, is_address, open_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +99,9 @@ def run(options: Options) -> int:
     path = options.only_path or sample_photograph()
     results = open_store(absolute(params["results"]))
     photographs = Photographs(absolute(path), results.path, options.suffix)
+    for folder in ("images", "overlays"):
+        if f"{photographs.path}/".startswith(f"{results.full(folder)}/"):
+            raise UserError(f"{path} is in the folder of results, where maps could replace it: name other --results.")
     if next(iter(photographs), None) is None:  # Before the weights, which may be a long download.
         raise UserError(f"No image below {path}. Name a folder of photographs, or a list of them, with -p.")
     network = load(
@@ -115,11 +119,12 @@ def run(options: Options) -> int:
     network = dataclasses.replace(network, gpus=(), precision=params["precision"])
     if network.precision != "float32":
         print(f"Workers compute in {network.precision}.")
-    with results.cleaned():
+    with exclusive(results) as check_lease, results.cleaned():
         index.claim(results, _settings(photographs, network, options), options.restart)
         start = time.perf_counter()
-        with _connected(str(options.cluster)):
-            before, progress = _predict(photographs, results, network, options)
+        # Ray's core writes warnings to the terminal that its settings do not turn off.
+        with only_python_on_stderr(), _connected(str(options.cluster)):
+            before, progress = _predict(photographs, results, network, options, check_lease)
         seconds = time.perf_counter() - start
         _report(results, options, before, progress)
         summary = {
@@ -157,7 +162,9 @@ def _report(results: Store, options: Options, before: int, progress: Progress) -
         print(f"{count(progress.failed, 'image')} failed.")
 
 
-def _predict(photographs: Photographs, results: Store, network: Network, options: Options) -> tuple[int, Progress]:
+def _predict(
+    photographs: Photographs, results: Store, network: Network, options: Options, check_lease: Callable[[], None]
+) -> tuple[int, Progress]:
     """Predict all photographs that are missing; returns how many maps existed before, and what was done."""
     before, _ = index.known(results, shards=options.shards)
     share = share_machines(options)
@@ -173,6 +180,7 @@ def _predict(photographs: Photographs, results: Store, network: Network, options
             constructor = [network_ref, results, options, share.cores]
             reported, listed = 0, -1
             for report in _reports(listing, constructor, share, alone):
+                check_lease()
                 progress.add(report)
                 reported += report["done"] + report["failed"]
                 listed = max(listed, report["listed"])
@@ -286,10 +294,10 @@ class Worker:
     def _rows(self, chunk: list[Photograph]) -> Iterator[dict]:
         """Predict a chunk and write its maps; yields the index row of each photograph."""
         with tempfile.TemporaryDirectory() as folder:
-            files = parallel_map(lambda photograph: fetch(photograph.path, Path(folder)), chunk, READERS)
-            files, unread = itertools.tee(files)
-            predictions = self.network.predictions((file for file, _ in files), self.options.params["batch_size"])
-            steps = zip(chunk, predictions, (error for _, error in unread), strict=True)
+            files = parallel_map(lambda photograph: fetch(photograph, Path(folder)), chunk, READERS)
+            files, fetched = itertools.tee(files)
+            predictions = self.network.predictions((row.file for row in files), self.options.params["batch_size"])
+            steps = zip(chunk, predictions, fetched, strict=True)
             before = time.perf_counter()
             finished = parallel_map(
                 lambda step: self._finish(*step),
@@ -302,19 +310,20 @@ class Worker:
                 yield {**row, "seconds": now - before}
                 before = now
 
-    def _finish(self, photograph: Photograph, prediction, unread: str) -> dict:
+    def _finish(self, photograph: Photograph, prediction, fetched: Fetched) -> dict:
         """Write the map of a photograph; returns its index row."""
         write = (lambda name, contents: None) if self.options.shards else self.results.write
         try:
-            files, error = ({}, unread) if unread else write_maps(photograph, prediction, self.options, write)
+            error = fetched.error
+            files, error = ({}, error) if error else write_maps(photograph, prediction, self.options, write)
         finally:
-            if is_address(photograph.path):  # The file is the copy that `fetch` made.
-                prediction.photograph.unlink(missing_ok=True)
+            if fetched.is_copy:  # Before the chunk ends, because all its photographs may not fit on the disk.
+                fetched.file.unlink(missing_ok=True)
         if error:
             return index.row(photograph, error=error)
         height, width = prediction.saliency.shape
         sha256 = hashlib.sha256(files[photograph.map]).hexdigest()
-        row = index.row(photograph, height=height, width=width, sha256=sha256)
+        row = index.row(photograph, height=height, width=width, sha256=sha256, version=fetched.version)
         if self.options.overlay:
             row["overlay"] = photograph.overlay
         if self.options.shards:

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -19,10 +20,16 @@ import ray
 import ray.data
 
 from ...photographs import Photograph
-from ...utils import UserError
-from .store import Photographs, Store
+from ...utils import UserError, parallel_map
+from .store import Photographs, Store, version
 
 INDEX, RUN = "index", "run.json"
+PART = re.compile(r"[0-9a-f]{24}\.parquet")  # names of the index's files
+
+CHECKED = ["path", "map", "status", "overlay", "version"]
+
+# Photographs whose versions a process reads at once.
+READERS = 8
 
 SCHEMA = pa.schema(
     {
@@ -33,6 +40,7 @@ SCHEMA = pa.schema(
         "status": pa.string(),  # DONE or FAILED
         "error": pa.string(),
         "sha256": pa.string(),  # of the map's file
+        "version": pa.string(),  # of the photograph; see `store.version`
         "seconds": pa.float32(),  # since the worker finished the previous photograph
         "host": pa.string(),
         "overlay": pa.string(),  # its file, with --overlay
@@ -80,13 +88,11 @@ def contains(known: np.ndarray, paths: list[str]) -> np.ndarray:
 def known(results: Store, *, shards: bool, recent: bool = False) -> tuple[np.ndarray, int]:
     """The photographs that need no prediction, as sorted `ids` of 16 bytes each; and how many of them failed.
 
-    These are the photographs that are done in the index and whose maps exist. All other rows are removed from the
-    index, so that a photograph never has two. With `recent`, the index of this run is trusted, including failures.
+    These are the photographs that are done in the index, whose maps exist, and that were not replaced since. All other
+    rows are removed from the index, so that a photograph never has two. With `recent`, the index of this run is
+    trusted, including failures.
     """
-    try:
-        parts = [name for name in results.entries(INDEX)[1] if name.endswith(".parquet")]
-    except OSError:
-        parts = []
+    parts = _parts(results)
     if not parts:
         return np.array([], ID), 0
     checked = ray.data.from_items(parts, override_num_blocks=min(len(parts), 200)).map_batches(
@@ -96,6 +102,14 @@ def known(results: Store, *, shards: bool, recent: bool = False) -> tuple[np.nda
     found = list(checked.iter_batches(batch_size=None, batch_format="numpy"))
     every = np.concatenate([np.array(batch["id"], ID) for batch in found])
     return np.unique(every), int(sum(batch["failed"].sum() for batch in found))
+
+
+def _parts(results: Store) -> list[str]:
+    """Names of the files of the index; other files in its folder belong to the user."""
+    try:
+        return [name for name in results.entries(INDEX)[1] if PART.fullmatch(name)]
+    except FileNotFoundError:
+        return []
 
 
 def silence(dataset) -> None:
@@ -111,18 +125,11 @@ def _check(batch: Any, results: Store, shards: bool, recent: bool) -> Any:
         part = f"{INDEX}/{name}"
         try:
             contents = results.read(part)
-            table = pq.read_table(io.BytesIO(contents), columns=["path", "map", "status", "overlay"])
-        except (pa.ArrowInvalid, OSError):  # Some stores keep half-written files.
+            rows = pq.read_table(io.BytesIO(contents), columns=CHECKED).to_pylist()
+        except pa.ArrowInvalid:  # Some stores keep half-written files. Earlier versions' files have other columns.
             results.remove(part)
             continue
-        rows = table.to_pylist()
-        keep = [recent or row["status"] == DONE for row in rows]
-        if not recent and not shards:
-            names = [name for row in rows for name in (row["map"], row["overlay"]) if name]
-            lost = {name for name, there in zip(names, results.existing(names), strict=True) if not there}
-            keep = [
-                done and lost.isdisjoint((row["map"], row["overlay"])) for done, row in zip(keep, rows, strict=True)
-            ]
+        keep = [True] * len(rows) if recent else _valid(rows, results, shards)
         if not any(keep):
             results.remove(part)
         elif not all(keep):
@@ -131,6 +138,18 @@ def _check(batch: Any, results: Store, shards: bool, recent: bool) -> Any:
         kept += itertools.compress(rows, keep)
     failed = np.array([row["status"] == FAILED for row in kept], bool)
     return {"id": ids([row["path"] for row in kept]).astype(object), "failed": failed}
+
+
+def _valid(rows: list[dict], results: Store, shards: bool) -> list[bool]:
+    """Which rows have a map, of the photograph as it is now. A photograph that was removed keeps its map."""
+    valid = [row["status"] == DONE for row in rows]
+    if not shards:
+        names = [name for row in rows for name in (row["map"], row["overlay"]) if name]
+        lost = {name for name, there in zip(names, results.existing(names), strict=True) if not there}
+        valid = [good and lost.isdisjoint((row["map"], row["overlay"])) for good, row in zip(valid, rows, strict=True)]
+    paths = list(itertools.compress([row["path"] for row in rows], valid))
+    now = dict(zip(paths, parallel_map(version, paths, READERS), strict=True))
+    return [good and now[row["path"]] in (row["version"], "") for good, row in zip(valid, rows, strict=True)]
 
 
 def claim(results: Store, settings: dict, restart: bool) -> None:
@@ -142,9 +161,15 @@ def claim(results: Store, settings: dict, restart: bool) -> None:
     settings = json.loads(json.dumps(settings))
     there = results.existing([RUN])[0]
     if restart:
-        results.remove(INDEX)
+        for _ in parallel_map(lambda name: results.remove(f"{INDEX}/{name}"), _parts(results), READERS):
+            pass
     elif there:
-        former = json.loads(results.read(RUN))
+        try:
+            former = dict(json.loads(results.read(RUN)))
+        except ValueError as error:
+            raise UserError(
+                f"{results.full(RUN)} was not written by this command: name another folder with --results."
+            ) from error
         differing = [key for key in {**former, **settings} if former.get(key) != settings.get(key)]
         if differing:
             difference = "; ".join(f"{key} {former.get(key)}, now {settings.get(key)}" for key in differing)

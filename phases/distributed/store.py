@@ -1,17 +1,21 @@
 """One interface to folders and object stores, and the list of photographs as a stream, for `test --cluster`."""
 
 import abc
+import codecs
 import contextlib
 import functools
 import io
 import itertools
 import os
-import shutil
+import posixpath
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
@@ -23,18 +27,26 @@ from ...utils import UserError, sweep_leftovers, whole_file
 STORE_ATTEMPTS = 8
 STORE_SECONDS = 30
 
+# One letter before the colon is a drive of Windows.
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+# Types of a manifest's column.
+TEXT = (pa.string(), pa.large_string(), pa.null())
+NOT_A_PATH = "the list has no path here, expected text"
+
 
 # --- Folders and object stores ----------------------------------------------------------------------------------------
 
 
 def is_address(text) -> bool:
     """Whether a text is an address in an object store, such as "s3://bucket/photographs"."""
-    return "://" in str(text)
+    return bool(ADDRESS.match(str(text)))
 
 
 def absolute(path) -> str:
     """An address unchanged, or the absolute path of a file: workers run in other folders."""
-    return str(path).rstrip("/") if is_address(path) else Path(path).absolute().as_posix()
+    return str(path).rstrip("/") if is_address(path) else Path(os.path.abspath(path)).as_posix()  # noqa: PTH100 - without ..
 
 
 def open_store(path: str) -> "Store":
@@ -72,7 +84,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with everything in it, if it exists."""
+        """Remove a file if it exists."""
 
 
 class Folder(Store):
@@ -102,11 +114,7 @@ class Folder(Store):
         return [Path(self.path, name).is_file() for name in names]
 
     def remove(self, name: str) -> None:
-        path = Path(self.path, name)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        Path(self.path, name).unlink(missing_ok=True)
 
 
 class Bucket(Store):
@@ -125,8 +133,15 @@ class Bucket(Store):
         return folders, [info.base_name for info in found if info.type == pyarrow.fs.FileType.File]
 
     def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_stream(f"{self.root}/{name}") as file:
-            return file.read()
+        return self.read_version(name)[0]
+
+    def read_version(self, name: str, contents: bool = True) -> tuple[bytes, str]:
+        """A file's contents, if wanted, and its `version`."""
+        path = f"{self.root}/{name}"
+        with self.filesystem.open_input_stream(path) as file:
+            # S3 sends the ETag when a file is opened. Others have a key that is derived from all that they know.
+            tag = (file.metadata() or {}).get("ETag", b"").decode() or self.filesystem.handler.fs.ukey(path)
+            return file.read() if contents else b"", tag
 
     def write(self, name: str, contents: bytes) -> None:
         with self.filesystem.open_output_stream(f"{self.root}/{name}") as file:
@@ -137,27 +152,62 @@ class Bucket(Store):
         return [info.type == pyarrow.fs.FileType.File for info in found]
 
     def remove(self, name: str) -> None:
-        path = f"{self.root}/{name}"
-        kind = self.filesystem.get_file_info(path).type
-        if kind == pyarrow.fs.FileType.Directory:
-            self.filesystem.delete_dir(path)
-        elif kind == pyarrow.fs.FileType.File:
-            self.filesystem.delete_file(path)
+        if self.existing([name])[0]:
+            self.filesystem.delete_file(f"{self.root}/{name}")
 
 
-def fetch(path: str, folder: Path) -> tuple[Path, str]:
-    """A photograph as a local file, and "" or the reason why it cannot be read; a copy goes into the folder."""
+class Fetched(NamedTuple):
+    """A photograph as a local file, or the reason why it cannot be read.
+
+    Attributes:
+        file: the photograph itself, or a copy.
+        error: the reason, or "".
+        version: see `version`.
+        is_copy: whether `fetch` made the file. Only then may it be removed.
+    """
+
+    file: Path
+    error: str = ""
+    version: str = ""
+    is_copy: bool = False
+
+
+def fetch(photograph: Photograph, folder: Path) -> Fetched:
+    """Read a photograph; one in an object store is copied into the folder."""
+    path = photograph.path
+    if not photograph.map:
+        return Fetched(Path(path), NOT_A_PATH)
     if not is_address(path):
-        return Path(path), ""
+        return Fetched(Path(path), version=version(path))
     address, name = path.rsplit("/", 1)
     file = folder / f"{uuid.uuid4().hex}{Path(name).suffix}"
     try:
-        file.write_bytes(open_store(address).read(name))
+        contents, tag = Bucket(address).read_version(name)
+        file.write_bytes(contents)
     except FileNotFoundError:
-        return file, "no such file"
-    except OSError as error:
-        return file, f"cannot be read from the store ({str(error)[:200]})"
-    return file, ""
+        return Fetched(file, "no such file")
+    except UserError as error:
+        return Fetched(file, str(error))
+    except Exception as error:  # Each kind of store has its own.
+        return Fetched(file, f"cannot be read from the store ({str(error)[:200]})")
+    return Fetched(file, version=tag, is_copy=True)
+
+
+def version(path: str) -> str:
+    """What changes when a photograph is replaced: its ETag in a store, else its size and its modification time.
+
+    Empty if there is no such photograph.
+    """
+    try:
+        if is_address(path):
+            address, name = path.rsplit("/", 1)
+            return Bucket(address).read_version(name, contents=False)[1]
+        status = os.stat(path)  # noqa: PTH116 - a path from the list may not be valid, which this reports
+        return f"{status.st_size} {status.st_mtime_ns}"
+    except FileNotFoundError:
+        return ""
+    except Exception as error:
+        return f"unknown ({type(error).__name__})"
 
 
 @functools.lru_cache
@@ -201,7 +251,7 @@ class Photographs:
     def __iter__(self) -> Iterator[Photograph]:
         try:
             yield from self._in_manifest() if self.path.endswith((".txt", ".parquet")) else self._below()
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
             raise UserError(f"{self.path} cannot be read: {error}. Name photographs with -p.") from error
 
     def _below(self) -> Iterator[Photograph]:
@@ -225,38 +275,64 @@ class Photographs:
             for name in sorted(subfolders):
                 if store.full(prefix + name) != self.results:
                     inner.setdefault(same_name(name), []).append(prefix + name)
-        yield from self._named(self.path, names)
+        yield from self._named(self.path, names, [Path(name) for same in inner.values() for name in same])
         for same in inner.values():
             yield from self._walk(store, same)
 
-    def _named(self, root: str, names: list[str]) -> Iterator[Photograph]:
+    def _named(self, root: str, names: list[str], folders: Sequence[Path] = ()) -> Iterator[Photograph]:
         """Name the maps of photographs. Only names with the same beginning can clash, so they are named in groups."""
         names.sort(key=lambda name: (_beginning(name), name))
         for _, alike in itertools.groupby(names, _beginning):
-            for photograph in name_maps([Path(name) for name in alike], Path(), self.suffix):
+            for photograph in name_maps([Path(name) for name in alike], Path(), self.suffix, folders):
                 yield photograph._replace(path=f"{root}/{photograph.path}")
 
     def _in_manifest(self) -> Iterator[Photograph]:
-        """Each map's name contains the photograph's whole name, so no two photographs share a map."""
+        for number, line in enumerate(_lines(self.path), 1):
+            yield (
+                self._listed(line)
+                if line and isinstance(line, str)
+                else Photograph(f"{self.path}, row {number}", "", "")
+            )
+
+    def _listed(self, line: str) -> Photograph:
+        """A photograph in a manifest.
+
+        Its map's name contains its whole name. Names that are not relative paths start with "@", so no two photographs
+        share a map.
+        """
         folder = self.path.rsplit("/", 1)[0]
-        for line in _lines(self.path):
-            if is_address(line):
-                path, name = line, line.replace("://", "/")
-            elif Path(line).is_absolute() or ".." in Path(line).parts:
-                path = os.path.normpath(Path(folder, line))
-                name = f"file/{Path(path).relative_to(Path(path).anchor).as_posix()}"
-            else:
-                name = Path(line).as_posix()
-                path = f"{folder}/{name}"
-            yield Photograph(path, f"images/{name}{self.suffix}", f"overlays/{name}.jpeg")
+        if line.startswith("file:///"):
+            line = line.removeprefix("file://")
+        if is_address(folder) and not is_address(line) and ".." in line.split("/"):
+            scheme, root = folder.split("://", 1)
+            line = f"{scheme}://{posixpath.normpath(posixpath.join(root, line))}"
+        if is_address(line):
+            path, (scheme, name) = line, line.split("://", 1)
+            parts: Sequence[str] = [f"@{scheme.lower()}", *name.replace(os.sep, "/").split("/")]
+        elif Path(line).is_absolute() or ".." in Path(line).parts:
+            path = os.path.normpath(Path(folder, line))
+            anchor = Path(path).anchor
+            parts = ["@file", *re.findall(r"[^:/\\]+", anchor), *Path(path).relative_to(anchor).parts]
+        else:
+            parts = Path(line).parts
+            path = "/".join([folder, *parts])
+            parts = [f"@{parts[0]}", *parts[1:]] if line.startswith("@") else parts
+        return Photograph(path, f"images/{_file_name(parts, self.suffix)}", f"overlays/{_file_name(parts, '.jpeg')}")
+
+
+def _file_name(parts: Sequence[str], suffix: str) -> str:
+    """The relative path of a map. A folder never has the name of a map, and is never above its parent."""
+    *folders, name = parts or [""]
+    reserved = re.compile(rf"(\.{{0,2}}|.*{re.escape(suffix)})@*", re.IGNORECASE | re.DOTALL)
+    return "/".join([*(f"{part}@" if reserved.fullmatch(part) else part for part in folders), name + suffix])
 
 
 def _beginning(name: str) -> str:
     return same_name(name.rsplit("/", 1)[-1].split(".", 1)[0])
 
 
-def _lines(manifest: str) -> Iterator[str]:
-    """The paths in a manifest."""
+def _lines(manifest: str) -> Iterator[Any]:
+    """The paths in a manifest, and whatever else it has in their place."""
     folder, name = manifest.rsplit("/", 1)
     store = open_store(folder)
     files = store.filesystem if isinstance(store, Bucket) else pyarrow.fs.LocalFileSystem()
@@ -264,12 +340,21 @@ def _lines(manifest: str) -> Iterator[str]:
     if name.endswith(".parquet"):
         with files.open_input_file(f"{root}/{name}") as file:
             parquet = pq.ParquetFile(file)
-            if "path" not in parquet.schema_arrow.names:
-                raise UserError(f"{manifest} has the columns {parquet.schema_arrow.names}, expected one named 'path'.")
+            names = parquet.schema_arrow.names
+            if "path" not in names:
+                raise UserError(f"{manifest} has the columns {names}, expected one named 'path'.")
+            kind = parquet.schema_arrow.field("path").type
+            if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in TEXT:
+                raise UserError(f"The column 'path' of {manifest} has the type {kind}, expected text.")
             for batch in parquet.iter_batches(columns=["path"]):
                 yield from batch.column(0).to_pylist()
     else:
         with files.open_input_stream(f"{root}/{name}") as file:
-            for line in io.BufferedReader(file):
+            lines = io.BufferedReader(file)
+            start = lines.peek(3)[:3]
+            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise UserError(f"{manifest} is UTF-16 text, expected UTF-8: save it with another encoding.")
+            lines.read(len(codecs.BOM_UTF8) if start == codecs.BOM_UTF8 else 0)
+            for line in lines:
                 if line.strip():
                     yield os.fsdecode(line.strip())

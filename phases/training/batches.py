@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from ...images import (
     read_stimulus,
     resize_to_fit,
 )
-from ...utils import check_space
+from ...utils import check_space, scratch_folder
 
 # --- Plans: which images are in each batch ----------------------------------------------------------------------------
 
@@ -222,7 +221,6 @@ def write_cache(groups: Sequence[Group], folder: Path) -> dict[tuple[Sample, tup
     Raises:
         UserError: the disk is too small.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     check_space(folder, sum(16 * len(group.samples) * group.size[0] * group.size[1] for group in groups))
     plan = [Batch([sample], group.size) for group in groups for sample in group.samples]
     files = {}
@@ -240,7 +238,7 @@ def loaders(
     """The functions that turn plans into datasets, for training and for validation.
 
     Args:
-        folder: for the cache, if `params` asks for one; it is removed afterwards.
+        folder: for the cache, if `params` asks for one, which is removed afterwards.
         params: see `config.PARAMS`.
         train_groups, valid_groups: what the plans are made of.
     """
@@ -252,13 +250,10 @@ def loaders(
     varied = bool(augmentation) or any(scale != 1 for scale in params["scales"])
     if varied:
         print("Training augments its images, so only the validation images are cached.")
-    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
-    try:
-        files = write_cache([*valid_groups, *([] if varied else train_groups)], folder)
+    with scratch_folder(folder) as scratch:
+        files = write_cache([*valid_groups, *([] if varied else train_groups)], scratch)
         cached = functools.partial(load_cached, files=files)
         yield training if varied else cached, cached
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def feed(strategy: tf.distribute.Strategy, plan: Sequence[Batch], load: Loader = load_batches):

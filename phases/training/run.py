@@ -2,20 +2,16 @@
 
 import contextlib
 import csv
-import json
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ... import checkpoint
 from ...checkpoint import Knowledge
 from ...config import defaults
-from ...utils import UserError, name_some, onednn_enabled, whole_file, write_json, write_record
+from ...utils import UserError, locked, name_some, onednn_enabled, whole_file, write_record
 from .callbacks import averaged_weights
 
 # Messages for changed settings whose values are hashes.
@@ -41,7 +37,7 @@ class Run:
         self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
         self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
         self.history_path = results / "history" / f"{name}.csv"
-        self.cache_path = results / "cache" / name
+        self.cache_path = results / "cache"
         self.settings = settings
         self.knowledge = knowledge  # for those who predict with its checkpoints
         self.epochs = epochs
@@ -49,29 +45,14 @@ class Run:
         self.history: list[dict] = []
         self.start = ""
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager:
         """Lock this run for this process.
 
         Raises:
             UserError: another process is training it.
         """
         file = self.latest_path.with_name(f"{self.latest_path.name.removesuffix('.weights.h5')}.lock")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        owner, lock = file.with_suffix(".lock.json"), FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(
-                f"Another process is training {self.latest_path}{_describe(owner)}. Wait until it ends, stop it, or "
-                f"choose another --results folder."
-            ) from error
-        try:
-            write_json(owner, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
+        return locked(file, f"is training {self.latest_path}")
 
     def exists(self) -> bool:
         return self.latest_path.exists()
@@ -209,12 +190,3 @@ def plot_history(path: Path, history: Sequence[Mapping]) -> None:
     axes.legend()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def _describe(owner: Path) -> str:
-    """The holder of a lock, from the file that it wrote next to the lock."""
-    try:
-        holder = json.loads(owner.read_text(encoding="utf-8"))
-        return f": process {holder['process']}, since {holder['since']}"
-    except (OSError, ValueError, KeyError):  # It has only just started.
-        return ""

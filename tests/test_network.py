@@ -1,7 +1,10 @@
 """The Python API: a network as an object, arrays in and arrays out."""
 
+import copy
 import hashlib
+import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -174,6 +177,119 @@ def test_unreadable_photograph_is_named_and_does_not_stop_the_others(network, ph
     assert [bool(p.error) for p in predictions] == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"device": "cuda"}, "Received the device 'cuda', expected one of auto, cpu, gpu"),
+        ({"input_size": (48.5, 64)}, "input height of 48.5, expected a multiple of 8 from 8 to 4096"),
+        ({"input_size": 240}, "Received the input size 240, expected a height and a width"),
+        ({"input_size": "large"}, "Received the input size 'large'"),
+        ({"input_size": (48, 100)}, "input width of 100, expected a multiple of 8"),
+        ({"input_size": (4096, 4096)}, "4096×4096, expected at most 2097152 pixels"),
+        ({"max_pixels": 0}, "max_pixels 0, expected a whole number from 1"),
+        ({"max_pixels": 10**12}, "max_pixels 1000000000000"),
+        ({"gpus": -1}, "gpus -1, expected a whole number from 0 to 256"),
+        ({"gpus": True}, "gpus True"),
+    ],
+)
+def test_wrong_arguments_of_load_are_a_clear_error(weights, arguments, complaint):
+    with pytest.raises(UserError) as error:
+        msinet.load(weights, **arguments)
+    assert complaint in str(error.value)
+
+
+def test_integers_of_numpy_are_accepted(weights, photograph):
+    network = msinet.load(weights, input_size=tuple(np.array([48, 64], np.int32)), max_pixels=np.int64(10**6))
+    assert network.input_size == (48, 64) and json.dumps(network.record())
+    assert len(list(network.predict_many([photograph()] * 3, np.uint8(2)))) == 3
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "2", None, True])
+def test_impossible_batch_size_is_a_clear_error(network, photograph, batch_size):
+    with pytest.raises(UserError, match=r"batch_size .*, expected a whole number from 1"):
+        network.predict_many([photograph()], batch_size)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [np.zeros((9, 8, 3), np.uint8), np.zeros((9, 8), np.uint8), "a.jpg", Path("a.jpg"), Image.new("RGB", (8, 9)), 3],
+)
+def test_one_photograph_instead_of_several_is_a_clear_error(network, one):
+    with pytest.raises(UserError, match=r"Received one .*, expected several photographs: use predict, or pass a list"):
+        network.predict_many(one)
+
+
+def test_arrays_of_photographs_and_of_paths_are_several(network, photograph, tmp_path):
+    images = np.stack([photograph(seed=1), photograph(seed=2)])
+    paths = [str(write(tmp_path / f"{i}.png", tf.io.encode_png(image))) for i, image in enumerate(images)]
+    for found, again in zip(network.predict_many(images), network.predict_many(np.array(paths)), strict=True):
+        np.testing.assert_array_equal(found, again)
+
+
+def test_too_large_arrays_are_rejected_like_files(weights, photograph):
+    network = msinet.load(weights, input_size=(48, 64), max_pixels=48 * 64)
+    assert network.predict(photograph(48, 64)).shape == (48, 64)
+    for large in (photograph(48, 65), photograph(48, 65)[..., 0], Image.new("RGB", (65, 48))):
+        with pytest.raises(UserError, match="65×48 pixels, expected at most 3072"):
+            network.predict(large)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_maps_before_an_error_of_the_source_are_delivered(network, photograph, batch_size):
+    def source():
+        for i in range(7):
+            yield photograph(seed=i)
+        raise ZeroDivisionError("the camera is gone")
+
+    found = []
+    with pytest.raises(ZeroDivisionError, match="the camera is gone"):
+        for saliency in network.predict_many(source(), batch_size):
+            found.append(saliency)
+    assert len(found) == 7
+    np.testing.assert_allclose(found[6], network.predict(photograph(seed=6)), atol=1e-5)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_used_network_can_be_copied_and_pickled(network, photograph, duplicate):
+    expected = network.predict(photograph())
+    np.testing.assert_array_equal(duplicate(network).predict(photograph()), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system does not fork.")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forked_process_gets_an_error_and_a_spawned_one_the_map(tmp_path, weights):
+    script = """
+import multiprocessing, sys
+import numpy as np
+import msinet
+
+def predict(network):
+    try:
+        return network.predict(np.zeros((48, 64, 3), np.uint8)).shape
+    except msinet.utils.UserError as error:
+        return str(error)
+
+def reload(weights):
+    try:
+        return repr(msinet.load(weights))
+    except msinet.utils.UserError as error:
+        return str(error)
+
+if __name__ == "__main__":
+    network = msinet.load(sys.argv[1], input_size=(48, 64))
+    predict(network)
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            print(pool.apply(predict, (network,)), pool.apply(reload, (sys.argv[1],)))
+"""
+    file = write(tmp_path / "script.py", script.encode())
+    command = [sys.executable, "-W", "ignore", str(file), str(weights)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    forked, spawned = finished.stdout.splitlines()
+    assert forked.count("get_context('spawn')") == 2
+    assert spawned.startswith("(48, 64) <MSI-Net")
+
+
 def test_calling_the_network_gives_maps_of_fitted_images(network, photograph):
     images = np.stack([photograph(seed=1), photograph(seed=2)]).astype(np.float32)
     maps = network(images)
@@ -196,7 +312,7 @@ def test_network_describes_itself(weights, network):
 def test_input_size_comes_from_the_dataset_unless_given(weights):
     assert msinet.load(weights, data="osie").input_size == (240, 320)
     assert msinet.load(weights, data="mit1003").input_size == (360, 360)
-    with pytest.raises(UserError, match="multiples of 8"):
+    with pytest.raises(UserError, match="expected a multiple of 8"):
         msinet.load(weights, input_size=(100, 100))
     with pytest.raises(UserError, match="expected one of salicon"):
         msinet.load(weights, data="imagenet")

@@ -1,0 +1,134 @@
+"""Shared by the tests of `test --cluster`: photographs, results, and a store that fails for a while."""
+
+import io
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write
+from PIL import Image
+
+import msinet
+from msinet.phases import test
+from msinet.photographs import Options, find_images, name_all
+
+# Ray reads them when it is imported.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4, RAY_USAGE_STATS_ENABLED="0")
+pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
+pytest.importorskip("moto", reason="moto, a store for the tests, is not installed: pip install 'moto[server]>=5'")
+
+import pyarrow.parquet as pq
+
+from msinet.phases.distributed import store as cluster_store
+
+STORE_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def small(seed: int, height: int = 40, width: int = 56) -> bytes:
+    coarse = np.random.default_rng(seed).uniform(0, 255, (5, 7, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((width + seed % 5, height + seed % 3)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_photographs(folder: Path, number: int) -> Path:
+    for i in range(number):
+        write(folder / ("", "sub", "sub/deeper", "Sub")[i % 4] / f"{i:03d}.jpg", small(i))
+    return folder
+
+
+def options_for(results: Path, **values) -> Options:
+    return Options(
+        params={"results": str(results), "batch_size": 1, "device": "cpu", "orientation": "upright"}, **values
+    )
+
+
+def plain(path: Path, results: Path, precision: str = "float32", **values) -> dict[str, bytes]:
+    """The files that `test` writes without a cluster, by name."""
+    network = msinet.load("lite", input_size=(48, 64), precision=precision)
+    options = options_for(results, **values)
+    test.test(network, name_all(find_images([path]).images, options.suffix), options)
+    return contents_of(results)
+
+
+def contents_of(results: Path) -> dict[str, bytes]:
+    files = [file for name in ("images", "overlays") for file in (results / name).rglob("*") if file.is_file()]
+    return {file.relative_to(results).as_posix(): file.read_bytes() for file in files}
+
+
+def index_of(results: Path) -> dict[str, dict]:
+    """The index by path; each path occurs once."""
+    rows = pq.read_table(results / "index").to_pylist()
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows)
+    return by_path
+
+
+def modified(results: Path, names) -> dict[str, int]:
+    """When files were last written, by name."""
+    return {name: (results / name).stat().st_mtime_ns for name in names}
+
+
+def assert_whole(results: Path) -> None:
+    """No temporary file is left anywhere."""
+    assert [str(file) for file in results.rglob(".*")] == []
+
+
+class FaultyStore:
+    """A loopback S3 server that answers the first requests for each key with an error."""
+
+    def __init__(self):
+        from moto import server
+
+        self.requests: list[tuple[str, str]] = []
+        self.faults, self.denied = 0, ""
+        application = server.DomainDispatcherApplication.__call__
+
+        def misbehaving(dispatcher, environment, start_response):
+            request = (environment["REQUEST_METHOD"], environment["PATH_INFO"])
+            self.requests.append(request)
+            if self.denied and self.denied in request[1]:
+                start_response("403 Forbidden", [("Content-Length", "0")])
+                return [b""]
+            if self.requests.count(request) <= self.faults:
+                start_response("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
+            return application(dispatcher, environment, start_response)
+
+        server.DomainDispatcherApplication.__call__ = misbehaving
+        self.server = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        self.server.start()
+        self.url = "http://{}:{}".format(*self.server.get_host_and_port())
+
+        def restore():
+            self.server.stop()
+            server.DomainDispatcherApplication.__call__ = application
+
+        self.close = restore
+
+
+@pytest.fixture(scope="module")
+def store():
+    faulty = FaultyStore()
+    before = dict(os.environ)
+    os.environ.update(STORE_ENVIRONMENT, AWS_ENDPOINT_URL=faulty.url)
+    cluster_store._filesystem.cache_clear()
+    yield faulty
+    faulty.close()
+    cluster_store._filesystem.cache_clear()
+    os.environ.clear()
+    os.environ.update(before)
