@@ -1,9 +1,7 @@
 """MSI-Net from Python: a trained network as an object, from photographs to saliency maps.
 
 import msinet
-
-network = msinet.load("lite")
-saliency = network.predict("photograph.jpg")
+saliency = msinet.load("lite").predict("photograph.jpg")
 """
 
 import contextlib
