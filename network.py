@@ -1,9 +1,7 @@
 """MSI-Net from Python: a trained network as an object, from photographs to saliency maps.
 
 import msinet
-
-network = msinet.load("lite")
-saliency = network.predict("photograph.jpg")
+saliency = msinet.load("lite").predict("photograph.jpg")
 """
 
 import contextlib
@@ -371,6 +369,7 @@ def load(
     """
     check_precision(precision)
     checks.check_param("device", device)
+    checks.check_param("orientation", orientation)
     gpus = checks.check_param("gpus", gpus)
     max_pixels = checks.check_whole_number("max_pixels", max_pixels, 1, MAX_PIXELS)
     if data not in datasets.names():
@@ -387,15 +386,8 @@ def load(
         size = input_size
     network = from_arrays(arrays, size, layout=layout, weights=choice, sha256=sha256, knowledge=knowledge)
     fit_shape = input_size == "auto" or (input_size is None and knowledge is not None and knowledge.fit_shape)
-    return replace(
-        network,
-        fit_shape=fit_shape,
-        mirrored=mirrored,
-        max_pixels=max_pixels,
-        orientation=orientation,
-        precision=precision,
-        gpus=tuple(names),
-    )
+    chosen: dict = {"mirrored": mirrored, "max_pixels": max_pixels, "orientation": orientation, "precision": precision}
+    return replace(network, fit_shape=fit_shape, gpus=tuple(names), **chosen)
 
 
 def from_arrays(

@@ -32,7 +32,7 @@ import msinet  # noqa: E402
 from benchmarks.speed import SIZE, processor, seeded_arrays, shortest  # noqa: E402
 from msinet import images  # noqa: E402
 from msinet.config import VARIANTS  # noqa: E402
-from msinet.data import read_header  # noqa: E402
+from msinet.image_files import read_header  # noqa: E402
 from msinet.model import build_model  # noqa: E402
 from msinet.phases.formats import FORMATS  # noqa: E402
 from msinet.photographs import sample_photograph  # noqa: E402

@@ -12,7 +12,7 @@ from PIL import Image
 
 import msinet
 from msinet.phases import test
-from msinet.photographs import Options, find_images
+from msinet.photographs import Options, find_images, name_all
 
 # Ray reads them when it is imported.
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4, RAY_USAGE_STATS_ENABLED="0")
@@ -52,13 +52,16 @@ def write_photographs(folder: Path, number: int) -> Path:
 
 
 def options_for(results: Path, **values) -> Options:
-    return Options(params={"results": str(results), "batch_size": 1, "device": "cpu"}, **values)
+    return Options(
+        params={"results": str(results), "batch_size": 1, "device": "cpu", "orientation": "upright"}, **values
+    )
 
 
 def plain(path: Path, results: Path, precision: str = "float32", **values) -> dict[str, bytes]:
     """The files that `test` writes without a cluster, by name."""
     network = msinet.load("lite", input_size=(48, 64), precision=precision)
-    test.test(network, find_images(path), path, options_for(results, **values))
+    options = options_for(results, **values)
+    test.test(network, name_all(find_images([path]).images, options.suffix), options)
     return contents_of(results)
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 import msinet
 from msinet import checkpoint, main, model
 from msinet import precision as precision_module
-from msinet.data import read_header
+from msinet.image_files import read_header
 from msinet.images import IMAGE_PADDING, read_image, resize_and_pad
 from msinet.photographs import sample_photograph
 from msinet.utils import UserError
