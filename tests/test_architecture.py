@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
     "phases.distributed": "phases.distributed photographs network images data model utils config installation "
     "image_files",
-    "phases.questions": "phases.questions attention photographs network scoring images data utils videos",
+    "phases.questions": "phases.questions attention videos photographs network scoring images data utils image_files "
+    "listing",
     "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry "
     "phases.curves",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation "
