@@ -171,7 +171,7 @@ def add_areas(phase: argparse.ArgumentParser) -> None:
 
 
 def add_params(phase: argparse.ArgumentParser, name: str) -> None:
-    """The flags of a phase's parameters. They default to None, so that a recipe does not override the user's flags."""
+    """The flags of a phase's parameters. They default to None, so a recipe does not override the user's flags."""
     for key, row in PARAMS.items():
         if name in ("train", "reproduce", *row.phases):
             phase.add_argument(f"--{key.replace('_', '-')}", default=None, **_options_of(key, row))

@@ -1,4 +1,4 @@
-"""Every default of the program, in one place. Open it and edit it: each value can also be overridden by a flag."""
+"""All defaults of the program. You may edit them here; flags override them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 # Program version, stored in every record and checkpoint. CHANGELOG.md describes the changes.
 VERSION = "2.0.0"
 
-# What a parameter affects. MAPS: what a trained network predicts or scores, and therefore training too. TRAINING: only
-# the weights that training produces. SPEED: speed and files only, never a number.
+# What a parameter affects. MAPS: predictions and scores, and therefore training too. TRAINING: only the weights that
+# training produces. SPEED: only speed and files, never results.
 MAPS, TRAINING, SPEED = "maps", "training", "speed"
 
-# Limits of the network's input. It works at 1/8 resolution, and the most pixels, such as 1448×1448, need 10 GB.
+# Limits of the network's input. Sides must be divisible by 8. The most pixels, such as 1448×1448, need 10 GB.
 INPUT_SIDES = (8, 4096)
 MOST_INPUT_PIXELS = 2**21
 
@@ -24,7 +24,7 @@ class Param:
     Attributes:
         value: the default.
         help: what `--help` says.
-        affects: MAPS, TRAINING or SPEED. A resumed training run must match all but SPEED.
+        affects: MAPS, TRAINING or SPEED. A resumed training run must match all parameters but SPEED.
         limits: lowest and highest number.
         choices: allowed words.
         phases: phases that have the flag, in addition to `train` and `reproduce`, which have all.
@@ -62,8 +62,8 @@ PARAMS = {
     ),
     "max_dropped": Param(
         0.05,
-        "largest share of the fixations in your own table that is dropped, and not an error, because they are outside "
-        "their image or have no position",
+        "largest share of the fixations in your table that may be dropped because they are outside their image or "
+        "have no position; more are an error",
         SPEED,
         limits=(0, 1),
         phases=("evaluate",),
@@ -107,7 +107,7 @@ PARAMS = {
     # The training setup of the paper (section 3.3).
     "epochs": Param(
         10,
-        "passes over the training set; the total, also when a run is resumed",
+        "total number of passes over the training set, including those before a run is resumed",
         TRAINING,
         limits=(1, 1_000_000),
         may_change=True,
@@ -144,12 +144,12 @@ PARAMS = {
     ),
     "nss_weight": Param(
         0.0,
-        "weight of -NSS (with the true map in place of fixations) in the loss, in addition to the paper's KLD",
+        "weight of -NSS (with the true map instead of fixations) in the loss, in addition to the paper's KLD",
         TRAINING,
         limits=(0, 1000),
     ),
     "cache": Param(
-        False, "decode and resize images only once and keep them on disk, unless training varies them", SPEED
+        False, "decode and resize images only once and keep them on disk; not those that training augments", SPEED
     ),
     "tensorboard": Param(
         False, "also write losses, learning rate, images per second and a few validation maps for TensorBoard", SPEED

@@ -28,10 +28,10 @@ from .image_files import (
 )
 from .utils import UserError, name_some, parallel_map
 
-# How much of a file's end `files_hash` reads.
+# How many bytes at the end of a file `files_hash` reads.
 TAIL_BYTES = 4096
 
-# The split is the published one, whatever seed a run uses.
+# Seed of the published split, independent of a run's seed.
 SPLIT_SEED = 42
 
 
@@ -40,7 +40,7 @@ class Sample:
     """The files of one image.
 
     Attributes:
-        name: their common path below the dataset's folders, without suffix.
+        name: common path of the files below the dataset's folders, without suffix.
         stimulus, saliency, fixations: the files.
         orientation: of the photograph; its maps have the size of the photograph in this orientation.
     """
@@ -90,7 +90,7 @@ def part(folder: Path, kind: str) -> Path:
 
 
 def orientation_of(name: str, chosen: str) -> str:
-    """The orientation of a dataset's photographs: as chosen for your own; the fixations of others fit stored pixels."""
+    """The orientation of a dataset's photographs: as chosen for your own; published fixations fit the stored pixels."""
     return chosen if name == CUSTOM else STORED
 
 
@@ -142,7 +142,7 @@ def pair_files(folder: Path, orientation: str = STORED) -> list[Sample]:
 
 
 def not_maps(folder: Path) -> list[str]:
-    """A phrase about the files in a folder of maps that cannot be maps; empty if there are none."""
+    """A complaint about the files in a folder of maps that have other suffixes; empty if there are none."""
     others = listing.count_suffixes(
         file for file in listing.list_files(folder) if not is_named_like(file, MAP_SUFFIXES)
     )
@@ -194,7 +194,7 @@ def split_indices(row: Dataset) -> tuple[np.ndarray, np.ndarray]:
 def files_by_name(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """Every image file below a folder by its name, the relative path without suffix.
 
-    They are sorted by path with the suffix, as the published splits count them: "a-1.jpg" before "a.jpg".
+    Sorted by path including the suffix, the order of the published splits: "a-1.jpg" before "a.jpg".
 
     Raises:
         UserError: two files share a name.
@@ -209,7 +209,7 @@ def check_files(samples: Sequence[Sample]) -> None:
     """Check that stimuli and saliency maps are images of equal size, from their headers, and that no map is black.
 
     Raises:
-        UserError: they are not; the message names the first few files.
+        UserError: some are not; the message names the first few.
     """
     complaints = []
     for sample in samples:
@@ -284,9 +284,9 @@ def load_groups(
 def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:
     """The split of your own photographs: by the folders `train` and `val` if both exist, else by name.
 
-    Whether an image validates depends only on its name, so adding or removing images does not move the others, and an
-    evaluation never scores training images because a run had another seed. At least one image trains, and if
-    `valid_fraction` is above 0, at least one of several validates; only with few images may this move another one.
+    Whether an image validates depends only on its name, so adding or removing images does not move the others, and no
+    seed can mix training images into an evaluation. At least one image is used for training and, if `valid_fraction` is
+    above 0 and there are several, at least one for validation; only in such small datasets can another image move.
 
     Raises:
         UserError: there are images outside the folders `train` and `val`.
@@ -312,7 +312,7 @@ def is_split_by_folders(samples: Sequence[Sample]) -> bool:
 
 def position_of_name(name: str) -> float:
     """A pseudo-random number from 0 to below 1 that depends only on the name."""
-    # macOS writes an accent as a separate character.
+    # macOS stores accents as separate characters.
     text = f"validates {unicodedata.normalize('NFC', name)}"
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48  # A float holds 48 bits exactly, so the result is below 1.
@@ -328,7 +328,7 @@ def names_hash(train: Iterable[str], valid: Iterable[str]) -> str:
 
 
 def files_hash(samples: Iterable[Sample]) -> str:
-    """SHA-256 in hexadecimal that detects changed photographs and maps, but not that the folder was copied.
+    """SHA-256 in hexadecimal that changes when photographs or maps change, but not when the folder is copied.
 
     It covers names, sizes in bytes and the ends of the files, which are quick to read. A changed PNG has another
     checksum at its end, and a changed JPEG almost always another size.

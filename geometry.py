@@ -1,6 +1,6 @@
 """From a photograph to the network's input, and from its output to a saliency map, with NumPy only.
 
-This file ships with every export for Python, so that exports give the same maps as the program. Both directions resize
+This file ships with every export for Python, so exports give the same maps as the program. Both directions resize
 like TensorFlow 1 (area or bicubic interpolation, corners aligned), which no other library does.
 """
 

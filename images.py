@@ -32,10 +32,10 @@ from .image_files import (
 )
 from .utils import UserError
 
-# Values of the border around an image, and around its saliency map, in the network's input.
+# Padding values of images and of saliency maps at the network's input size.
 IMAGE_PADDING, MAP_PADDING = geometry.PADDING, 0
 
-# For overlays: perceptually uniform, and dark where nobody looks.
+# For overlays: perceptually uniform, and dark at low saliency.
 OVERLAY_COLORS = "inferno"
 
 
@@ -68,7 +68,7 @@ def resize_to_fit(image, size: tuple[int, int]):
 
 
 def pad(image, size: tuple[int, int], padding: int):
-    """The second half of `resize_and_pad`: a border around an image that is no larger than `size`."""
+    """The second half of `resize_and_pad`: pads an image that is no larger than `size`."""
     border = tf.convert_to_tensor(size, tf.int32) - tf.shape(image)[:2]
     before, after = border // 2, border - border // 2
     return tf.pad(image, [(before[0], after[0]), (before[1], after[1]), (0, 0)], constant_values=padding)
@@ -92,7 +92,7 @@ def crop_and_restore(saliency, size: tuple[int, int]):
     return resized[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
 
 
-# A map is resized as a whole and then cropped, unless it would have this many times the pixels of the image.
+# A map is resized as a whole and then cropped, unless the resized map would have this many times the image's pixels.
 WASTE = 4
 
 
@@ -144,7 +144,7 @@ PNG_START, BIT_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # the position of the byte
 
 
 def decode_image(contents, channels: int):
-    """Decode the contents of a JPEG or PNG file as they are stored; see `read_image` for files of any kind.
+    """Decode a JPEG or PNG file without turning it; `read_image` reads files of any kind.
 
     16-bit values keep their upper 8 bits, and palettes are looked up.
 
@@ -171,7 +171,7 @@ def decode_map(contents):
 
 
 def read_image(path: Path, header: Header) -> tf.Tensor:
-    """Read and decode an image file: its first frame, upright unless `header` says otherwise, and on white.
+    """Read and decode an image file: its first frame, turned as `header` says, on white.
 
     Args:
         path: the file.
@@ -199,7 +199,7 @@ def _read_stored(path: Path, header: Header) -> tf.Tensor:
         return _decode_file(os.fsencode(path))
     except tf.errors.OpError as error:
         try:
-            return tf.constant(read_pixels(path))  # For kinds of JPEG and PNG that TensorFlow does not know.
+            return tf.constant(read_pixels(path))  # For kinds of JPEG and PNG that TensorFlow cannot decode.
         except (OSError, SyntaxError, ValueError):
             raise error from None
 
@@ -215,7 +215,7 @@ def read_stimulus(path: Path, orientation: str = UPRIGHT) -> tf.Tensor:
 
 
 def read_map(path: Path) -> np.ndarray:
-    """Read a saliency map as stored, float32 (H, W): 0 to 255, fractions of it for 16 bits.
+    """Read a saliency map as stored, float32 (H, W), 0 to 255; 16-bit maps give fractions.
 
     Raises:
         Unreadable: it is damaged.
@@ -231,7 +231,7 @@ def read_map(path: Path) -> np.ndarray:
 
 
 def decodes_alone(path: Path, orientation: str = UPRIGHT, formats: tuple[str, ...] = IMAGE_FORMATS) -> bool:
-    """Whether `decode_image` or `decode_map` gives the pixels of `read_image` or `read_map`, from the file's header."""
+    """Whether `decode_image` or `decode_map` suffices for a file, according to its header."""
     try:
         header = read_header(path, formats, orientation=orientation)
     except Unreadable:

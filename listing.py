@@ -40,7 +40,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...] = ("",), without: Sequenc
     found = []
     seen = {_identity(path) for path in without if path.is_dir()}
     pending = deque([os.fspath(folder)])
-    while pending:  # Links come last, so that files are listed by their own path if they have one.
+    while pending:  # Links come last, so files are listed by their own path if they have one.
         for path, folders, files in os.walk(pending.popleft(), onerror=refuse if folder.is_dir() else None):
             if (identity := _identity(path)) in seen:
                 folders.clear()

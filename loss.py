@@ -37,7 +37,7 @@ def cc(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
     Returns:
         float32, (B,), -1 to 1; 0 if a map is constant.
     """
-    covariance = tf.reduce_mean(_centred(true) * _centred(predicted), axis=(1, 2, 3))
+    covariance = tf.reduce_mean(_centered(true) * _centered(predicted), axis=(1, 2, 3))
     return covariance / (EPSILON + _deviation(true) * _deviation(predicted))
 
 
@@ -51,8 +51,8 @@ def nss(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
         float32, (B,): the mean, weighted by the true map, of the predicted map minus its mean, divided by its standard
         deviation.
     """
-    standardised = _centred(predicted) / (EPSILON + _deviation(predicted))[:, None, None, None]
-    return tf.reduce_sum(_as_distribution(true) * standardised, axis=(1, 2, 3))
+    standardized = _centered(predicted) / (EPSILON + _deviation(predicted))[:, None, None, None]
+    return tf.reduce_sum(_as_distribution(true) * standardized, axis=(1, 2, 3))
 
 
 def combined(cc_weight: float, nss_weight: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -65,7 +65,7 @@ def combined(cc_weight: float, nss_weight: float) -> Callable[[tf.Tensor, tf.Ten
     return loss
 
 
-def _centred(maps: tf.Tensor) -> tf.Tensor:
+def _centered(maps: tf.Tensor) -> tf.Tensor:
     return maps - tf.reduce_mean(maps, axis=(1, 2, 3), keepdims=True)
 
 

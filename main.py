@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    # Run as a script from a clone: its folder is the package msinet, whatever the folder's name is (PEP 366).
+    # Run as a script from a clone: register the folder as the package msinet, whatever its name is (PEP 366).
     from importlib import util
 
     _root = Path(__file__).resolve().parent
@@ -16,7 +16,7 @@ if not __package__:
     assert _spec and _spec.loader
     sys.modules["msinet"] = util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["msinet"])
-    # Python put the folder on the path, where its modules `data` and `utils` would hide those of other programs.
+    # Python added the folder to sys.path, where our modules `data` and `utils` would shadow those of other packages.
     sys.path = [folder for folder in sys.path if Path(folder).resolve() != _root]
     __package__ = "msinet"
 
@@ -71,10 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_phase(options: argparse.Namespace) -> int | None:
-    """Run a phase with the `Options` that it defines; the names of their fields are those of the flags.
+    """Run a phase with its `Options`, whose fields have the names of the flags.
 
-    Modules in `phases/` import neither TensorFlow nor Keras at the top, so that mistakes are reported at once. They
-    check their options first, and then import the modules that need TensorFlow inside `run`.
+    Modules in `phases/` import neither TensorFlow nor Keras at the top, so mistakes are reported at once. They check
+    their options first, and then import the modules that need TensorFlow inside `run`.
     """
     phase = importlib.import_module(f".phases.{options.phase}", __package__)
     values = vars(options) | {"params": params_of(options)}
@@ -94,7 +94,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
         argcomplete.autocomplete(parser)
     options, rest = parser.parse_known_args(arguments)
-    # argparse takes the arguments of a phase in one piece only: not the second one of 'test a.jpg --overlay b.jpg'.
+    # argparse accepts positional arguments only in a row; in 'test a.jpg --overlay b.jpg' it leaves b.jpg in `rest`.
     if rest and (options.phase != "test" or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -128,13 +128,14 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         default="aspp",
         help="the ASPP module, or the paper's ablation without it (default: aspp)",
     )
-    phase.add_argument("--restart", action="store_true", help="start over where an earlier run exists")
+    phase.add_argument("--restart", action="store_true", help="start over if an earlier run exists")
     add_input_size(phase, auto=True)
     group = phase.add_argument_group("your own data (-d custom)")
     group.add_argument(
         "--valid-fraction",
         type=fraction,
-        help=f"share of the images that validates, unless there are folders train and val (default: {VALID_FRACTION})",
+        help="share of the images used for validation, unless there are folders train and val "
+        f"(default: {VALID_FRACTION})",
     )
     group.add_argument(
         "--sigma",
@@ -220,7 +221,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--workers", type=counting, help="processes that predict (default: one per core or per GPU)")
     group.add_argument("--shards", action="store_true", help="write the maps into the index, not as separate files")
-    group.add_argument("--restart", action="store_true", help="start over where results of another run exist")
+    group.add_argument("--restart", action="store_true", help="start over if results of another run exist")
 
 
 def add_evaluate(phase: argparse.ArgumentParser) -> None:
@@ -266,8 +267,8 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "--valid-fraction",
         type=fraction,
-        help="share of your own images that validates (default: the share in training, if the weights' file records "
-        f"it, else {VALID_FRACTION})",
+        help="share of your own images used for validation (default: that of the training, if the weights' file "
+        f"records it, else {VALID_FRACTION})",
     )
     add_params(phase, "evaluate")
 
@@ -380,8 +381,8 @@ PHASES = {
     "download": (add_download, "download datasets or published weights"),
     "test": (add_test, "predict the saliency maps of photographs"),
     "evaluate": (add_evaluate, "score predictions against fixations"),
-    "regions": (add_regions, "say what share of attention areas receive, or where attention gathers"),
-    "compare": (add_compare, "say how attention differs between two pictures"),
+    "regions": (add_regions, "measure the share of attention that areas receive, or find hot spots"),
+    "compare": (add_compare, "compare attention between two pictures"),
     "crop": (add_crop, "crop photographs to the part that keeps the most attention"),
     "submit": (add_submit, "write the files for a benchmark"),
     "reproduce": (add_reproduce, "repeat the paper's experiments, and write a page with the results"),

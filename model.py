@@ -232,7 +232,7 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
     data_format = DATA_FORMATS[layout]
 
     def conv(x, name, filters, size=3, dilation=1, relu=True):
-        # Named so that `checkpoint.read_arrays` finds them in an exported graph.
+        # Named so `checkpoint.read_arrays` finds them in an exported graph.
         kernel, bias = (tf.constant(arrays[f"{name}/{kind}"], name=f"{name}/{kind}") for kind in ("kernel", "bias"))
         x = tf.nn.conv2d(x, kernel, 1, "SAME", data_format, dilation)
         x = tf.nn.bias_add(x, bias, data_format)

@@ -40,14 +40,14 @@ from .videos import maps
 # An array, a Pillow image, or the path of an image file.
 Photograph = np.ndarray | Image.Image | Path | str
 
-# For weights that did not come from a file.
+# Describes weights that were given as arrays.
 UNNAMED = Choice(Path("arrays"), "given as arrays")
 
-# Fields that a run's record repeats as they are.
+# Fields that are copied into a run's record.
 RECORDED = ("sha256", "fit_shape", "mirrored", "orientation", "precision", "layout")
 
-# Limits memory: the photographs and maps in the background have at most this many pixels in total, each of which takes
-# up to 15 bytes. A larger photograph is processed alone.
+# Limits memory: photographs and maps that are processed in the background have at most this many pixels in total, at up
+# to 15 bytes per pixel. A larger photograph is processed alone.
 PIXELS_IN_FLIGHT = 48_000_000
 
 
@@ -71,7 +71,7 @@ class Network:
         layout: of the convolutions, "channels_last" (CPU) or "channels_first" (GPU).
         weights: the file that the arrays came from, and why it was chosen.
         sha256: of that file, or of the files of a folder or checkpoint, in hexadecimal.
-        knowledge: what that file says about how the weights were trained; None if it says nothing.
+        knowledge: how the weights were trained, if that file records it, else None.
         fit_shape: whether the input size is adapted to each photograph's shape, with about as many pixels as
             `input_size`; see `geometry.fitted_size`.
         mirrored: whether to average the maps of the photograph and its mirror image, which takes twice the time.
@@ -110,7 +110,7 @@ class Network:
         return f"input {height}×{width}{' in the shape of each photograph' if self.fit_shape else ''}"
 
     def summary(self) -> str:
-        """What a phase prints before it predicts. How the weights were trained is in `knowledge` and in records."""
+        """What a phase prints before it predicts. For how the weights were trained, see `knowledge`."""
         lines = [
             f"Network: {self.weights.path.name} ({self.weights.reason}), {self._input()}.",
             f"Device: {describe_device(self.layout, len(self.gpus))}, {self.precision}.",
@@ -119,7 +119,7 @@ class Network:
         return "\n".join(line for line in lines if line)
 
     def __call__(self, images) -> tf.Tensor:
-        """The network itself, as the paper's figure draws it.
+        """The network alone, without resizing.
 
         Args:
             images: RGB, float32, (B, h, w, 3), 0 to 255; h and w divisible by 8.
@@ -147,7 +147,7 @@ class Network:
         return functools.partial(msi_net, conv=conv, layout=self.layout, context=context)
 
     def _graph_on(self, device: str | None) -> tf.types.experimental.PolymorphicFunction:
-        """The network as a graph for one device; None for the one that TensorFlow chooses."""
+        """The network as a graph for one device; None lets TensorFlow choose."""
         network = self._msi_net
         signature = [tf.TensorSpec((None, None, None, 3), tf.float32)]
 
@@ -197,8 +197,8 @@ class Network:
         Photographs are read, and maps are resized, in the background.
 
         Yields:
-            A `Prediction` for each photograph, in order. If `photographs` raises an error, it is raised after the
-            predictions of those before.
+            A `Prediction` for each photograph, in order. An error that `photographs` raises comes after the
+            predictions of the earlier ones.
         """
         checks.check_not_forked()
         batch_size = checks.check_param("batch_size", batch_size)
@@ -256,16 +256,16 @@ class Network:
         if len(self.gpus) > 1:
             graphs = [self._graph_on(device) for device in self.gpus]
         else:
-            # One photograph alone leaves cores idle between operations; two at a time do not.
+            # A single photograph leaves cores idle between operations, so two graphs run at once.
             graphs = [self.graph] * (min(2, cores()) if batch_size == 1 else 1)
-        # Each thread runs one graph, and a prefetched batch is ready when it finishes.
+        # Each thread runs one graph. Batches are prefetched, so a thread need not wait for its next one.
         dispatched = zip(in_batches(fitted, batch_size), itertools.cycle(graphs), strict=False)
         count = len(graphs)
         predicted = parallel_map(lambda pair: self._predict(*pair), dispatched, workers=count, ahead=2 * count)
         return itertools.chain.from_iterable(predicted)
 
     def _predict(self, batch: list["_Fitted | Prediction"], graph: Callable) -> list["_Mapped | Prediction"]:
-        """Predict a batch; images of one size go through the network together."""
+        """Predict a batch, with one call of the network per input size."""
         by_size: dict[tuple[int, int], list[tf.Tensor]] = {}
         for item in batch:
             if isinstance(item, _Fitted):
@@ -285,7 +285,7 @@ class Network:
         return normalize(maps + graph(images[:, :, ::-1])[:, :, ::-1]) if self.mirrored else maps
 
 
-# --- Stages of a prediction; each passes on the `Prediction` of a photograph that failed earlier ----------------------
+# --- Stages of a prediction; each returns failed photographs' `Prediction`s unchanged ----------------------
 
 
 class _Opened(NamedTuple):
@@ -324,7 +324,7 @@ def _fit_image(pixels, size):
 
 
 def _restore(mapped: _Mapped | Prediction) -> Prediction:
-    """Bring a map to the photograph's size."""
+    """Resize a map to the photograph's size."""
     if isinstance(mapped, Prediction):
         return mapped
     try:
@@ -355,8 +355,8 @@ def load(
         data: the dataset whose network and input size to use, one of `datasets.names()`.
         results: the folder with the checkpoints of your training runs.
         input_size: height and width that photographs are fitted into, divisible by 8; "auto" to adapt it to each
-            photograph's shape, with about as many pixels as the default. The default is the size that the weights were
-            trained with, or the dataset's if their file does not say.
+            photograph's shape, with about as many pixels as the default. The default is the weights' training size, or
+            the dataset's if their file does not record one.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for a GPU if TensorFlow sees one.
         mirrored, max_pixels, orientation: see `Network`.
         precision: compute dtype of all convolutions except the first and the last: "float32", as published;
@@ -364,8 +364,8 @@ def load(
         gpus: number of this machine's GPUs to distribute batches across; 0 for all that TensorFlow sees.
 
     Raises:
-        UserError: the weights are not available, damaged, or not those of a whole network; or this machine has fewer
-            GPUs, or none for float16.
+        UserError: the weights are not available, damaged or incomplete; or this machine has fewer GPUs, or none
+            for float16.
     """
     check_precision(precision)
     checks.check_param("device", device)

@@ -1,4 +1,4 @@
-"""What `test` is asked to predict: its options, the photographs, and the files of their maps."""
+"""The options of `test`, the photographs to predict, and the files of their maps."""
 
 import errno
 import glob
@@ -49,7 +49,7 @@ class Options:
 
     @property
     def only_path(self) -> Path | str | None:
-        """The path of a run on a cluster, if one was named."""
+        """The single path of a run on a cluster, or None."""
         if len(self.paths) > 1:
             raise UserError(
                 f"--cluster takes one path, received {len(self.paths)}: name a folder, or a list of photographs in a "
@@ -98,9 +98,9 @@ class Found(NamedTuple):
     """Photographs to predict.
 
     Attributes:
-        images: for each, its path relative to what was named, which its map keeps.
+        images: the path of each, and its relative path, which its map gets below `images`.
         skipped: how many other files there are, such as "3 .txt, 1 .cr2", or "".
-        results: how many images are in the folder of results, and were left out.
+        results: how many images were left out because they are in the folder of results.
     """
 
     images: dict[Path, Path]
@@ -118,16 +118,16 @@ class Found(NamedTuple):
 def find_images(
     paths: Sequence[Path | str], results: Path | None = None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
 ) -> Found:
-    """The image files that paths name: themselves, those that match a pattern, and all below folders.
+    """The image files at paths: files, matches of patterns, and all files below folders.
 
     Args:
         paths: photographs, folders, and patterns such as "photos/*.jpg". An image that several of them name is found
-            once.
-        results: the folder of results, whose maps and overlays are no photographs.
+            only once.
+        results: the folder of results, whose maps and overlays are left out.
         suffixes: of the files to find.
 
     Raises:
-        UserError: there is none, or a folder cannot be read.
+        UserError: there are no images, or a folder cannot be read.
     """
     named = [path for given in paths for path in _expanded(Path(given), suffixes)]
     images: dict[Path, Path] = {}
@@ -151,7 +151,7 @@ def find_images(
 
 
 def _unique(images: Mapping[Path, Path]) -> dict[Path, Path]:
-    """Images of several paths, each file once, with a number in the second of equal relative paths."""
+    """Drop repeated files, and number relative paths that are equal."""
     files: set[Path] = set()
     taken: dict[Path, Path] = {}
     for image, relative in images.items():
@@ -178,7 +178,7 @@ def _expanded(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _files_below(folder: Path, results: Path | None) -> tuple[list[Path], int]:
-    """The files below a folder, and the number of images in the folder of results, which is left out if it is below."""
+    """The files below a folder, without those in the folder of results, and the number of images in the latter."""
     if results is None or not results.is_dir() or not results.resolve().is_relative_to(folder.resolve()):
         return list_files(folder), 0
     if results.resolve() == folder.resolve():
@@ -222,12 +222,13 @@ def write_maps(
         write: called with the name and the contents of each file.
 
     Returns:
-        The files' contents by name, the map first, and "". For a photograph that failed: no file, and the reason.
+        The files' contents by name, the map first, and an empty error. A photograph that failed has an error, and no
+        files.
 
     Raises:
-        OSError: a file cannot be written for a reason that other photographs share, such as a full disk.
+        OSError: no file can be written, for example because the disk is full.
     """
-    from .images import Unwritable, encode_map, encode_overlay  # They import TensorFlow.
+    from .images import Unwritable, encode_map, encode_overlay  # Here, because it imports TensorFlow.
 
     if prediction.saliency is None:
         return {}, prediction.error
@@ -273,9 +274,9 @@ def output_paths(
     """Where the map of each image goes: the same subfolder and name below `folder`, with another suffix.
 
     When two images would share a map, or a map would have the name of a folder, each map's name keeps the image's
-    suffix; if that name is taken too, a number follows. Names are compared like file systems may do: ignoring case and
-    the encoding of accents. A name depends only on the images and folders in the same folder, so a large tree can be
-    named folder by folder.
+    suffix; if that name is taken too, a number follows. Names are compared as some file systems do, ignoring case and
+    the Unicode form of accents. A name depends only on the images and folders in the same folder, so a large tree can
+    be named folder by folder.
 
     Args:
         images: files below `root`, or `root` itself.
@@ -302,9 +303,10 @@ def _names(path: Path, suffix: str) -> Iterator[Path]:
 
 
 def _clashes(targets: Mapping[Path, Path], folders: set[str]) -> list[Path]:
-    """The images that need another name: all that share a plain name, or all but one that share another name.
+    """The images that need another name.
 
-    Those whose name belongs to one of the folders, too.
+    Of images that share a name, all that have their plain name, or all but the first if none has it. Also those with
+    the name of a folder.
     """
     sharing: dict[str, list[Path]] = {}
     for image, target in targets.items():

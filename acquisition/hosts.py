@@ -57,7 +57,7 @@ def unreachable(urls: Sequence[str]) -> dict[str, str]:
     """The addresses whose hosts do not accept a connection, with the reason.
 
     All are tried in parallel. The result is there within `CONNECT_SECONDS`, including name look-ups, which have no
-    time limit of their own.
+    time limit.
     """
     reasons = dict.fromkeys(urls, f"no answer within {CONNECT_SECONDS:g} s")
 
@@ -66,7 +66,7 @@ def unreachable(urls: Sequence[str]) -> dict[str, str]:
         address = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
         port = address.port or {"https": 443}.get(address.scheme, 80)
         try:
-            # Half, because a host may have two addresses of which one is dead.
+            # Half, because one of a host's two addresses may be dead.
             socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS / 2).close()
             reasons.pop(url, None)
         except socket.gaierror:

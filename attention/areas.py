@@ -1,8 +1,8 @@
 """Areas of a photograph and the pixels that belong to them: a pixel belongs to an area if its center does.
 
-Coordinates are x to the right and y down, in pixels from the photograph's top left corner, so that the center of the
+Coordinates are x to the right and y down, in pixels from the photograph's top left corner, so the center of the
 top left pixel is at 0.5, 0.5. A center on the left or upper border of an area belongs to it; one on the right or lower
-border does not. Areas that share a border therefore never share a pixel, and leave none out.
+border does not. Adjacent areas therefore never share a pixel, and leave none out between them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -217,7 +217,7 @@ def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     height, width = shape
     switches = np.zeros((height, width + 1), np.int32)
     for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
-        # The same order for both polygons along a shared side, so that rounding is the same.
+        # The same order for both polygons along a shared side, so rounding is the same.
         (x0, y0), (x1, y1) = sorted((tuple(start), tuple(end)), key=lambda point: point[::-1])
         rows = np.arange(max(0, int(np.ceil(y0 - 0.5))), min(height, int(np.ceil(y1 - 0.5))))
         if len(rows):

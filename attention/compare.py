@@ -22,7 +22,7 @@ class Difference:
 
     Attributes:
         name: of the area.
-        first, second: what `regions` says of it in each.
+        first, second: its row from `regions` for each picture.
         difference: second share minus first, -1 to 1.
         low, high: the ends of its 90 % interval.
     """

@@ -1,11 +1,11 @@
 """The crop of a photograph that keeps the most attention.
 
-Larger crops keep more, so a smaller one needs a reason: from the share of attention that a crop keeps goes `TIGHTNESS`
-times the share of the photograph that it covers. A crop shrinks only where what it loses attracts less than a fifth of
-the average pixel.
+A crop's score is the share of attention that it keeps, minus two penalties:
 
-A crop leaves the center for a gain only: off go `PULL` times its distance from there too. A photograph without a clear
-subject gets the center crop, and a negligible difference between two versions of a photograph moves no crop far.
+- `TIGHTNESS` times its share of the photograph's area. Without this, the largest crop would always win. With it, a crop
+  shrinks if the pixels that it loses attract less than a fifth of the average.
+- `PULL` times its distance from the center. A photograph without a clear subject gets the center crop, and small
+  differences between two versions of a photograph move no crop far.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from ..utils import UserError
 from .areas import as_area, find_pixels, parse_ratio
 from .density import LogDensity, attention, integral
 
-# The share of attention that a crop must gain to move from the center by a whole side, and that it may lose to become
-# smaller by the area of the whole photograph.
+# PULL: the share of attention that a crop must gain to move from the center by a whole side. TIGHTNESS: the share that
+# it may lose to shrink by the area of the whole photograph.
 PULL, TIGHTNESS = 0.05, 0.2
 
-# Positions along the longer side of a photograph that are compared; between scales, sides shrink by this factor.
+# The number of positions compared along a photograph's longer side, and the factor from one scale to the next.
 POSITIONS, SHRINK = 512, 0.98
 
 
@@ -31,8 +31,8 @@ class Crop:
 
     Attributes:
         x, y, width, height: of its box, in pixels from the top left corner.
-        share: of attention that it keeps, 0 to 1.
-        center_share: that the largest crop of this ratio around the center would keep.
+        share: share of attention that it keeps, 0 to 1.
+        center_share: share that the largest crop of this ratio around the center would keep.
     """
 
     x: int
@@ -48,7 +48,7 @@ def crop(
 ) -> Crop:
     """The crop that keeps the most attention.
 
-    Every position is compared on photographs of up to 512 pixels, every n-th on larger ones, and every scale down to
+    On photographs of up to 512 pixels it compares every position, on larger ones every n-th; scales go down to
     `min_scale` in steps of 2 %.
 
     Args:
@@ -62,7 +62,7 @@ def crop(
         A box of integer pixels inside the photograph. Its ratio is as close to `ratio` as integers allow.
 
     Raises:
-        UserError: the ratio or the scale is out of range, or no crop holds all of `keep`.
+        UserError: the ratio or the scale is out of range, or no crop includes all of `keep`.
     """
     target = parse_ratio(ratio)
     if not 0 < min_scale <= 1:
@@ -108,7 +108,7 @@ def center_share(sums: np.ndarray, ratio: float) -> float:
 def _best_position(
     sums: np.ndarray, size: tuple[int, int], kept: tuple[slice, slice] | None
 ) -> tuple[float, int, int, tuple[int, int]] | None:
-    """The best crop of one size: its score, top, left and size; None where none holds the area to keep."""
+    """The best crop of one size: its score, top, left and size; None if no position includes the area to keep."""
     shape = sums.shape[0] - 1, sums.shape[1] - 1
     step = -(-max(shape) // POSITIONS)
     tops, lefts = (

@@ -39,7 +39,7 @@ def interval(share: np.ndarray | float, errors: dict | None = None) -> tuple[np.
 def difference_interval(first: float, second: float) -> tuple[float, float]:
     """The 90 % interval of `second - first`, two predicted shares with independent errors.
 
-    The errors of two versions of one picture are alike, so that the interval is rather too wide for them.
+    Errors are similar for two versions of one picture, so their interval is slightly too wide.
     """
     (low_first, high_first), (low_second, high_second) = interval(first), interval(second)
     difference = second - first

@@ -13,7 +13,7 @@ from .errors import interval
 
 @dataclass(frozen=True)
 class Region:
-    """What a saliency map says of one area. All shares are from 0 to 1.
+    """One area's share of a saliency map. All shares are from 0 to 1.
 
     Attributes:
         name: of the area.

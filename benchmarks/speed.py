@@ -62,7 +62,7 @@ def seconds(function: Callable, repetitions: int) -> float:
 
 
 def shortest(functions: Mapping[Any, Callable], repetitions: int, settle: bool = False) -> dict[Any, float]:
-    """Shortest duration of each function; calls alternate, so that the machine's other load affects all of them.
+    """Shortest duration of each function; calls alternate, so the machine's other load affects all of them.
 
     Args:
         functions: by any name.

@@ -1,4 +1,4 @@
-// A service worker that caches the static page, so that it opens offline from the second visit on.
+// A service worker that caches the static page, so it opens offline from the second visit on.
 //
 // The server's answers have priority, and update the cache; the cache is used if the server does not answer.
 

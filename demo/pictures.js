@@ -8,7 +8,7 @@ export const EXAMPLES = [
   ["coffee.jpg", "A cup of coffee"],
 ];
 
-// Older ones leave the strip, so that memory stays bounded.
+// Older ones leave the strip, so memory stays bounded.
 const MOST_PICTURES = 24;
 
 /** Show the examples; `open` is called with the blob and the name of the picture that was chosen. */

@@ -180,7 +180,7 @@ async function listCameras(stream) {
   );
 }
 
-// Send a new frame only when the last map has arrived, so that frames do not queue up if the network is slow.
+// Send a new frame only when the last map has arrived, so frames do not queue up if the network is slow.
 function follow(source) {
   if (source !== state.source) {
     return;

@@ -96,7 +96,7 @@ export function prepare({ kind, mirrored }, width, height) {
   fitPanes(width, height);
 }
 
-/** Show a decoded image, so that the previous one disappears at once. */
+/** Show a decoded image, so the previous one disappears at once. */
 export function placePhoto(image, name) {
   image.id = "photo";
   image.alt = `The picture ${name}`;

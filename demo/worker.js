@@ -17,7 +17,7 @@ let fitShape; // whether the network's input takes each picture's shape, as `tes
 
 const handlers = { load, predict, paint, save, measure };
 
-// One message at a time, so that a network never predicts before it is loaded.
+// One message at a time, so a network never predicts before it is loaded.
 let queue = Promise.resolve();
 
 self.onmessage = ({ data }) => {

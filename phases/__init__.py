@@ -1,1 +1,1 @@
-"""The phases: one file each, read from top to bottom, is the story of that phase. Only `reproduce` imports others."""
+"""The phases, one file each, to be read from top to bottom. Only `reproduce` imports others."""

@@ -98,7 +98,7 @@ def predict_clips(network, clips: Sequence[Photograph], options: Options) -> dic
 
 
 def predict_clip(network, files: Photograph, options: Options) -> dict:
-    """Predict one clip; decoding, the network and encoding run in threads of their own.
+    """Predict one clip; decoding, the network and encoding run in separate threads.
 
     Returns:
         What the run's record says about it: the numbers of frames and seconds, why frames are missing at the end, and

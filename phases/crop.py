@@ -37,11 +37,11 @@ class Options(MapOptions):
     Attributes:
         path, maps: see `regions.Options`.
         ratio: ratios of width to height, such as "16:9".
-        size: longer sides of the files are reduced to this; None to keep the photograph's pixels.
+        size: maximum longer side of the written crops; None to keep the photograph's pixels.
         min_scale: see `attention.crops.crop`.
         keep: areas that are never cut: names in `areas`, or areas as in `area_files.parse_area`.
         areas: see `area_files.read_areas`.
-        speed: how far the crop of a clip moves in a second at most, as a share of the clip's longer side.
+        speed: how far a clip's crop may move per second, as a share of the clip's longer side.
     """
 
     path: Path | None = None
@@ -98,7 +98,7 @@ def run(options: Options) -> int:
 
 
 def choose_kept(options: Options, photographs: Mapping[str, Path]) -> dict[str, Area]:
-    """By photograph, the union of the areas that must not be cut; photographs without any are missing.
+    """By photograph, the union of the areas that must not be cut; photographs without areas have no entry.
 
     Raises:
         UserError: an area is unknown or does not fit a photograph.
@@ -108,11 +108,11 @@ def choose_kept(options: Options, photographs: Mapping[str, Path]) -> dict[str, 
     boxes = [text for text in options.keep if text not in names]
     if unknown := [text for text in boxes if ":" not in text]:
         raise UserError(
-            f"--keep names the area {name_some(unknown)}, expected one in the file of --areas"
+            f"--keep names the unknown area {name_some(unknown)}, expected one in the file of --areas"
             f"{' (' + name_some(sorted(names)) + ')' if names else ''}, or name:x,y,width,height."
         )
     if options.areas and not options.keep:
-        raise UserError("--areas only names areas for --keep: say which must not be cut, such as --keep face.")
+        raise UserError("--areas requires --keep here: name the areas that must not be cut, such as --keep face.")
     everywhere = choose_areas(None, boxes, photographs)
     kept: dict[str, Area] = {}
     for name in photographs:

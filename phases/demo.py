@@ -113,7 +113,7 @@ def write_demo(folder: Path, networks: list[Network], photograph: Path, *, offli
         folder: to create or replace.
         networks: the page offers them, and starts with the first.
         photograph: the example on the page.
-        offline: whether browsers cache the page with its first network, so that it opens offline too.
+        offline: whether browsers cache the page with its first network, so it opens offline too.
     """
     libraries = json.loads((DEMO_FOLDER / "libraries.json").read_text(encoding="utf-8"))
     installed = _install_libraries()

@@ -1,6 +1,6 @@
 """The `train` phase: from photographs and fixations to checkpoints, a history and a run record.
 
-This file chooses data, sizes and settings. `phases/training` trains, and is imported when all of that is correct.
+This file chooses data, sizes and settings. `phases/training` trains; it is imported after the options are checked.
 """
 
 import math
@@ -16,7 +16,7 @@ from ..scoring.fixations import Blur
 from ..utils import UserError, quiet_stderr
 from .custom import make_missing_maps
 
-# Options that only your own photographs have.
+# Options that only apply to your own photographs.
 OF_CUSTOM = ("valid_fraction", "sigma", "pixels_per_degree")
 
 
@@ -47,7 +47,7 @@ def run(options: Options) -> None:
     valid_fraction = VALID_FRACTION if options.valid_fraction is None else options.valid_fraction
     params = dict(options.params)
     if CUSTOM in options.data:
-        # These options decide what is learned, and therefore belong to the settings of the run.
+        # These options affect training, so they are part of the run's settings.
         own = {"valid_fraction": valid_fraction, "sigma": options.sigma, "pixels_per_degree": options.pixels_per_degree}
         params |= own
         folder = data.find_dataset(CUSTOM, options.path)
@@ -85,7 +85,7 @@ def check(options: Options) -> None:
 
 
 def check_resumed(results: Path, name: str, settings: Mapping) -> None:
-    """Refuse to resume a run that has other settings than these, before maps are made that it cannot use."""
+    """Reject a run with different settings before maps are made for it."""
     with quiet_stderr():
         from .training.run import Run
     run = Run(results, name, dict(settings))

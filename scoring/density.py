@@ -25,7 +25,7 @@ MOST_IMAGES = 200
 
 
 def default_log_density(saliency: np.ndarray) -> np.ndarray:
-    """The log density of a saliency map if none was fitted: log(map / sum + 1e-8), normalised."""
+    """The log density of a saliency map if none was fitted: log(map / sum + 1e-8), normalized."""
     density = as_distribution(saliency) + FLOOR
     return np.log(density / density.sum())
 
@@ -36,7 +36,7 @@ def normalize(log_density: np.ndarray) -> np.ndarray:
 
 
 def relative(fixations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Centres of pixels relative to the image's sides: (N, 2) integers -> (N, 2) float64 between 0 and 1."""
+    """Centers of pixels relative to the image's sides: (N, 2) integers -> (N, 2) float64 between 0 and 1."""
     return (np.asarray(fixations, np.float64).reshape(-1, 2) + 0.5) / shape
 
 
@@ -74,7 +74,7 @@ def on_pixels(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def kernel_sums(cells: np.ndarray, sources: np.ndarray, of_rows: np.ndarray, of_columns: np.ndarray) -> np.ndarray:
-    """The unnormalised kernel density of source cells (M, 2) at cells (N, 2); (N,)."""
+    """The unnormalized kernel density of source cells (M, 2) at cells (N, 2); (N,)."""
     near_rows = of_rows[np.ix_(cells[:, 0], sources[:, 0])]  # (N, M)
     return np.einsum("nm,nm->n", near_rows, of_columns[np.ix_(cells[:, 1], sources[:, 1])])
 

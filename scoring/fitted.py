@@ -42,7 +42,7 @@ class FittedDensity:
     Attributes:
         blur: standard deviation of the Gaussian, relative to the square root of the image's area.
         curve: (20,) positive and rising, at the values `CURVE_AT` of the blurred map, which was scaled to 0 to 1.
-        centre: (12,) logarithms of the factors at equal steps of the elliptic distance, from the centre to a corner.
+        centre: (12,) logarithms of the factors at equal steps of the elliptic distance, from the center to a corner.
         ratio: weight of the vertical in that distance, relative to the horizontal; both relative to half the side.
     """
 
@@ -111,12 +111,12 @@ def _log_densities(saliency, sigmas, curve, centre, ratio):
     """
     height, width = tf.unstack(tf.shape(saliency)[1:])
     blurred = _gaussians(height, sigmas[:, 0]) @ saliency @ _gaussians(width, sigmas[:, 1], transposed=True)
-    unnormalised = tf.math.log(_interpolate(blurred, CURVE_AT, curve))
+    unnormalized = tf.math.log(_interpolate(blurred, CURVE_AT, curve))
     sides = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
     vertical, horizontal = ((tf.range(0.5, side) * 2 / side - 1) ** 2 for side in sides)  # -1 to 1, squared
     distance = tf.sqrt((ratio * vertical[:, None] + horizontal) / (1 + ratio))  # (H, W), 0 to 1 in the corners
-    unnormalised += _interpolate(distance, CENTRE_AT, centre)
-    return unnormalised - tf.reduce_logsumexp(unnormalised, axis=(1, 2), keepdims=True)
+    unnormalized += _interpolate(distance, CENTRE_AT, centre)
+    return unnormalized - tf.reduce_logsumexp(unnormalized, axis=(1, 2), keepdims=True)
 
 
 def _gaussians(side, sigmas, transposed: bool = False):
@@ -148,14 +148,14 @@ def fit_density(
     Args:
         maps: saliency maps, (H, W), of any sizes.
         positions: for each map, the relative positions of its image's fixations, (N, 2).
-        steps: maximum number of iterations of the optimiser, L-BFGS.
+        steps: maximum number of iterations of the optimizer, L-BFGS.
 
     Returns:
         The density, and the mean log likelihood of a fixation relative to a uniform density, in bits, before and after
         the fit.
     """
     loss, start = likelihood_loss(maps, positions)
-    # The optimiser rarely leaves a blur of less than a cell, so it starts from the best one.
+    # The optimizer rarely leaves a blur of less than a cell, so it starts from the best one.
     starts = [np.append(np.log(blur), start[1:]) for blur in BLURS]
     best = min(starts, key=lambda parameters: loss(parameters)[0])
     # Smoothing keeps the center bias from falling where there are merely few fixations.

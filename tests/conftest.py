@@ -182,7 +182,7 @@ def seeded_arrays(network) -> dict[str, np.ndarray]:
 
 
 def set_arrays(network, arrays) -> None:
-    """Put arrays by published name into a Keras network without batch normalisation."""
+    """Put arrays by published name into a Keras network without batch normalization."""
     from msinet.model import keras_name
 
     for name, values in arrays.items():

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "config installation image_files listing phases.clips videos",
     "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
-    # This phase runs other phases, so that a user can repeat each row of its page with a command.
+    # This phase runs other phases, so a user can repeat each row of its page with a command.
     "phases.reproduce": "phases.reproduction utils",
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
     "checkpoint download data acquisition.datasets utils config installation phases.curves",

@@ -161,7 +161,7 @@ def test_a_fitted_density_takes_the_place_of_the_maps_sum():
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((0, 4)), np.zeros((2, 3, 3)), np.full((4, 4), np.nan), -np.ones((4, 4))])
-def test_what_is_no_map_is_an_error(wrong):
+def test_invalid_map_is_an_error(wrong):
     with pytest.raises(UserError, match=r"expected|negative"):
         regions(wrong, {"a": (0, 0, 1, 1)})
 
@@ -242,7 +242,7 @@ def test_a_crop_equals_brute_force(ratio, min_scale):
     assert found.share == pytest.approx(best[1][4])
 
 
-def test_a_crop_holds_the_subject_and_says_what_the_center_crop_would_keep():
+def test_crop_keeps_the_subject_and_reports_the_share_of_the_center_crop():
     found = crop(blob(12, 20) + 1e-6, "1:1")
     assert (found.x, found.y, found.width, found.height) == (0, 0, 48, 48) or found.x + found.width < 64
     assert found.share > 0.99 > found.center_share
@@ -260,7 +260,7 @@ def test_a_crop_does_not_move_for_a_negligible_gain():
     assert crop(subject, "1:1").x == 16
 
 
-def test_what_is_to_be_kept_is_never_cut():
+def test_area_to_keep_is_never_cut():
     saliency = blob(55, 20)
     assert crop(saliency, "1:1").x > 8
     found = crop(saliency, "1:1", 0.4, keep=(2, 5, 12, 12))
@@ -324,7 +324,7 @@ def test_a_polygon_given_as_an_object_is_the_same_as_its_corners():
 
 
 @pytest.mark.parametrize("name", ["osie", "mit1003"])
-def test_the_numbers_that_ship_keep_what_the_docs_promise(name):
+def test_included_numbers_match_the_docs(name):
     shares, compared = MEASURED["shares"][name], MEASURED["compare"][name]
     assert 0.88 <= shares["coverage"] <= 0.92
     for kept in MEASURED["crops"][name].values():

@@ -14,7 +14,7 @@ from msinet import checkpoint, model
 from msinet.utils import UserError
 from msinet.weight_files import Architecture, expected_shapes, write_note
 
-WIDTH = 0.125  # Narrow networks, so that many can be written and read.
+WIDTH = 0.125  # Narrow networks, so many can be written and read.
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_entries_of_a_list_that_are_no_paths_are_one_failed_row_each(tmp_path, d
     assert errors == ["", cluster_store.NOT_A_PATH, cluster_store.NOT_A_PATH, ""]
 
 
-def test_byte_order_mark_is_no_part_of_the_first_path(tmp_path):
+def test_byte_order_mark_is_not_part_of_the_first_path(tmp_path):
     write(tmp_path / "m.txt", "\ufeffa.jpg\r\nb.jpg\r\n".encode())
     listed = Photographs(str(tmp_path / "m.txt"), "", ".png")
     assert [photograph.path for photograph in listed] == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]

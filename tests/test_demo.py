@@ -118,7 +118,7 @@ def test_map_and_overlay_are_saved_at_the_pictures_own_size(page, network, photo
     assert np.mean(np.abs(overlay - images.blend(image, expected.astype(np.float32))) <= 4) >= 0.99
 
 
-def test_glow_keeps_the_picture_where_nobody_looks_and_heat_blends_like_test(page, network, photograph):
+def test_glow_keeps_unsalient_areas_and_heat_blends_like_test(page, network, photograph):
     image = photograph(60, 100, seed=5)
     page.drop(image)
     page.wait("map.width === 100")

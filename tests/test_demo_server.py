@@ -1,4 +1,4 @@
-"""The browser demo's server, without a browser: whom it answers, with which files, and for how long."""
+"""The browser demo's server, without a browser: which requests it answers, its files, and its lifetime."""
 
 import contextlib
 import http.client

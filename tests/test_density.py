@@ -1,4 +1,4 @@
-"""Densities: normalised, fitted by likelihood, and the optimal map of each metric."""
+"""Densities: normalized, fitted by likelihood, and the optimal map of each metric."""
 
 import numpy as np
 import pytest
@@ -48,14 +48,14 @@ def test_interpolated_density_keeps_its_sum_and_its_shape(shape):
 
 
 def simulated_positions(images=40, count=30, uniform=0.2, seed=0):
-    """Fixations around the centre of images, some of them anywhere."""
+    """Fixations around the center of images, and some anywhere."""
     random = np.random.default_rng(seed)
-    centred = np.clip(random.normal(0.5, 0.12, (images, count, 2)), 0, 0.999)
+    centered = np.clip(random.normal(0.5, 0.12, (images, count, 2)), 0, 0.999)
     anywhere = random.random((images, count, 1)) < uniform
-    return list(np.where(anywhere, random.random((images, count, 2)), centred))
+    return list(np.where(anywhere, random.random((images, count, 2)), centered))
 
 
-def test_centre_bias_leaves_an_images_own_fixations_out():
+def test_center_bias_leaves_an_images_own_fixations_out():
     positions = simulated_positions()
     bias = density.fit_centre_bias(positions)
     others = density.CentreBias(density.histogram(np.concatenate(positions[1:])), bias.bandwidth, bias.uniform)
@@ -64,7 +64,7 @@ def test_centre_bias_leaves_an_images_own_fixations_out():
     assert abs(logsumexp(bias.log_density((60, 80)))) < 1e-9
 
 
-def test_centre_bias_has_the_best_leave_one_image_out_likelihood():
+def test_center_bias_has_the_best_leave_one_image_out_likelihood():
     positions = simulated_positions()
     bias = density.fit_centre_bias(positions)
 
@@ -80,7 +80,7 @@ def test_centre_bias_has_the_best_leave_one_image_out_likelihood():
     assert 0.02 < bias.bandwidth < 0.12 and 0.01 < bias.uniform < 0.35
 
 
-def test_centre_bias_without_fixations_is_uniform():
+def test_center_bias_without_fixations_is_uniform():
     for positions in ([], [np.zeros((0, 2))] * 3, [np.full((5, 2), 0.5)]):
         log_density = density.fit_centre_bias(positions).log_density((4, 6))
         np.testing.assert_allclose(log_density, -np.log(24))
@@ -167,7 +167,7 @@ def test_fitted_likelihood_is_never_below_that_of_the_default_density(small_grid
     assert before > (default + np.log(24**2)) / np.log(2) - 0.01  # More for black pixels, which the bounds lift.
 
 
-def test_fitted_density_is_monotone_and_normalised_at_any_size(truth):
+def test_fitted_density_is_monotone_and_normalized_at_any_size(truth):
     for shape in ((48, 64), (30, 20)):
         assert abs(logsumexp(truth.log_density(smooth_map(1, shape) * 255))) < 1e-9
     assert (np.diff(fitting.unpack(np.random.default_rng(0).normal(size=34)).curve) > 0).all()

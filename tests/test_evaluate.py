@@ -54,7 +54,7 @@ def maps(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, dataset):
-    """`evaluate` on all photographs: the exit status. `rows()` and `summary()` read what it wrote last."""
+    """`evaluate` on all photographs: the exit status. `rows()` and `summary()` read its latest output."""
 
     def evaluate_all(*flags, split="all", name="run"):
         fixed = ["-d", "custom", "-p", str(dataset), "--split", split, "--results", str(tmp_path), "--name", name]
@@ -293,7 +293,7 @@ def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(ru
         assert rows["empty", "0003"][metric] == pytest.approx(rows["shallow", "0003"][metric], abs=1e-4)
 
 
-# --- The run's folder, and who is in the table ------------------------------------------------------------------------
+# --- The run's folder, and the table's rows ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ def test_runs_of_other_settings_have_folders_of_their_own(noisy, dataset, tmp_pa
     assert len(noisy.folders()) == 6
     summaries = [json.loads((tmp_path / "evaluation" / n / "summary.json").read_text()) for n in noisy.folders()]
     assert sorted(summary["folder"] for summary in summaries) == [str(dataset)] * 5 + [str(other)]
-    assert noisy() == 0 and len(noisy.folders()) == 6  # An unchanged repeat replaces what it made.
+    assert noisy() == 0 and len(noisy.folders()) == 6  # Repeating a command replaces its output.
 
 
 def test_run_of_other_settings_is_not_replaced(noisy, dataset, tmp_path, capsys):
@@ -389,7 +389,7 @@ def test_models_called_like_baselines_get_names_of_their_own(run, maps, tmp_path
     assert all((run.folder / f"examples_{name}.png").exists() for name in models)
 
 
-def test_table_says_that_the_lite_network_stands_in_for_the_published_one(run, monkeypatch, capsys):
+def test_table_names_the_lite_network_as_a_replacement(run, monkeypatch, capsys):
     def unreachable(data):
         raise utils.DownloadError("nothing answers", brief="no network here")
 
@@ -403,7 +403,7 @@ def test_table_says_that_the_lite_network_stands_in_for_the_published_one(run, m
 
 
 @pytest.mark.parametrize("protocol", ["tuebingen", "mit"])
-def test_without_two_observers_there_is_no_gold_standard_but_all_else(run, dataset, maps, capsys, protocol):
+def test_gold_standard_needs_two_observers(run, dataset, maps, capsys, protocol):
     lines = (dataset / "fixations.csv").read_text().splitlines()
     one_each = [line for line in lines if line.endswith((",0", "observer"))]
     (dataset / "fixations.csv").write_text("\n".join(one_each))
@@ -466,7 +466,7 @@ def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narro
     assert found[()][2] != found[("--mirrored",)][2]
 
 
-def test_best_come_first_and_what_is_no_number_is_left_out():
+def test_best_images_come_first_and_nan_is_left_out():
     rows = [{"NSS": value, "EMD": value} for value in (3.0, np.nan, 1.0, 2.0)]
     assert [pictures.rank(rows, metric, MIT)[1] for metric in ("NSS", "EMD")] == [[0, 3, 2], [2, 3, 0]]
 

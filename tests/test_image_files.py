@@ -19,7 +19,7 @@ SECTORS = [(224, 32, 32), (32, 224, 32), (32, 32, 224), (224, 224, 32)]
 
 @pytest.fixture
 def corners():
-    """A picture whose four quarters have four colors, so that every orientation of it differs."""
+    """A picture whose four quarters have four colors, so every orientation of it differs."""
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for i, color in enumerate(SECTORS):
         y, x = (i // 2) * HEIGHT // 2, (i % 2) * WIDTH // 2
@@ -188,7 +188,7 @@ def test_maps_of_16_bits_are_read_at_full_depth(tmp_path, suffix):
         ("a.jpg", b"some text", "not a readable image, or damaged"),
     ],
 )
-def test_files_that_are_no_images_say_what_they_are(tmp_path, name, contents, reason):
+def test_files_that_are_not_images_are_described(tmp_path, name, contents, reason):
     with pytest.raises(Unreadable) as error:
         read(write(tmp_path / name, contents))
     assert str(error.value) == reason

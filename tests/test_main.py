@@ -183,7 +183,7 @@ def test_closed_streams_change_no_result(tmp_path, closed):
 @pytest.mark.parametrize(
     ("arguments", "status"), [("--help", 0), ("download --list", 141), ("test -p nowhere.jpg 2>&1", 141)]
 )
-def test_reader_that_ends_early_is_no_error(tmp_path, arguments, status):
+def test_reader_that_ends_early_is_not_an_error(tmp_path, arguments, status):
     finished = in_shell(f"$msinet {arguments} | true", tmp_path)
     assert (finished.returncode, finished.stderr) == (status, "")
 

@@ -96,7 +96,7 @@ def test_areas_are_read_from_flags():
         parse_areas(["a:1,2,3,4", "a:5,6,7,8"])
 
 
-def test_what_is_no_file_of_areas_is_an_error(tmp_path):
+def test_invalid_file_of_areas_is_an_error(tmp_path):
     with pytest.raises(UserError, match="No such file or folder"):
         read_areas(tmp_path / "missing.csv", PHOTOGRAPHS)
     with pytest.raises(UserError, match="expected a CSV file, a COCO JSON file"):
@@ -134,7 +134,7 @@ def test_compressed_run_lengths_are_decoded_as_pycocotools_writes_them():
         coco([{"segmentation": {"counts": [3, 4], "size": list(SHAPE)}}]),
     ],
 )
-def test_what_is_no_coco_file_is_one_clear_line(tmp_path, text):
+def test_invalid_coco_file_is_one_clear_line(tmp_path, text):
     with pytest.raises(UserError, match="is not a COCO file"):
         read_areas(write(tmp_path / "coco.json", text), PHOTOGRAPHS)
 

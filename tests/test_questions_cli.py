@@ -243,7 +243,7 @@ def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, wo
         ("regions -p photos --maps maps --weights lite", ["--weights"]),
         ("regions -p photos --maps maps --density nowhere.json", ["nowhere.json"]),
         ("crop -p photos --maps maps --ratio 0:1", ["'0:1'", "such as 16:9"]),
-        ("crop -p photos --maps maps --keep face", ["--keep names the area face"]),
+        ("crop -p photos --maps maps --keep face", ["--keep names the unknown area face"]),
         ("crop -p photos --maps maps --keep face:50,0,30,10", ["outside the photograph"]),
         (
             "crop -p photos/a.png --maps maps/a.npy --ratio 1:3 --keep face:2,2,50,20",

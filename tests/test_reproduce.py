@@ -71,7 +71,7 @@ def internet(server, tiny, networks, tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """`reproduce` with folders of its own: the exit status. `page()`, `rows()` and `printed` are of the last run."""
+    """`reproduce` in its own folders: the exit status. `page()`, `rows()` and `printed` are of the last run."""
 
     def reproduce_some(*flags, results=tmp_path / "results"):
         capsys.readouterr()
@@ -154,7 +154,7 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
     titles = Counter((row["dataset"], row["protocol"]) for row in rows.values())
     assert set(titles) == {(name, protocol) for name in DATASETS for protocol in PROTOCOLS}
     for name in DATASETS:
-        # Published, SALICON's beside it, the dataset's own maps, uniform, center bias; people where they are known.
+        # Published, SALICON's, the dataset's own maps, uniform, center bias; gold standard if observers are known.
         known = name in ("salicon", "dutomron", "pascals", "osie")
         assert titles[name, "mit"] == 5 + known - (name == "salicon"), name
         assert DATASETS[name].title in page
@@ -174,7 +174,7 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
             assert f"{float(line['mean']):.3f} [{float(line['low']):.3f}, {float(line['high']):.3f}]" in page
             assert f"{float(line['mean']):.3f}" in (run.folder / "tables.tex").read_text(encoding="utf-8")
 
-    # Every number is the one that the command beside it gives alone.
+    # The command of each row reproduces its number.
     steps = {step["name"]: step for step in content["steps"]}
     for words in ("evaluate published network on osie, tuebingen", "evaluate baselines on salicon, mit"):
         assert steps[words]["command"] in page
@@ -197,7 +197,7 @@ def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, 
         assert rows["trained", "trained here", name, "mit"]["scores"]["NSS"]["images"] >= 1
         assert f"![Loss over the epochs on {name}](curves_{name}.png)" in page
         assert (run.folder / f"curves_{name}.png").stat().st_size > 10_000
-    # What stands in the place of the published networks, and at which size, is said before any number.
+    # The page names the replacement networks and their size above the first number.
     head = page.partition("## Scores")[0]
     assert "The published networks are not in these tables" in head and "lite network" in head and "24×32" in head
     command = shlex.split(steps["train on osie, aspp, seed 42"]["command"])[2:]
@@ -250,10 +250,10 @@ def test_benchmarks_are_predicted_where_their_photographs_are(internet, quick, r
 
 
 class Killed(BaseException):
-    """What no step can catch."""
+    """An error that no step catches."""
 
 
-def test_killed_at_any_moment_it_goes_on_and_the_page_is_the_same(internet, vgg16, quick, run, tmp_path, monkeypatch):
+def test_resumes_after_a_kill_with_the_same_page(internet, vgg16, quick, run, tmp_path, monkeypatch):
     flags = ["-d", "osie", "fiwi", "--train"]
     assert run(*flags) == 0
     expected = without_costs(run.folder)
@@ -304,7 +304,7 @@ main.main(sys.argv[1:])
 """
 
 
-def test_killed_in_the_middle_of_a_step_it_goes_on(internet, run, tmp_path, monkeypatch):
+def test_resumes_after_a_kill_in_the_middle_of_a_step(internet, run, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)
     weights = tmp_path / "narrow.npz"
     np.savez(weights, **arrays_of(5))
@@ -324,7 +324,7 @@ def test_killed_in_the_middle_of_a_step_it_goes_on(internet, run, tmp_path, monk
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-def test_what_is_done_is_not_done_again_unless_something_of_it_has_changed(internet, quick, run, tmp_path):
+def test_finished_steps_are_repeated_only_if_something_changed(internet, quick, run, tmp_path):
     narrow = tmp_path / "narrow.npz"
     np.savez(narrow, **arrays_of(5))
     flags = ["-d", "osie", "--weights", narrow]
@@ -420,7 +420,7 @@ def test_rows_that_cannot_be_made_say_why_and_the_others_are_right(internet, vgg
         if name == "dutomron":
             raise UserError("The loss became nan in epoch 1, step 3; no epoch was complete. Try a smaller one.")
         if name == "mit1003":
-            raise RuntimeError("nobody foresaw it")
+            raise RuntimeError("unexpected")
         learn(options)
 
     monkeypatch.setattr(train, "run", diverge)
@@ -433,8 +433,8 @@ def test_rows_that_cannot_be_made_say_why_and_the_others_are_right(internet, vgg
     assert "404" in of["published", "mit1003", "mit"] and "cat2000" in of["published", "cat2000", "mit"]
     assert of["published", "osie", "mit"] == "the disk is full"
     assert of["trained", "dutomron", "mit"].endswith("The loss became nan in epoch 1, step 3")
-    assert "RuntimeError: nobody foresaw it; see" in of["trained", "mit1003", "mit"]
-    assert "nobody foresaw it" in next((run.folder / "failures").iterdir()).read_text(encoding="utf-8")
+    assert "RuntimeError: unexpected; see" in of["trained", "mit1003", "mit"]
+    assert "unexpected" in next((run.folder / "failures").iterdir()).read_text(encoding="utf-8")
     assert all(len(reason) < 300 for reason in reasons.values())
     # Everything else is as it would have been.
     rest = {key: row for key, row in run.rows().items() if key not in reasons and key[0] != "trained"}
@@ -470,7 +470,7 @@ def test_page_that_cannot_be_written_is_printed(internet, quick, run, monkeypatc
 
 def test_errors_in_a_few_words():
     assert (
-        brief(DownloadError("It cannot be had.", ["why"], "a.b: Google Drive's quota; wait"))
+        brief(DownloadError("It is not available.", ["why"], "a.b: Google Drive's quota; wait"))
         == "a.b: Google Drive's quota"
     )
     assert brief(UserError("The loss became nan. Try another.")) == "The loss became nan"
@@ -521,9 +521,7 @@ def test_another_process_in_the_same_folder_is_refused(internet, quick, run, cap
 # --- Numbers from elsewhere -------------------------------------------------------------------------------------------
 
 
-def test_numbers_from_elsewhere_stand_beside_ours_and_are_marked_outside_of_the_interval(
-    internet, quick, run, tmp_path
-):
+def test_reference_numbers_are_shown_and_marked_outside_the_interval(internet, quick, run, tmp_path):
     assert run("-d", "osie", "fiwi") == 0
     ours = run.rows()["published", "published network", "osie", "mit"]["scores"]["NSS"]["mean"]
     lines = ["# a comment", "dataset,metric,value,source,protocol", f"osie,NSS,{ours + 0.05},Table 1,mit"]

@@ -53,7 +53,7 @@ def test_losses_of_five_steps_are_the_published_ones(fixture):
     found = run_with_published_kernels(__file__)
     np.testing.assert_allclose(found["losses"], numbers["losses"], rtol=0, atol=1e-5)
     assert len(found["changes"]) == len(numbers["delta_norms"]) == 46
-    # The last is the bias of the map, which the normalisation takes away again: its gradient is rounding noise.
+    # The last is the bias of the map, which normalization removes again: its gradient is rounding noise.
     np.testing.assert_allclose(found["changes"][:-1], numbers["delta_norms"][:-1], rtol=1e-3)
 
 
@@ -149,7 +149,7 @@ def test_run_is_only_continued_with_the_same_settings(tmp_path, monkeypatch, bef
         assert continued.settings["init"] == before.get("init")
 
 
-def test_checkpoints_know_what_trained_them(run, results):
+def test_checkpoints_record_their_training(run, results):
     assert run() == 0
     for kind in ("latest", "best"):
         known = checkpoint.read_knowledge(results / "ckpts" / kind / "custom.weights.h5")
@@ -316,7 +316,7 @@ def test_bfloat16_training_with_a_cache_leaves_float32_weights_and_says_so_in_it
     assert not list((results / "cache").iterdir())
 
 
-def test_tensorboard_gets_losses_speed_and_validation_maps_beside_their_truth(run, results):
+def test_tensorboard_gets_losses_speed_and_validation_maps(run, results):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     assert run("--tensorboard") == 0
     tags = {}

@@ -96,7 +96,7 @@ def test_smoothing_is_an_average_that_depends_on_time_alone():
     np.testing.assert_allclose(smooth, [100 * (1 - np.exp(-t / 2)) for t in (0, 1, 2, 5)], rtol=1e-5)
 
 
-def test_smoothing_starts_anew_at_a_cut(network, photograph):
+def test_smoothing_restarts_at_a_cut(network, photograph):
     # Random scenes have the same colors, unlike those of films.
     other = [pixels // np.uint8(3) for pixels in noisy_scene(photograph, 8, seed=2)]
     frames = as_frames([*noisy_scene(photograph, 8, seed=1), *other])

@@ -39,7 +39,7 @@ def test_path_follows_slow_targets_without_lag_and_smooths_jumps():
     assert follow(jitter, TIMES, SPEED).std() < 4
 
 
-def test_path_starts_anew_at_a_cut():
+def test_path_restarts_at_a_cut():
     targets = np.repeat([[10.0], [250.0]], 50, axis=0)
     path = follow(targets, TIMES, SPEED, cuts=[50])
     np.testing.assert_allclose(path, targets)

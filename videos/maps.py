@@ -18,17 +18,18 @@ from .reading import Frame, open_clip
 # Frames that are decoded before the network needs them.
 AHEAD = 8
 
-# At a cut, thumbnails of this size (width, height) differ by more gray levels on average, and their color histograms by
-# a larger share of their pixels. Noise and slow changes of light stay below the first, motion below the second.
+# A cut is where thumbnails of this size (width, height) differ by more than this many gray levels on average, and their
+# color histograms by more than this share of the pixels. Noise and slow changes of light stay below the first limit,
+# motion below the second.
 THUMBNAIL, DIFFERENT_LEVELS, DIFFERENT_COLORS = (32, 18), 8, 0.2
 
 
 def predict_video(
     network, source: str | Path, *, every: int = 1, fps: float | None = None, smooth: float = 0, batch_size: int = 1
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """The saliency map of every frame of a clip, or of some, in order and in constant memory.
+    """The saliency maps of a clip's frames, or of some of them, in order and in constant memory.
 
-    It is a method of `network.Network`, too.
+    This is also a method of `network.Network`.
 
     Args:
         network: a `network.Network`.
@@ -40,7 +41,7 @@ def predict_video(
         The time of each frame, in seconds from the start, and its map, float32 (H, W), 0 to 1.
 
     Raises:
-        UserError: it is not a clip; or, after the last frame that can be read, it is damaged.
+        UserError: the source is not a clip, or is damaged; damage raises it after the last good frame.
     """
     try:
         with open_clip(source, network.max_pixels) as clip:
@@ -57,15 +58,15 @@ def predict_video(
 def predict(
     frames: Iterable[Frame], network, *, batch_size: int = 1, smooth: float = 0
 ) -> Generator[tuple[Frame, np.ndarray], None, None]:
-    """Predict frames, in order and in constant memory; they are decoded in a thread of their own.
+    """Predict frames, in order and in constant memory; they are decoded in a separate thread.
 
-    The network sees each frame by itself, and knows nothing of motion.
+    The network sees each frame separately and ignores motion.
 
     Args:
         frames: of a clip, or some of them; see `sample`.
         network: a `network.Network`.
         batch_size: frames that go through the network together.
-        smooth: see `smooth_maps`; 0 for maps as they are.
+        smooth: see `smooth_maps`; 0 for no smoothing.
 
     Yields:
         Each frame with its saliency map, float32 (H, W), 0 to 255. Close this generator before the clip.
@@ -89,7 +90,7 @@ def predict(
 
 
 def _ahead(frames: Iterable[Frame]) -> Generator[Frame | None, None, None]:
-    """The same frames, decoded in another thread; then None, again and again."""
+    """The same frames, decoded in another thread; after the last, None without end."""
     source = iter(frames)
     yield from parallel_map(lambda _: next(source, None), itertools.count(), workers=1, ahead=AHEAD)
 
@@ -99,8 +100,8 @@ def sample(frames: Iterable[Frame], every: int = 1, fps: float | None = None) ->
 
     Args:
         frames: all of them.
-        every: keep one of so many.
-        fps: keep the first frame of each 1/fps seconds, which makes at most so many frames per second.
+        every: keep one frame of this many.
+        fps: keep at most this many frames per second: the first of each 1/fps seconds.
     """
     last = None
     for frame in itertools.islice(frames, None, None, every):
@@ -113,10 +114,10 @@ def sample(frames: Iterable[Frame], every: int = 1, fps: float | None = None) ->
 def smooth_maps(
     rows: Iterable[tuple[Frame, np.ndarray]], seconds: float
 ) -> Generator[tuple[Frame, np.ndarray], None, None]:
-    """Smooth maps over time by an exponential moving average, which starts anew at each cut.
+    """Smooth maps over time by an exponential moving average, which restarts at each cut.
 
-    The maps are averaged as the network normalized them, and the mean is normalized again. Averages of the scores
-    before normalization flicker as much.
+    Normalized maps are averaged, and the mean is normalized again. Averaging the network's scores before their
+    normalization flickers just as much.
 
     Args:
         rows: frames with their maps, float32 (H, W), 0 to 255.
@@ -125,7 +126,7 @@ def smooth_maps(
     Yields:
         Frames with smoothed maps, float32 (H, W), 0 to 255.
     """
-    last = None  # the frame before: its time, thumbnail and mean
+    last = None  # the previous frame: its time, thumbnail and mean
     for frame, saliency in rows:
         small, mean = thumbnail(frame.pixels), saliency
         if last is not None and not is_cut(last[1], small):
@@ -141,7 +142,7 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether another scene begins between two frames, given their thumbnails, float32 (h, w, 3), 0 to 255."""
+    """Whether there is a cut between two frames, given their thumbnails, float32 (h, w, 3), 0 to 255."""
     if np.abs(after - before).mean() <= DIFFERENT_LEVELS:
         return False
     differences = [np.abs(_histogram(before, color) - _histogram(after, color)).sum() for color in range(3)]

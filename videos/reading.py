@@ -216,7 +216,8 @@ def _frames(clip: Clip, container, stream) -> Iterator[Frame]:
 def _decoded(clip: Clip, container, stream) -> Iterator:
     """FFmpeg's frames up to the first damage, which is raised.
 
-    Before the first frame, damage is normal: recordings of broadcasts start anywhere. Live streams go on after damage.
+    Corrupt frames before the first good one are skipped, because recordings of broadcasts start anywhere. Live streams
+    continue after damage.
     """
     av = pyav()
     started = False

@@ -26,7 +26,7 @@ def write_clip(path: Path, clip: Clip, sound: bool = False) -> Iterator["Writer"
     Args:
         path: the MP4 file to create or replace.
         clip: what the frames come from. When the block ends, the last frame lasts until `clip.end`.
-        sound: whether to copy the clip's sound, as it is.
+        sound: whether to copy the clip's sound unchanged.
 
     Yields:
         A writer to add frames to, at least one.
@@ -118,7 +118,7 @@ class Writer:
         """FFmpeg's frame of some pixels, in limited range and the color matrix BT.709, as players expect."""
         av = pyav()
         height, width = pixels.shape[:2]
-        # Half of an odd side is no whole pixel, so that all three channels of odd sizes have the full resolution.
+        # An odd side cannot be halved, so clips with one keep all three channels at full resolution.
         layout = "yuv444p" if height % 2 or width % 2 else "yuv420p"
         if self._waiting is None:
             self._describe(width, height, layout)

@@ -1,4 +1,4 @@
-"""Turn arrays from `train.py` into a file of weights that knows what it was trained on.
+"""Turn arrays from `train.py` into a weight file that records its training data.
 
     python benchmarks/distillation/finish.py PACK ARRAYS.npz [ARRAYS.npz SHARE ...] weights/msinet_lite.npz
 

@@ -159,7 +159,7 @@ def kld(true, predicted):
     return (true * torch.log(EPSILON + true / (EPSILON + predicted))).sum((1, 2, 3))
 
 
-def _centred(maps):
+def _centered(maps):
     return maps - maps.mean((1, 2, 3), keepdim=True)
 
 
@@ -168,13 +168,13 @@ def _deviation(maps):
 
 
 def cc(true, predicted):
-    covariance = (_centred(true) * _centred(predicted)).mean((1, 2, 3))
+    covariance = (_centered(true) * _centered(predicted)).mean((1, 2, 3))
     return covariance / (EPSILON + _deviation(true) * _deviation(predicted))
 
 
 def nss(true, predicted):
-    standardised = _centred(predicted) / (EPSILON + _deviation(predicted))[:, None, None, None]
-    return (as_distribution(true) * standardised).sum((1, 2, 3))
+    standardized = _centered(predicted) / (EPSILON + _deviation(predicted))[:, None, None, None]
+    return (as_distribution(true) * standardized).sum((1, 2, 3))
 
 
 def combined(true, predicted, cc_weight=1.0, nss_weight=0.1):

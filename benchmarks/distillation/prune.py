@@ -67,7 +67,7 @@ def prune(wide, narrow, batches, autocast, seed=0, noise=0.3):
     Args:
         wide, narrow: networks; the wide one without batch normalization.
         batches: pairs of images and maps.
-        seed, noise: of factors on the scores, so that several seeds choose different filters.
+        seed, noise: of factors on the scores, so several seeds choose different filters.
     """
     scores, moments = filter_scores(wide, batches, autocast), statistics(wide, batches, autocast)
     random = np.random.default_rng(seed)

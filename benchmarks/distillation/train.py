@@ -229,7 +229,7 @@ def main():
             student.step(x, loss_of, autocast, factor)
         images, steps = images + len(x), steps + 1
         if steps % 10 == 0 and device.type == "cuda":
-            torch.cuda.synchronize()  # The clock decides the learning rate, so that the queue must not run ahead.
+            torch.cuda.synchronize()  # The clock decides the learning rate, so the queue must not run ahead.
         epoch = images / batches.count
         if epoch >= validated + args.epochs_between:
             validated = epoch

@@ -1,4 +1,4 @@
-"""`test --cluster`: the maps of any number of photographs, on the machines that Ray Data finds.
+"""`test --cluster`: the maps of any number of photographs, on the machines of a Ray cluster.
 
 The list of photographs is a stream of chunks. A worker takes one chunk at a time: it predicts the photographs as `test`
 does, writes their maps, and finally writes one file of the index. Photographs that are missing in the index at the end,
@@ -43,21 +43,21 @@ from . import index
 from .lease import exclusive
 from .store import Fetched, Photographs, Store, absolute, fetch, is_address, open_store
 
-# At most so many photographs in a chunk.
+# Maximum number of photographs in a chunk.
 CHUNK = 256
 
-# The first attempt at a photograph is in its chunk, the others are alone.
+# First in its chunk, then alone: how often a photograph is tried.
 ATTEMPTS = 3
 
 # Photographs that a worker reads at once from an object store: reading takes longer than predicting.
 READERS = 8
 
-# Size of Ray's object store, which holds the weights and lists of names, on a cluster that lives as long as the run.
+# Size of Ray's object store, which holds the weights and lists of names, on a cluster that is started for one run.
 OBJECT_STORE_BYTES = 512 * 2**20
 
 CONNECT_SECONDS = 10
 
-# At most so many errors are printed; the index has all of them.
+# Maximum number of errors that are printed; the index has all of them.
 MOST_ERRORS = 1000
 
 
@@ -96,7 +96,7 @@ def run(options: Options) -> int:
     for folder in ("images", "overlays"):
         if f"{photographs.path}/".startswith(f"{results.full(folder)}/"):
             raise UserError(f"{path} is in the folder of results, where maps could replace it: name other --results.")
-    if next(iter(photographs), None) is None:  # Before the weights, which may be a long download.
+    if next(iter(photographs), None) is None:  # Check this before a long download of weights.
         raise UserError(f"No image below {path}. Name a folder of photographs, or a list of them, with -p.")
     network = load(
         options.weights,
@@ -109,7 +109,7 @@ def run(options: Options) -> int:
         orientation=params["orientation"],
     )
     print(network.summary())
-    # After the summary, which checks the precision and GPUs of this machine, not those of the workers.
+    # Set these after loading, because this machine's GPUs and precision may differ from the workers'.
     network = dataclasses.replace(network, gpus=(), precision=params["precision"])
     if network.precision != "float32":
         print(f"Workers compute in {network.precision}.")
@@ -137,7 +137,7 @@ def run(options: Options) -> int:
 
 
 def _settings(photographs: Photographs, network: Network, options: Options) -> dict:
-    """The settings that decide what the maps are; a run with other settings is another run."""
+    """The settings that affect maps; a resumed run must match them."""
     incidental = ("weights", "reason", "layout", "gpus", "onednn")
     record = {key: value for key, value in network.record().items() if key not in incidental}
     chosen = {"format": options.suffix, "overlay": options.overlay, "shards": options.shards}
@@ -159,12 +159,12 @@ def _report(results: Store, options: Options, before: int, progress: Progress) -
 def _predict(
     photographs: Photographs, results: Store, network: Network, options: Options, check_lease: Callable[[], None]
 ) -> tuple[int, Progress]:
-    """Predict all photographs that are missing; returns how many maps existed before, and what was done."""
+    """Predict all photographs that are missing; returns the number of maps that existed before, and the progress."""
     before, _ = index.known(results, shards=options.shards)
     share = share_machines(options)
     if network.precision == "float16" and not share.gpus:
         raise UserError("--precision float16 needs a GPU, but the cluster has none: use --precision bfloat16.")
-    network_ref = ray.put(network)  # Ray copies it to each machine once, where the workers share the arrays.
+    network_ref = ray.put(network)  # Ray copies it once to each machine; workers share the arrays.
     total = index.count_photographs.remote(photographs)
     progress, done = Progress(), before
     with tqdm(unit="image", leave=False, disable=None, initial=len(before)) as bar:
@@ -190,8 +190,7 @@ def _predict(
 
 def _reports(listing: index.Listing, constructor: list, share: Share, alone: bool) -> Iterator[dict]:
     """Distribute the chunks of a listing across workers, one at a time if `alone`; yields the report of each chunk."""
-    # Listing waits for the disk or the store, so it needs no core. If it asked for one, it would wait forever for the
-    # workers, which may occupy all cores and wait for it.
+    # Listing reserves no core: workers may occupy all cores while they wait for it, which would be a deadlock.
     chunks = ray.data.read_datasource(listing, override_num_blocks=1, concurrency=1, num_cpus=0)
     with warnings.catch_warnings():
         # Ray before 2.64 has no other way to set `max_task_retries`; requirements-cluster.txt has an upper bound.
@@ -206,7 +205,7 @@ def _reports(listing: index.Listing, constructor: list, share: Share, alone: boo
         )
     index.silence(reports)
     reports.context.target_max_block_size = 1  # One chunk, that is one row, in a block.
-    reports.context.max_errored_blocks = -1  # The chunks of a worker that dies are lost; `_predict` retries them.
+    reports.context.max_errored_blocks = -1  # Chunks of dead workers fail; `_predict` retries them.
     for row in reports.iter_rows():
         if row["stopped"]:
             raise UserError(row["stopped"])
@@ -235,7 +234,7 @@ def _show(bar, report: dict, progress: Progress, total) -> None:
 
 
 def _give_up(photographs: Photographs, done, results: Store, progress: Progress) -> None:
-    """Record photographs that killed every worker."""
+    """Record photographs that crashed every worker."""
     missing = (photograph for photograph in photographs if not index.contains(done, [photograph.path])[0])
     while chunk := list(itertools.islice(missing, CHUNK)):
         reason = f"its worker died each of {ATTEMPTS} times"
@@ -280,7 +279,7 @@ class Worker:
             reason = f"{self.results.path} cannot be written: {error}"
             advice = "Check its permissions and space, and repeat the command; it continues."
             return {**report, "stopped": f"{reason}. {advice}"}
-        except Exception:  # Ray would treat it like a worker that died, and retry.
+        except Exception:  # Ray would retry it, as after a worker's death.
             return {**report, "stopped": f"a worker failed: {traceback.format_exc()}"}
         errors = [f"{row['path']}: {row['error']}" for row in rows if row["error"]]
         return {**report, "done": len(rows) - len(errors), "failed": len(errors), "errors": errors}
@@ -311,7 +310,7 @@ class Worker:
             error = fetched.error
             files, error = ({}, error) if error else write_maps(photograph, prediction, self.options, write)
         finally:
-            if fetched.is_copy:  # Before the chunk ends, because all its photographs may not fit on the disk.
+            if fetched.is_copy:  # Now, because the disk may not have space for the whole chunk.
                 fetched.file.unlink(missing_ok=True)
         if error:
             return index.row(photograph, error=error)
@@ -330,10 +329,10 @@ class Worker:
 
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """A connection to the Ray cluster at an address; "local" starts one that lives as long as the block.
+    """A connection to the Ray cluster at an address; "local" starts one for the duration of the block.
 
     Workers import a copy of this program's modules, even if another version is installed on their machines. The rest of
-    a clone is not copied: weights travel as arrays, and users may keep photographs and passwords there.
+    a clone is not copied, because users may keep photographs and passwords there; weights are sent as arrays.
     """
     if ray.is_initialized():
         yield

@@ -89,7 +89,7 @@ def known(results: Store, *, shards: bool, recent: bool = False) -> tuple[np.nda
     """The photographs that need no prediction, as sorted `ids` of 16 bytes each; and how many of them failed.
 
     These are the photographs that are done in the index, whose maps exist, and that were not replaced since. All other
-    rows are removed from the index, so that a photograph never has two. With `recent`, the index of this run is
+    rows are removed from the index, so a photograph never has two. With `recent`, the index of this run is
     trusted, including failures.
     """
     parts = _parts(results)
@@ -217,7 +217,7 @@ class Listing(ray.data.Datasource):
     def _chunks(self) -> Iterator[pa.Table]:
         done = ray.get(self.done)
         photographs, seen, listed = iter(self.photographs), 0, 0
-        # Chunks start small and grow, so that all workers start at once and finish at about the same time.
+        # Chunks start small and grow, so all workers start at once and finish at about the same time.
         while chunk := list(itertools.islice(photographs, min(self.chunk, max(4, seen // 32)))):
             skipped = contains(done, [photograph.path for photograph in chunk])
             missing = [photograph for photograph, skip in zip(chunk, skipped, strict=True) if not skip]

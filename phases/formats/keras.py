@@ -25,7 +25,7 @@ def write_keras(network: Network, folder: Path, bits: int, calibration=()) -> No
 
 
 def portable_model(model: keras.Model) -> keras.Model:
-    """The same network built from Keras' own layers, so that it loads without this program's classes."""
+    """The same network built from Keras' own layers, so it loads without this program's classes."""
 
     def portable(layer):
         if isinstance(layer, DilatedConv2D):

@@ -14,7 +14,7 @@ from .node import DEMO_FOLDER, package_versions, run_in_node
 
 FILE = "model.json"
 
-# Size of the files that the weights are split into, so that browsers can fetch them in parallel and cache them.
+# Size of the files that the weights are split into, so browsers can fetch them in parallel and cache them.
 SHARD_BYTES = 4 * 2**20
 
 # The packages of TensorFlow.js that the example imports.

@@ -1,4 +1,4 @@
-"""Photographs cropped as they are: all their pixels, upright, with their color profile."""
+"""Crops at a photograph's full resolution, upright, with its color profile."""
 
 from pathlib import Path
 

@@ -17,7 +17,7 @@ from ...utils import DownloadError, UserError, whole_file, write_json
 from .plan import Options, Step
 
 # Steps that only look at files. They are quick and run every time. Their results are part of the keys of the steps that
-# need them, so that changed data or weights are scored again.
+# need them, so changed data or weights are scored again.
 LOOKING = ("data", "weights")
 
 LONGEST_REASON = 160  # characters in a table

@@ -182,7 +182,7 @@ def _evaluations(
 
 
 def decisive(phase: str, params: Mapping) -> dict:
-    """The parameters that determine the result of a step of a phase, so that it is redone when one of them changes."""
+    """The parameters that determine the result of a step of a phase, so it is redone when one of them changes."""
     affecting = (MAPS,) if phase != "train" else tuple({row.affects for row in PARAMS.values()} - {SPEED})
     return {key: params[key] for key, row in PARAMS.items() if row.affects in affecting and has_flag(phase, key)}
 

@@ -149,7 +149,7 @@ def request(step: Step, inputs: Mapping[str, dict], options: Options, results: P
 def command_of(outcome: Outcome, options: Options) -> str:
     """The command that repeats a step; empty if the step was not done or only looked at a file of weights.
 
-    Results go to a separate folder, so that the command does not change the reproduction.
+    Results go to a separate folder, so the command does not change the reproduction.
     """
     step = outcome.step
     if not outcome.result:

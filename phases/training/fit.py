@@ -1,4 +1,4 @@
-"""Training itself: the network, its loss and optimizer, and the epochs of a run."""
+"""Training: the network, its loss and optimizer, and the epochs of a run."""
 
 import contextlib
 import importlib.util
@@ -35,9 +35,9 @@ def train(
 
     Args:
         groups: for each dataset by name, the training and the validation samples.
-        params: `config.PARAMS` with a recipe's changes and the user's flags, and options of your own photographs.
+        params: values of `config.PARAMS` after recipe and flags, and the options for your own photographs.
         variant, context, init, restart: see `phases.train.Options`.
-        fit_pixels: number of pixels of the network's input if its shape follows each photograph's, see
+        fit_pixels: number of pixels of the network's input if it takes each photograph's shape, see
             `geometry.fitted_size`; None to use the groups' sizes.
 
     Raises:
@@ -158,10 +158,10 @@ def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
 
 
 def choose_devices(gpus: int, batch_size: int) -> list[str]:
-    """Names of the GPUs that each batch is distributed across, each with at least one image; empty for a processor.
+    """Names of the GPUs that share each batch, with at least one image each; empty if there are none.
 
     Raises:
-        UserError: there are fewer GPUs, or fewer images in a batch.
+        UserError: this machine has fewer GPUs, or a batch has fewer images.
     """
     found = find_gpus(gpus)
     if gpus > batch_size:
@@ -173,9 +173,9 @@ def choose_devices(gpus: int, batch_size: int) -> list[str]:
 
 
 def needs_batch_norm(arrays: Mapping, variant: str) -> bool:
-    """Whether to train with batch normalization: as the initial weights were if they are complete, else by variant.
+    """Whether to train with batch normalization: as in the initial weights if they are complete, else by variant.
 
-    Weights with folded normalization continue without it: normalizing again would undo what they learned.
+    Weights with folded batch normalization train without it: normalizing again would undo what they learned.
     """
     found = checkpoint.describe(arrays)
     return found.batch_norm if found.context else bool(VARIANTS[variant]["batch_norm"])
@@ -184,7 +184,7 @@ def needs_batch_norm(arrays: Mapping, variant: str) -> bool:
 def settings_of(groups: Mapping[str, tuple[Group, Group]], params: Mapping, **others) -> dict:
     """All settings that must not change while a run is resumed.
 
-    They are all of `config.PARAMS` that affect more than speed, unless their row says that they may change.
+    Includes the parameters in `config.PARAMS` that affect more than speed, except those that may change.
     """
     kept = {key for key in params if key not in PARAMS or (PARAMS[key].affects != SPEED and not PARAMS[key].may_change)}
     samples = {name: [*train.samples, *valid.samples] for name, (train, valid) in groups.items()}
@@ -204,11 +204,11 @@ def settings_of(groups: Mapping[str, tuple[Group, Group]], params: Mapping, **ot
 
 
 def _knowledge(groups: Mapping[str, tuple[Group, Group]], settings: dict) -> Knowledge:
-    """What the checkpoints of a run record about it, for prediction."""
+    """Metadata that a run's checkpoints carry for prediction."""
     fit_shape = settings["fit_pixels"] is not None
     first, _ = next(iter(groups.values()))
     datasets = {
-        # With sizes by shape, all inputs have as many pixels as those of the first dataset.
+        # With `fit_shape`, all inputs have about as many pixels as those of the first dataset.
         name: TrainedOn(first.size if fit_shape else pair[0].size, *_names(pair), split)
         for (name, pair), split in zip(groups.items(), settings["split"], strict=True)
     }

@@ -67,7 +67,7 @@ class Run:
         losses = [row["val_loss"] for row in self.history if np.isfinite(row["val_loss"]) and row["val_loss"] != 0]
         if not losses:
             raise UserError(
-                f"No epoch of this run has a validation loss that is a number, so there is no best checkpoint. Start "
+                f"No epoch of this run has a usable validation loss, so there is no best checkpoint. Start "
                 f"over with --restart and a --learning-rate below {self.settings.get('learning_rate')}."
             )
         return min(losses)
@@ -85,7 +85,9 @@ class Run:
             UserError: it belongs to a run with other settings.
         """
         attributes = checkpoint.read_attributes(self.latest_path)
-        with checkpoint.reading(self.latest_path, "is no checkpoint of a training run", "Start over with --restart."):
+        with checkpoint.reading(
+            self.latest_path, "is not a checkpoint of a training run", "Start over with --restart."
+        ):
             before = dict(attributes["settings"])
             self.history = [dict(row) for row in attributes["history"]]
             self.start = str(attributes["start"])
