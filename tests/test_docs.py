@@ -13,7 +13,7 @@ import pytest
 from matplotlib import cbook
 
 import msinet
-from msinet import main
+from msinet import bundled, main
 from msinet.attention.measured import MEASURED
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +45,14 @@ def commands(page: Path) -> list[str]:
 
 def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_readme_states_the_scores_of_the_lite_network():
+    (sentence,) = re.findall(r"The included lite network reaches (.*?)\. ", prose(README).replace("\n", " "))
+    scores = bundled.facts("lite")["scores"]
+    by_shape = [scores[dataset][bundled.BY_SHAPE]["network"] for dataset in ("osie", "mit1003")]
+    expected = [f"{network[metric]['mean']:.3f}" for network in by_shape for metric in ("NSS", "CC")]
+    assert re.findall(r"\d\.\d+", sentence) == expected
 
 
 def test_chapters_are_short():

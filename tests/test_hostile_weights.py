@@ -16,7 +16,15 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_checkpoint import WIDTH, encoder_of, write_checkpoint, write_frozen_graph, write_imagenet, write_saved_model
+from test_checkpoint import (
+    WIDTH,
+    encoder_of,
+    write_checkpoint,
+    write_frozen_graph,
+    write_hed,
+    write_imagenet,
+    write_saved_model,
+)
 
 from msinet import checkpoint, main, model
 from msinet.utils import UserError
@@ -275,12 +283,13 @@ def write_formats(folder: Path) -> list[Path]:
     write_saved_model(folder / "saved", arrays, "prefix")
     write_checkpoint(folder / "vgg16.ckpt", encoder_of(arrays))
     write_imagenet(folder / "notop.h5", encoder_of(arrays))
+    write_hed(folder / "hed.h5", encoder_of(arrays))
     checkpoint.save_checkpoint(network, folder / "run.weights.h5", {"history": [], "start": "", **known.to_json()})
     checkpoint.save_arrays(folder / "half.npz", arrays, known)
     network.save(folder / "model.keras")
     checkpoint.write_knowledge(folder / "model.keras", known)
-    names = ["frozen.pb", "saved/saved_model.pb", "vgg16.ckpt.index", "notop.h5", "run.weights.h5", "half.npz"]
-    return [folder / name for name in [*names, "model.keras"]]
+    names = ["frozen.pb", "saved/saved_model.pb", "vgg16.ckpt.index", "notop.h5", "hed.h5", "run.weights.h5"]
+    return [folder / name for name in [*names, "half.npz", "model.keras"]]
 
 
 def mutate(contents: bytes, random: np.random.Generator) -> bytes:

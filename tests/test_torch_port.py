@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "distillation"
 
 import port  # noqa: E402
 import prune  # noqa: E402
-import vgg16  # noqa: E402
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EVERYWHERE = ("conv", "aspp", "decoder")
@@ -74,26 +73,3 @@ def test_pruning_to_the_same_width_keeps_the_network():
                 copy(images)
     correlation = np.corrcoef(maps(wide, batches[0][0]).ravel(), maps(copy, batches[0][0]).ravel())[0, 1]
     assert correlation > 0.98
-
-
-def test_the_encoder_of_hed_gives_the_same_features_inside_of_an_image():
-    random = np.random.default_rng(0)
-    stored, inputs = {}, 3
-    for block, (layers, filters) in enumerate(zip(vgg16.BLOCKS, (64, 128, 256, 512, 512), strict=True), 1):
-        for layer in range(layers):
-            path = f"block{block}/layers/conv2d{f'_{layer}' if layer else ''}/vars"
-            shape = (3, 3, inputs, filters) if block == 1 else (1, 1, 1, 1)
-            stored[f"{path}/0"], stored[f"{path}/1"] = random.standard_normal(shape), random.standard_normal(filters)
-            inputs = filters
-    arrays = vgg16.encoder_of_hed(stored)
-    image = random.uniform(0, 255, (3, 3, 3))  # One neighborhood, red first.
-    theirs = (image - vgg16.HED_MEANS)[..., ::-1]
-    ours = image - vgg16.OUR_MEANS
-    first = "block1/layers/conv2d/vars"
-    np.testing.assert_allclose(
-        np.einsum("hwi,hwio->o", ours, arrays["conv1/conv1_1/kernel"]) + arrays["conv1/conv1_1/bias"],
-        np.einsum("hwi,hwio->o", theirs, stored[f"{first}/0"]) + stored[f"{first}/1"],
-        rtol=1e-3,
-        atol=1e-3,
-    )
-    assert len(arrays) == 26

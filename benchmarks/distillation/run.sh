@@ -23,6 +23,6 @@ train stu $taught --seconds 590 --batch 32 --width 0.25 0.25 0.5 --init "prune:$
   --seeds 1 2 3 --scales 0.5 0.75 1 1 --lr 2e-3 --epochs-between 6 &
 wait
 
-# The last 21 seconds of lite: whole photographs, one teacher, no batch normalization.
+# A trial that does not ship: lite for 21 more seconds on whole photographs, with one teacher and no batch normalization.
 train fine --seconds 21 --batch 24 --width 0.25 --init "$out/stu-w0.25-1_last.npz" --seeds 5 --teachers "$out/eff_best.pt" \
   --crops 0 --lr 4e-4 --ema 0.99 --warmup 20 --epochs-between 50
