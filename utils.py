@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .config import VERSION
 
 # TensorFlow reads these variables when it is imported, so `__init__.py` imports this module first. Values that the
@@ -172,6 +170,8 @@ def locked(file: Path, doing: str) -> Iterator[None]:
     Raises:
         UserError: another process has the lock.
     """
+    from filelock import FileLock, Timeout
+
     file.parent.mkdir(parents=True, exist_ok=True)
     owner, lock = file.with_suffix(".lock.json"), FileLock(file)
     try:

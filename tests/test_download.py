@@ -775,7 +775,8 @@ replace_file, calls = Path.replace, []
 def stop(path, target):
     calls.extend([target] if target.parent.name == stage else [])
     if len(calls) == 3:
-        print("stopped", flush=True)
+        sys.stdout.write("stopped\\n")  # At once, because another thread may write, too.
+        sys.stdout.flush()
         time.sleep(60)
     return replace_file(path, target)
 Path.replace = stop

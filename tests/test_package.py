@@ -96,7 +96,7 @@ def test_wheel_has_every_module_and_no_file_of_the_user(wheel):
         names = {name for name in archive.namelist() if not name.endswith("/")}
         about = f"msinet-{VERSION}.dist-info"
         metadata = archive.read(f"{about}/METADATA").decode()
-        assert "msinet = msinet.main:main" in archive.read(f"{about}/entry_points.txt").decode()
+        assert "msinet = msinet.main:entry_point" in archive.read(f"{about}/entry_points.txt").decode()
     package = {name.removeprefix("msinet/") for name in names if not name.startswith(about)}
     assert {name for name in package if name.endswith(".py")} == modules(ROOT)
     assert not package & {*PRIVATE, "tests/test_x.py", "benchmarks/x.py", "environment/lib/x.py"}

@@ -347,7 +347,11 @@ def test_finished_steps_are_repeated_only_if_something_changed(internet, quick, 
     assert run(*flags) == 0 and sorted(quick.values()) == [1] * 14 + [2] * 4
 
 
-OTHER = {"precision": "bfloat16", "seed": 7}  # another value for each parameter that affects maps
+OTHER = {
+    "orientation": "stored",
+    "precision": "bfloat16",
+    "seed": 7,
+}  # another value for each parameter that affects maps
 
 
 @pytest.mark.parametrize("key", [key for key, row in PARAMS.items() if row.affects == MAPS])
