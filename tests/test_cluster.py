@@ -159,22 +159,6 @@ def damaged_files(whole: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.cluster
-def test_workers_import_a_copy_of_the_modules_that_runs_the_command(machines):
-    @ray.remote(num_cpus=1)
-    def package():
-        import msinet
-
-        return msinet.__file__, [str(file) for file in Path(msinet.__file__).parent.rglob("*.*")]
-
-    file, found = ray.get(package.remote())
-    assert "py_modules" in file  # Although the environment of the tests provides `msinet`, too.
-    root = Path(file).parent
-    with copied_modules() as copy:
-        expected = {file.relative_to(copy) for file in copy.rglob("*.*")}
-    assert {Path(file).relative_to(root) for file in found if "__pycache__" not in file} == expected
-
-
-@pytest.mark.cluster
 def test_unreachable_cluster_is_a_clear_error(tmp_path, capsys):
     folder = write_photographs(tmp_path / "in", 1)
     flags = ("--results", str(tmp_path / "results"), "--cluster", "127.0.0.1:9")
@@ -238,6 +222,22 @@ def test_folder_with_damaged_files_and_a_killed_worker(tmp_path, run, monkeypatc
     low = plain(folder, tmp_path / "low", overlay=True, precision="bfloat16")
     assert contents_of(tmp_path / "results") == low != expected
     assert index_of(tmp_path / "results").keys() == index.keys()
+
+
+@pytest.mark.cluster
+def test_workers_import_a_copy_of_the_modules_that_runs_the_command(machines):
+    @ray.remote(num_cpus=1)
+    def package():
+        import msinet
+
+        return msinet.__file__, [str(file) for file in Path(msinet.__file__).parent.rglob("*.*")]
+
+    file, found = ray.get(package.remote())
+    assert "py_modules" in file  # Although the environment of the tests provides `msinet`, too.
+    root = Path(file).parent
+    with copied_modules() as copy:
+        expected = {file.relative_to(copy) for file in copy.rglob("*.*")}
+    assert {Path(file).relative_to(root) for file in found if "__pycache__" not in file} == expected
 
 
 @pytest.mark.cluster
