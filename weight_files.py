@@ -330,8 +330,8 @@ def _in_hdf5(content: h5py.File) -> Iterator[tuple[str, Announced]]:
 
 def _in_encoder(content: h5py.File) -> Iterator[tuple[str, Announced]]:
     """VGG16 of another program; see `vgg16`."""
-    for name, *array in vgg16.arrays(content):
-        yield name, Announced(*array)
+    for name, shape, dtype, read in vgg16.arrays(content):
+        yield name, Announced(shape, dtype, read)
 
 
 def _in_dataset(dataset: h5py.Dataset) -> Announced:
