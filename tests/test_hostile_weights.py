@@ -370,7 +370,7 @@ def test_files_that_declare_gigabytes_are_rejected_in_little_memory(outcomes):
 
 
 def test_mutated_files_give_arrays_or_one_line_in_little_memory(outcomes):
-    assert len(outcomes["mutated"]) == 7
+    assert len(outcomes["mutated"]) == 8
     for name, counts in outcomes["mutated"].items():
         assert counts.keys() == {"arrays", "rejected"}, (name, counts)
         assert counts["rejected"] > MUTATIONS / 10 and sum(counts.values()) == MUTATIONS, (name, counts)
