@@ -14,7 +14,7 @@ IN_CLONE = (PACKAGE / "pyproject.toml").is_file()
 
 
 def download_folder(name: str) -> Path:
-    """Folder for files that the program downloads: the clone's own, or one in the user's cache."""
+    """The folder for downloaded files: inside the clone, or in the user's cache."""
     if IN_CLONE:
         return PACKAGE / name
     from platformdirs import user_cache_path  # Here, because the command line imports this module and must start fast.
