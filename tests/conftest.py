@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,8 +26,10 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # only for the same kernels.
 PUBLISHED_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": "AVX2", "TF_NUM_INTRAOP_THREADS": "2"}
 
-
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+# Shells start commands in the background with Ctrl-C ignored, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -178,7 +178,7 @@ def test_export_has_examples_and_geometry_and_no_path_of_this_computer(exported,
 
 def test_text_states_training_data_and_license_of_the_bundled_network():
     origin = card.provenance(msinet.load("lite", device="cpu"))
-    assert "500 images of OSIE (Xu et al." in origin.training and "never seen SALICON" in origin.training
+    assert "499 images of OSIE (Xu et al." in origin.training and "never seen SALICON" in origin.training
     assert origin.license.startswith("MIT") and origin.spdx == "mit" and origin.facts == bundled.facts("lite")
 
 
