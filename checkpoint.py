@@ -5,7 +5,6 @@ width, in, out), "conv1/conv1_1/bias" (out,), and so on to "decoder/conv4/bias".
 has "conv1/conv1_1/gamma", "beta", "moving_mean" and "moving_variance" (out,). `weight_files` reads them.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from .bundled import BUNDLED
 from .config import VERSION
 from .download import WEIGHTS_FOLDER
 from .installation import command
+from .listing import hash_files
 from .model import NORM_EPSILON, published_name
 from .utils import DownloadError, UserError, check_space, whole_file
 from .weight_files import (
@@ -412,9 +412,4 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], knowledge: Knowled
 
 def file_sha256(path: Path) -> str:
     """SHA-256 in hexadecimal of a weights file; of a folder or TensorFlow checkpoint, of all its files in order."""
-    digest = hashlib.sha256()
-    for file in files_of(path):
-        with file.open("rb") as contents:
-            while chunk := contents.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return hash_files(files_of(path)).hexdigest()

@@ -1,5 +1,6 @@
 """Files of folders: which there are, and their names."""
 
+import hashlib
 import os
 import unicodedata
 from collections import Counter, deque
@@ -79,3 +80,13 @@ def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
             raise UserError(f"Two files for one image: {named[name]} and {file}. Keep one of them.")
         named[name] = file
     return named
+
+
+def hash_files(files: Iterable[Path], algorithm: str = "sha256"):
+    """The hash object, as of `hashlib`, of the contents of files in order, read in pieces."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)  # The published checksums are MD5.
+    for file in files:
+        with file.open("rb") as contents:
+            while chunk := contents.read(1 << 20):
+                digest.update(chunk)
+    return digest

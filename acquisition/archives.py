@@ -12,7 +12,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..utils import DownloadError, check_space, whole_file
-from .transfer import CHUNK, RESERVE
+from .transfer import RESERVE
+
+CHUNK = 1 << 18  # bytes that are unpacked at once
 
 # Photographs and maps hardly compress, MATLAB files and binary maps do. Beyond both bounds, the archive is a bomb.
 GREATEST_RATIO = 100

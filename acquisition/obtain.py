@@ -1,6 +1,5 @@
 """Get an archive with the right checksum, from its publisher, a mirror, or the user's folder."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -8,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from ..listing import hash_files
 from ..utils import DownloadError, whole_file, write_json
 from .datasets import Archive
 from .hosts import check_address
-from .transfer import fetch, file_md5
+from .transfer import fetch
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def obtain(
     try:
         if source is not None and "://" not in source:
             path = _local(archive, Path(source), siblings)
-            md5 = file_md5(path)
+            md5 = hash_files([path], "md5").hexdigest()
         else:
             path = staging / archive.file
             urls = archive.urls if source is None else (_at_mirror(archive, source, siblings),)
             # A killed run may have fetched it.
-            md5 = file_md5(path) if path.is_file() else ""
+            md5 = hash_files([path], "md5").hexdigest() if path.is_file() else ""
             if not md5 or expected not in (None, md5):
                 md5 = fetch(urls, path, expected, certificate_is_invalid=archive.certificate_is_invalid, dead=dead)
         if expected not in (None, md5):
@@ -78,14 +78,15 @@ def obtain(
 
 def write_origins(files: Sequence[Fetched], path: Path) -> None:
     """Record the checksums of the archives that a dataset or weights were made from."""
-    described = []
-    for file in files:
-        digest = hashlib.sha256()
-        with file.path.open("rb") as contents:
-            while chunk := contents.read(1 << 20):
-                digest.update(chunk)
-        row = {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": digest.hexdigest()}
-        described.append({**row, "md5": file.md5})
+    described = [
+        {
+            "file": file.path.name,
+            "bytes": file.path.stat().st_size,
+            "sha256": hash_files([file.path]).hexdigest(),
+            "md5": file.md5,
+        }
+        for file in files
+    ]
     write_json(path, {"archives": described})
 
 

@@ -5,7 +5,6 @@ checksum is right.
 """
 
 import contextlib
-import hashlib
 import json
 import re
 import sys
@@ -19,6 +18,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+from ..listing import hash_files
 from ..utils import DownloadError, NoSpaceError, check_space, write_json
 from . import drive
 from .hosts import CONNECT_SECONDS, Session, check_address, unreachable
@@ -26,7 +26,6 @@ from .hosts import CONNECT_SECONDS, Session, check_address, unreachable
 READ_SECONDS = 30  # timeout between two bytes
 ATTEMPTS = 5  # in a row without progress, at each source
 BACK_OFF_SECONDS = 1.0  # pause before the second attempt; doubles with each further one
-CHUNK = 1 << 18  # bytes, from the disk
 PIECE = 1 << 15  # bytes, from the network
 
 # The minimum speed is a piece in this time. An attempt that receives less than a piece is no progress.
@@ -90,11 +89,6 @@ def fetch(
     raise DownloadError(f"{path.name} could not be downloaded.", failures, "; ".join(failures))
 
 
-def file_md5(path: Path) -> str:
-    """The MD5 of a file in hexadecimal."""
-    return _hash(path).hexdigest()
-
-
 # --- One source -------------------------------------------------------------------------------------------------------
 
 
@@ -113,14 +107,14 @@ class Part:
         if "total" not in self.info:
             self.restart()
         self.size = self.path.stat().st_size
-        self.hash = _hash(self.path)
+        self.hash = hash_files([self.path], "md5")
         self.resumed = self.size > 0  # from an earlier run, which may have left damaged bytes
 
     def restart(self) -> None:
         """Start again with an empty file."""
         self.path.write_bytes(b"")
         self.info = {"url": self.info["url"]}
-        self.size, self.hash, self.resumed = 0, _hash(), False
+        self.size, self.hash, self.resumed = 0, hash_files([], "md5"), False
 
     def describe(self, total: int | None, validator: str | None) -> None:
         """Record what the server said, so another run can resume."""
@@ -355,19 +349,6 @@ def _drive_file(session: requests.Session, url: str) -> str:
     if address is None:
         raise SourceError(drive.quota_message(url, f" that says '{message}'" if message else ""))
     return address
-
-
-# --- Small helpers ----------------------------------------------------------------------------------------------------
-
-
-def _hash(path: Path | None = None):
-    """The MD5, like the published checksums, of a file or of no bytes."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    if path:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                md5.update(chunk)
-    return md5
 
 
 def _first_line(error: Exception) -> str:

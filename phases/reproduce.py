@@ -3,14 +3,9 @@
 Each step runs another phase, as a user would. Each row of the page can therefore be repeated alone with a command.
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from ..utils import UserError, check_writable, count, quiet_stderr
+from ..utils import UserError, check_writable, count, locked, quiet_stderr
 from .reproduction import ledger, plan, reference
 from .reproduction.plan import Options
 
@@ -35,7 +30,7 @@ def run(options: Options) -> int:
         from .reproduction import page, steps
     # TensorFlow warns about many networks in one process, as if one network were compiled again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with alone(options.folder):
+    with locked(options.folder / ".lock", f"is using {options.folder}"):
         outcomes = ledger.do_all(options, planned, steps.ACTIONS)
         report = page.Report(options, outcomes, references)
         print(f"\n{report.summary()}")
@@ -60,15 +55,3 @@ def check(options: Options) -> None:
             f"{options.path} is the folder of one dataset, expected the folder that contains those of all of "
             f"{', '.join(options.names)}. Name it with -p."
         )
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Lock a reproduction for this process. The lock of a process that dies is released."""
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(
-            f"Another process is using {folder}. Wait until it ends, or choose another --results folder."
-        ) from error

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "images": "geometry data utils config image_files",
     "vgg16": "model",
     "weight_files": "vgg16 model utils config",
-    "checkpoint": "weight_files vgg16 bundled download model utils config installation",
+    "checkpoint": "weight_files vgg16 bundled download model utils config installation listing",
     "scoring": "scoring images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
     "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks geometry "

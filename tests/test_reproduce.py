@@ -26,11 +26,11 @@ from msinet import checkpoint, download, main, model
 from msinet.acquisition import datasets
 from msinet.acquisition.datasets import BENCHMARKS, DATASETS, Benchmark
 from msinet.config import MAPS, PARAMS, PROTOCOLS, SPEED, TRAINING, defaults
-from msinet.phases import evaluate, reproduce, train
+from msinet.phases import evaluate, train
 from msinet.phases.reproduction import ledger, page, plan, reference, steps
 from msinet.phases.reproduction.ledger import Outcome, brief, key_of
 from msinet.scoring import pictures
-from msinet.utils import DownloadError, UserError
+from msinet.utils import DownloadError, UserError, locked
 
 ROOT = Path(__file__).parents[1]
 
@@ -516,7 +516,7 @@ def test_mistakes_are_told_before_anything_is_done(internet, quick, tmp_path, ca
 
 def test_another_process_in_the_same_folder_is_refused(internet, quick, run, capsys, tmp_path):
     (tmp_path / "results" / "reproduction").mkdir(parents=True)
-    with reproduce.alone(tmp_path / "results" / "reproduction"):
+    with locked(tmp_path / "results" / "reproduction" / ".lock", "is using it"):
         assert run("-d", "osie") == 2
     assert not quick
     assert run("-d", "osie") == 0

@@ -96,12 +96,9 @@ def network_maps(options: MapOptions) -> Source:
     network = load(
         options.weights,
         data=options.data,
-        results=options.results,
         input_size=options.input_size,
-        device=params["device"],
         mirrored=options.mirrored,
-        precision=params["precision"],
-        gpus=params["gpus"],
+        **{key: params[key] for key in ("results", "device", "precision", "gpus")},
     )
     print(network.summary())
 

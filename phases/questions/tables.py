@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...scoring.report import aligned
+
 # Rows that are printed; the files have all.
 MOST_ROWS = 20
 
@@ -21,11 +23,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print the first rows under their head, in columns."""
-    shown = [head, *rows[:MOST_ROWS]]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        print(line.encode(errors="backslashreplace").decode())
+    print(aligned([head, *rows[:MOST_ROWS]]).encode(errors="backslashreplace").decode())
     if len(rows) > MOST_ROWS:
         print(f"… and {len(rows) - MOST_ROWS} more rows in the file.")
 
