@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data import files_by_name
 from ..image_files import MAP_SUFFIXES
+from ..progress import ProgressBar
 from ..utils import UserError, name_some, parallel_map
 from . import density
 from .fitted import FittedDensity, fit_density
@@ -185,4 +185,4 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
 
 
 def _progress(rows: Iterator, total: int, name: str) -> Iterator:
-    return tqdm(rows, total=total, desc=name, unit="image", leave=False, disable=None)
+    return ProgressBar(rows, total=total, desc=name, unit="image")

@@ -11,6 +11,7 @@ import tensorflow as tf
 from scipy.optimize import minimize
 
 from ..installation import command
+from ..progress import ProgressBar
 from ..utils import UserError, write_json
 from .density import FLOOR, on_pixels
 from .metrics import as_distribution
@@ -160,7 +161,9 @@ def fit_density(
     best = min(starts, key=lambda parameters: loss(parameters)[0])
     # Smoothing keeps the center bias from falling where there are merely few fixations.
     smoothed = functools.partial(loss, smoothing=SMOOTHING)
-    found = minimize(smoothed, best, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": steps})
+    with ProgressBar(total=steps, desc="Fit, at most", unit="step") as bar:
+        settings = {"bounds": BOUNDS, "options": {"maxiter": steps}, "callback": lambda _: bar.update()}
+        found = minimize(smoothed, best, jac=True, method="L-BFGS-B", **settings)
     return unpack(found.x), -loss(start)[0] / np.log(2), -loss(found.x)[0] / np.log(2)
 
 
