@@ -18,6 +18,7 @@ from .arguments import (
     fraction,
 )
 from .config import CONTEXTS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS
+from .installation import command
 
 EXAMPLES = {
     "train": (
@@ -199,6 +200,6 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
 
 
 def add_examples(phase: argparse.ArgumentParser, name: str) -> None:
-    """End the help with examples."""
-    program = phase.prog.removesuffix(f" {name}")
-    phase.epilog = "\n".join(["examples:", *(f"  {program} {example}" for example in EXAMPLES[name])])
+    """End the help with examples, and begin it without a list of all flags."""
+    phase.usage = "%(prog)s [flags]"
+    phase.epilog = "\n".join(["examples:", *(f"  {command()} {example}" for example in EXAMPLES[name])])

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from .installation import command
+
 WELCOME = """\
 MSI-Net predicts where people look in photographs.
 
-  {prog} test photos/ --overlay          saliency maps of your photographs, and overlays
-  {prog} test --weights lite             the included network on a sample photograph, without a download
-  {prog} demo                            the same in your browser
-  {prog} train -d custom -p my_photos --init lite       train on your own photographs and fixations
-  {prog} evaluate -d osie --weights lite --baselines    scores against where people looked
+  {program} test photos/ --overlay          saliency maps of your photographs, and overlays
+  {program} test --weights lite             the included network on a sample photograph, without a download
+  {program} demo                            the same in your browser
+  {program} train -d custom -p my_photos --init lite       train on your own photographs and fixations
+  {program} evaluate -d osie --weights lite --baselines    scores against where people looked
 
-'{prog} --help' lists all phases, and '{prog} test --help' explains the flags of one.
+'{program} --help' lists all phases, and '{program} test --help' explains the flags of one.
 """
 
 
@@ -23,7 +25,8 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are short and suggest what was meant. Python 3.14 suggests words itself."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}. See '{self.prog} --help'.\n")
+        end = "" if message.endswith("?") else "."
+        self.exit(2, f"{self.prog}: error: {message}{end} See '{self.prog} --help'.\n")
 
     def _check_value(self, action: argparse.Action, value) -> None:
         """Like argparse's, with the words of our errors."""
@@ -46,20 +49,14 @@ class Parser(argparse.ArgumentParser):
         """Answer a command line without a phase: with the page for newcomers, or with the phase that was meant."""
         words = sys.argv[1:] if arguments is None else arguments
         if not words:
-            self.exit(0, WELCOME.format(prog=self.prog))
+            print(WELCOME.format(program=command()), end="")
+            self.exit()
         if words[0].startswith("-") or words[0] in phases:
             return
         guess = did_you_mean(words[0], phases)
         if not guess and Path(words[0]).exists():
             guess = f"; did you mean '{self.prog} test {words[0]}'?"
         self.error(f"received {words[0]}, expected one of the phases {listed(phases)}{guess}")
-
-    def exit(self, status: int = 0, message: str | None = None):
-        """Print the message to standard output if nothing went wrong."""
-        if message and not status:
-            print(message, end="")
-            message = None
-        super().exit(status, message)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

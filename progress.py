@@ -12,6 +12,7 @@ LOG_SECONDS = 30
 FIRST_SECONDS, FIRST_SHARE = 5, 0.05
 
 WITHOUT_ETA = "{desc}{n_fmt}/{total_fmt} {unit}, {elapsed}{postfix}"
+WITH_ETA = "{desc}{n_fmt}/{total_fmt} {unit}, {elapsed}, {remaining} remaining{postfix}"  # for lines
 
 
 class ProgressBar(tqdm):
@@ -38,9 +39,12 @@ class ProgressBar(tqdm):
     def format_dict(self) -> dict:
         shown = super().format_dict
         shown["unit"] = f"{self.unit}s" if len(self.unit) > 1 else self.unit
+        shown["prefix"] = f"{self.desc.removesuffix(': ')}: " if self.desc else ""
+        if not self.total:
+            return shown
         if rate := self._rate():
-            return shown | {"rate": rate}
-        return shown | {"bar_format": WITHOUT_ETA} if self.total else shown
+            return shown | {"rate": rate} | ({} if self.on_terminal else {"bar_format": WITH_ETA})
+        return shown | {"bar_format": WITHOUT_ETA}
 
     def _rate(self) -> float | None:
         """Items per second after the first items, or None if it is too early."""

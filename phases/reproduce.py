@@ -5,6 +5,7 @@ Each step runs another phase, as a user would. Each row of the page can therefor
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def run(options: Options) -> int:
     with alone(options.folder):
         outcomes = ledger.do_all(options, planned, steps.ACTIONS)
         report = page.Report(options, outcomes, references)
-        print(f"\n{report.summary()}")
+        print(f"\n{report.summary(shutil.get_terminal_size().columns)}")
         try:
             report.write()
             print(f"\nThe page with the pictures is {options.folder / 'README.md'}.")
