@@ -45,12 +45,15 @@ class FittedDensity:
         curve: (20,) positive and rising, at the values `CURVE_AT` of the blurred map, which was scaled to 0 to 1.
         centre: (12,) logarithms of the factors at equal steps of the elliptic distance, from the center to a corner.
         ratio: weight of the vertical in that distance, relative to the horizontal; both relative to half the side.
+        plain: metrics for which the saliency map itself scored better on the images of the fit than the map that is
+            made from the density; see `contenders.plain_metrics`.
     """
 
     blur: float
     curve: np.ndarray
     centre: np.ndarray
     ratio: float
+    plain: tuple[str, ...] = ()
 
     def log_density(self, saliency: np.ndarray) -> np.ndarray:
         """The log density of a saliency map of any scale, (H, W) -> float64 (H, W)."""
@@ -61,7 +64,7 @@ class FittedDensity:
 
     def save(self, path: Path) -> None:
         curves = {"curve": self.curve.tolist(), "centre": self.centre.tolist()}
-        write_json(path, {"blur": self.blur, **curves, "ratio": self.ratio})
+        write_json(path, {"blur": self.blur, **curves, "ratio": self.ratio, "plain": self.plain})
 
     @classmethod
     def load(cls, path: Path) -> "FittedDensity":
@@ -75,7 +78,8 @@ class FittedDensity:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             curve, centre = (np.array(content[name], np.float64) for name in ("curve", "centre"))
-            loaded = cls(float(content["blur"]), curve, centre, float(content["ratio"]))
+            plain = tuple(map(str, content.get("plain", ())))
+            loaded = cls(float(content["blur"]), curve, centre, float(content["ratio"]), plain)
             positive = [loaded.blur, loaded.ratio, *curve]
             if curve.shape != (KNOTS,) or centre.shape != (CENTRE_KNOTS,) or min(positive) <= 0:
                 raise ValueError("its values are out of range")

@@ -154,7 +154,7 @@ def with_density(
     if not options.fit:
         return model
     cases = load_cases(images.folder, images.training, options.params["max_dropped"])
-    fitted, gained = contenders.fit_contender(model, cases)
+    fitted, gained = contenders.fit_contender(model, cases, options.sigma)
     path = target / f"density_{model.name}.json"
     fitted.save(path)
     print(f"{gained} It was saved as {path}.")
