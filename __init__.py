@@ -34,5 +34,7 @@ __all__ = ["Network", "__version__", "crop", "hot_spots", "load", "regions"]
 
 def __getattr__(name: str):
     if name in MODULES:
-        return getattr(importlib.import_module(f".{MODULES[name]}", __name__), name)
+        with utils.quiet_stderr():
+            module = importlib.import_module(f".{MODULES[name]}", __name__)
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .acquisition import datasets
-from .config import BELOW_1, INPUT_SIDES, MAX_PIXELS, MOST_INPUT_PIXELS, PARAMS, RECIPES, Param, defaults
+from .config import (
+    BELOW_1,
+    INPUT_SIDES,
+    MAX_PIXELS,
+    MOST_INPUT_PIXELS,
+    PARAMS,
+    RECIPES,
+    TRAINING,
+    Param,
+    defaults,
+)
+from .parser import in_lower_case
 
 # What `--areas` reads.
 AREA_FILES = "areas as CSV (image,name,x,y,width,height or image,name,polygon), COCO JSON, or a folder of label images"
@@ -100,25 +111,26 @@ class InputSize(argparse.Action):
 # --- Flags that several phases share ----------------------------------------------------------------------------------
 
 
-def add_data(phase: argparse.ArgumentParser, purpose: str = "", names=None, default="salicon", **options) -> None:
+def add_data(phase: argparse._ActionsContainer, purpose: str = "", names=None, default="salicon", **options) -> None:
     """The flag that names a dataset."""
     names = names or datasets.names()
     shown = default if isinstance(default, str) else " ".join(default)
     text = f"{purpose}{', '.join(names)} (default: {shown})"
-    phase.add_argument("-d", "--data", choices=names, default=default, metavar="DATA", help=text, **options)
+    options |= {"type": in_lower_case, "choices": names, "default": default, "metavar": "DATA"}
+    phase.add_argument("-d", "--data", help=text, **options)
 
 
-def add_dataset_path(phase: argparse.ArgumentParser) -> None:
+def add_dataset_path(phase: argparse._ActionsContainer) -> None:
     text = "folder of the dataset, or the folder that contains it (default: data)"
     phase.add_argument("-p", "--path", type=Path, default=Path("data"), action=Once, help=text)
 
 
-def add_weights(phase: argparse.ArgumentParser, **options) -> None:
+def add_weights(phase: argparse._ActionsContainer, **options) -> None:
     text = f"{'networks' if options else 'weights'} to use (default: the best available)"
     phase.add_argument("--weights", metavar="{published,lite,PATH}", help=text, **options)
 
 
-def add_input_size(phase: argparse.ArgumentParser, auto: bool = False) -> None:
+def add_input_size(phase: argparse._ActionsContainer, auto: bool = False) -> None:
     """The flag for the network's input size; with `auto`, the size may depend on each photograph's shape."""
     choice = "; auto chooses, among sizes with as many pixels, the best one for each photograph's shape"
     text = f"height and width of the network's input{choice if auto else ''}"
@@ -138,9 +150,14 @@ def add_frames(phase) -> None:
     group.add_argument("--smooth", type=seconds, default=0, metavar="SECONDS", help=text)
 
 
-def add_mirrored(phase: argparse.ArgumentParser) -> None:
+def add_mirrored(phase: argparse._ActionsContainer) -> None:
     text = "average each map with the map of the mirrored photograph; this doubles the time"
     phase.add_argument("--mirrored", action="store_true", help=text)
+
+
+def add_verbose(phase) -> None:
+    text = "also print how the network was trained, and everything else that its record says"
+    phase.add_argument("--verbose", action="store_true", help=text)
 
 
 def add_photographs(phase: argparse.ArgumentParser) -> None:
@@ -170,16 +187,32 @@ def add_areas(phase: argparse.ArgumentParser) -> None:
 # --- Parameters -------------------------------------------------------------------------------------------------------
 
 
-def add_params(phase: argparse.ArgumentParser, name: str) -> None:
-    """The flags of a phase's parameters. They default to None, so a recipe does not override the user's flags."""
+def add_params(phase: argparse.ArgumentParser, name: str, **groups) -> None:
+    """The flags of a phase's parameters. They default to None, so a recipe does not override the user's flags.
+
+    Args:
+        phase: the parser, whose flags without a group they become.
+        name: of the phase.
+        groups: the groups "own" (your own data), "recipe", "speed" and "files", if the phase has them.
+    """
     for key, row in PARAMS.items():
         if name in ("train", "reproduce", *row.phases):
-            phase.add_argument(f"--{key.replace('_', '-')}", default=None, **_options_of(key, row))
+            group = groups.get(_group_of(key, row), phase)
+            group.add_argument(f"--{key.replace('_', '-')}", default=None, **_options_of(key, row))
+
+
+def _group_of(key: str, row: Param) -> str:
+    if key in ("orientation", "max_dropped"):
+        return "own"
+    if row.affects == TRAINING or key == "seed":
+        return "recipe"
+    return "files" if key == "results" else "speed"
 
 
 def _options_of(key: str, row: Param) -> dict:
     """The options of `add_argument` for a parameter."""
-    options: dict = {"help": f"{row.help} (default: {row.value})"}
+    shown = " ".join(map(str, row.value)) if isinstance(row.value, tuple) else row.value
+    options: dict = {"help": f"{row.help} (default: {shown})"}
     if isinstance(row.value, bool):
         return options | {"action": argparse.BooleanOptionalAction}
     if row.choices:

@@ -78,8 +78,7 @@ PARAMS = {
     ),
     "gpus": Param(
         0,
-        "number of GPUs of this machine that each training step, or each batch of photographs, is distributed across; "
-        "0 for all that TensorFlow finds",
+        "number of GPUs of this machine to use, which share each batch; 0 for all that TensorFlow finds",
         SPEED,
         limits=(0, 256),
         phases=("test", "evaluate", *QUESTIONS),
@@ -92,7 +91,7 @@ PARAMS = {
     ),
     "seed": Param(
         42,
-        "seed of shuffling, augmentation, initial weights and random steps of the scores",
+        "seed of everything random, so that a repeated command gives the same numbers",
         MAPS,
         limits=(0, 2**32 - 1),
         phases=("evaluate",),

@@ -26,23 +26,23 @@ from .arguments import (
     add_compare,
     add_crop,
     add_data,
-    add_dataset_path,
     add_frames,
     add_input_size,
     add_mirrored,
     add_params,
     add_regions,
+    add_verbose,
     add_weights,
-    blur_width,
     counting,
-    fraction,
     params_of,
     path_or_address,
     pixel_count,
     port_number,
 )
-from .config import CONTEXTS, EXPORTS, MAX_PIXELS, PROTOCOLS, RECIPES, VALID_FRACTION, VARIANTS, VERSION
+from .config import EXPORTS, MAX_PIXELS, VERSION
+from .flags import add_evaluate, add_reproduce, add_train
 from .installation import command
+from .parser import Parser, image_format
 from .terminal import run_with_streams
 from .utils import UserError
 
@@ -82,71 +82,29 @@ def run_phase(options: argparse.Namespace) -> int | None:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=command().removeprefix("python "), description="MSI-Net: visual saliency prediction."
-    )
+    parser = Parser(prog=command().removeprefix("python "), description="MSI-Net: visual saliency prediction.")
     parser.add_argument("--version", action="version", version=f"MSI-Net {VERSION}")
     phases = parser.add_subparsers(title="phases", dest="phase", required=True, metavar="PHASE")
     for name, (add_flags, text) in PHASES.items():
-        add_flags(phases.add_parser(name, help=text, description=f"{text.capitalize()}."))
+        phase = phases.add_parser(
+            name, help=text, description=f"{text.capitalize()}.", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        add_flags(phase)
     if "_ARGCOMPLETE" in os.environ:  # The shell asks for completions.
         import argcomplete
 
         argcomplete.autocomplete(parser)
+    parser.greet(arguments, PHASES)
     options, rest = parser.parse_known_args(arguments)
     # argparse accepts positional arguments only in a row; in 'test a.jpg --overlay b.jpg' it leaves b.jpg in `rest`.
     if rest and (options.phase != "test" or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(parser.explain_unknown(rest, options.phase))
     if rest:
         options.photographs += [path_or_address(word) for word in rest]
     return options
 
 
 # --- Flags: one function per phase ------------------------------------------------------------------------------------
-
-
-def add_train(phase: argparse.ArgumentParser) -> None:
-    add_data(phase, "one or more of ", default=["salicon"], nargs="+")
-    add_dataset_path(phase)
-    phase.add_argument(
-        "--init",
-        metavar="{vgg16,scratch,lite,PATH}",
-        help="initial weights (default: vgg16 for salicon, the best SALICON checkpoint for any other dataset)",
-    )
-    phase.add_argument(
-        "--recipe",
-        choices=RECIPES,
-        default="paper",
-        help="set of defaults: those of the paper, or those for training without VGG16 weights (default: paper)",
-    )
-    phase.add_argument(
-        "--variant", choices=VARIANTS, help="size of the network (default: full, or lite with --init lite)"
-    )
-    phase.add_argument(
-        "--context",
-        choices=CONTEXTS,
-        default="aspp",
-        help="the ASPP module, or the paper's ablation without it (default: aspp)",
-    )
-    phase.add_argument("--restart", action="store_true", help="start over if an earlier run exists")
-    add_input_size(phase, auto=True)
-    group = phase.add_argument_group("your own data (-d custom)")
-    group.add_argument(
-        "--valid-fraction",
-        type=fraction,
-        help="share of the images used for validation, unless there are folders train and val "
-        f"(default: {VALID_FRACTION})",
-    )
-    group.add_argument(
-        "--sigma",
-        type=blur_width,
-        help="standard deviation of the Gaussian that turns fixations into saliency maps where there are no maps, in "
-        "pixels, or in degrees with --pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
-    )
-    group.add_argument(
-        "--pixels-per-degree", type=blur_width, metavar="P", help="pixels of the images per degree of visual angle"
-    )
-    add_params(phase, "train")
 
 
 def add_download(phase: argparse.ArgumentParser) -> None:
@@ -194,6 +152,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     )
     phase.add_argument(
         "--format",
+        type=image_format,
         choices=("jpeg", "png", "npy"),
         default="jpeg",
         help="file format of the maps; those of clips become videos, or with npy one .npz file (default: jpeg)",
@@ -201,6 +160,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--overlay", action="store_true", help="also write the originals blended with their maps")
     add_input_size(phase, auto=True)
     add_mirrored(phase)
+    add_verbose(phase)
     phase.add_argument(
         "--max-pixels",
         type=pixel_count,
@@ -224,55 +184,6 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     group.add_argument("--restart", action="store_true", help="start over if results of another run exist")
 
 
-def add_evaluate(phase: argparse.ArgumentParser) -> None:
-    add_data(phase)
-    add_dataset_path(phase)
-    phase.add_argument(
-        "--split", choices=("valid", "train", "all"), default="valid", help="images to score (default: valid)"
-    )
-    add_weights(phase, nargs="+")
-    phase.add_argument(
-        "--maps",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="folders of existing maps to score; the maps must have the names of the images",
-    )
-    phase.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="tuebingen",
-        help="definitions of the metrics: those of the MIT/Tübingen or the original MIT benchmark (default: tuebingen)",
-    )
-    phase.add_argument(
-        "--sigma",
-        type=blur_width,
-        metavar="PIXELS",
-        help="standard deviation of the Gaussian that blurs fixations for CC, SIM and KLD "
-        "(default: use the dataset's saliency maps)",
-    )
-    phase.add_argument("--baselines", action="store_true", help="also score uniform, center bias and gold standard")
-    phase.add_argument(
-        "--metric-maps", action="store_true", help="score each metric on the best map for it, computed from a density"
-    )
-    choice = phase.add_mutually_exclusive_group()
-    choice.add_argument("--fit", action="store_true", help="fit the density to the training split, and save it")
-    choice.add_argument("--density", type=Path, metavar="FILE", help="use a density that --fit saved")
-    phase.add_argument(
-        "--name", help="name of the run's folder in results/evaluation (default: derived from the data and the flags)"
-    )
-    add_input_size(phase, auto=True)
-    add_mirrored(phase)
-    phase.add_argument(
-        "--valid-fraction",
-        type=fraction,
-        help="share of your own images used for validation (default: that of the training, if the weights' file "
-        f"records it, else {VALID_FRACTION})",
-    )
-    add_params(phase, "evaluate")
-
-
 def add_submit(phase: argparse.ArgumentParser) -> None:
     phase.add_argument(
         "-d", "--data", choices=datasets.BENCHMARKS, required=True, help="benchmark to write the files for"
@@ -284,58 +195,6 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--density", type=Path, metavar="FILE", help="use a density that 'evaluate --fit' saved")
     add_input_size(phase)
     add_params(phase, "submit")
-
-
-def add_reproduce(phase: argparse.ArgumentParser) -> None:
-    add_data(phase, names=(*datasets.DATASETS, "all"), default=["all"], nargs="+")
-    phase.add_argument(
-        "-p",
-        "--path",
-        type=Path,
-        action=Once,
-        default=Path("data"),
-        help="folder that contains the datasets' folders (default: data)",
-    )
-    phase.add_argument(
-        "--weights",
-        default="published",
-        metavar="{published,lite,PATH}",
-        help="network to score instead of each dataset's published one; the page says so (default: published)",
-    )
-    phase.add_argument(
-        "--train", action="store_true", help="also train: on SALICON, then from its best checkpoint on each dataset"
-    )
-    phase.add_argument(
-        "--context",
-        choices=CONTEXTS,
-        default="aspp",
-        help="plain also trains the paper's ablation without the ASPP module (default: aspp)",
-    )
-    phase.add_argument(
-        "--seeds",
-        type=counting,
-        default=1,
-        metavar="N",
-        help="how often to train each network, with consecutive seeds (default: 1)",
-    )
-    phase.add_argument(
-        "--variant", choices=VARIANTS, default="full", help="size of the trained network (default: full)"
-    )
-    phase.add_argument(
-        "--init",
-        default="vgg16",
-        metavar="{vgg16,scratch,lite,PATH}",
-        help="initial weights of the training on SALICON (default: vgg16)",
-    )
-    phase.add_argument(
-        "--reference",
-        type=Path,
-        metavar="FILE",
-        help="published numbers to show next to ours: a CSV file such as docs/reference.csv",
-    )
-    phase.add_argument("--dry-run", action="store_true", help="only print the plan, with its downloads and disk space")
-    add_input_size(phase)
-    add_params(phase, "reproduce")
 
 
 def add_export(phase: argparse.ArgumentParser) -> None:

@@ -41,6 +41,7 @@ class Options:
     every: int = 1
     fps: float | None = None
     smooth: float = 0
+    verbose: bool = False
 
     @property
     def paths(self) -> list[Path | str]:

@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import VERSION
+from .terminal import only_python_on_stderr as only_python_on_stderr
+from .terminal import quiet_stderr as quiet_stderr
 
 # TensorFlow reads these variables when it is imported, so `__init__.py` imports this module first. Values that the
 # user set are kept.
@@ -372,47 +373,3 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {"python": platform.python_version(), **{name: version(name) for name in ("tensorflow", "keras", "numpy")}}
-
-
-@contextlib.contextmanager
-def only_python_on_stderr() -> Iterator[None]:
-    """Keep native libraries from writing to the terminal, such as the JPEG library's warnings about damaged files.
-
-    Python's own output is still shown. If standard error is already redirected, nothing changes.
-    """
-    try:
-        attached = sys.stderr.fileno() == 2
-    except (AttributeError, OSError, ValueError):
-        attached = False
-    if not attached:
-        yield
-        return
-    before = sys.stderr
-    with os.fdopen(os.dup(2), "w", encoding=before.encoding, errors=before.errors, buffering=1) as terminal:
-        sys.stderr = terminal
-        try:
-            with quiet_stderr():
-                yield
-        finally:
-            sys.stderr = before
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Silence native libraries while they are imported, such as TensorFlow's start-up messages.
-
-    Python's own errors are raised after the block and are still shown. Without a standard error, nothing changes.
-    """
-    try:
-        sys.stderr.flush()
-        saved = os.dup(2)
-    except (AttributeError, OSError, ValueError):
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device, not a file
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

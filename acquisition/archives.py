@@ -9,8 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from ..progress import ProgressBar
 from ..utils import DownloadError, check_space, whole_file
 from .transfer import RESERVE
 
@@ -50,9 +49,7 @@ def extract(
         size = sum(info.file_size for info in missing.values())
         folder.mkdir(parents=True, exist_ok=True)
         check_space(folder, size, f"unpacking {archive.name}", RESERVE)
-        with tqdm(
-            total=size, unit="B", unit_scale=True, desc=f"Unpacking {archive.name}", leave=False, disable=None
-        ) as bar:
+        with ProgressBar(total=size, unit="B", unit_scale=True, desc=f"Unpacking {archive.name}") as bar:
             for target, info in missing.items():
                 _unpack(opened, info, folder / target, (checksums or {}).get(target), bar)
 
@@ -121,7 +118,7 @@ def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
     return path.is_file() and path.stat().st_size == info.file_size
 
 
-def _unpack(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, checksum: str | None, bar: tqdm) -> None:
+def _unpack(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, checksum: str | None, bar: ProgressBar) -> None:
     md5 = hashlib.md5(usedforsecurity=False)
     with whole_file(path) as temporary:
         with opened.open(info) as source, temporary.open("wb") as target:

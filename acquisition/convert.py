@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from ..progress import ProgressBar
 from ..utils import DownloadError, name_some, parallel_map, whole_file
 
 
@@ -53,7 +53,7 @@ def convert(
         writer = csv.writer(file)
         writer.writerow(["image", "x", "y", "observer"])
         rows = parallel_map(convert_one, sorted(stimuli))
-        bar = tqdm(rows, total=len(stimuli), unit="image", desc="Converting", leave=False, disable=None)
+        bar = ProgressBar(rows, total=len(stimuli), unit="image", desc="Converting")
         for name, points, count, differs in bar:
             writer.writerows((name, *point) for point in points.tolist())
             outside += count

@@ -387,13 +387,3 @@ def weight_files(key: str) -> tuple[Archive, ...]:
     # The other layout comes last, in case the download quota of the first is used up.
     other = {"cpu": "gpu", "gpu": "cpu"}[layout]
     return tuple(sorted(DATASETS[dataset].networks, key=lambda file: file.file == f"model_{dataset}_{other}.zip"))
-
-
-def table() -> str:
-    """The datasets as a Markdown table."""
-    lines = ["| dataset | images | observers | size | license or terms | citation |", "|---|---|---|---|---|---|"]
-    for name, row in DATASETS.items():
-        observers = f"{row.observers}{' (mouse)' if row.mouse else ''}"
-        size = f"{row.bytes / 1e6:.0f} MB" if row.bytes else "not measured"
-        lines.append(f"| `{name}` ({row.title}) | {row.images} | {observers} | {size} | {row.terms} | {row.citation} |")
-    return "\n".join(lines)

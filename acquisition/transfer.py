@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from ..listing import hash_files
+from ..progress import ProgressBar
 from ..utils import DownloadError, NoSpaceError, check_space, write_json
 from . import drive
 from .hosts import CONNECT_SECONDS, Session, check_address, unreachable
@@ -216,9 +216,7 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
     total = part.info["total"]
     with (
         part.path.open("ab") as file,
-        tqdm(
-            total=total, initial=part.size, unit="B", unit_scale=True, desc=part.path.stem, leave=False, disable=None
-        ) as bar,
+        ProgressBar(total=total, initial=part.size, unit="B", unit_scale=True, desc=part.path.stem) as bar,
     ):
         for chunk in _pieces(response):
             if tail:

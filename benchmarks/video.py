@@ -83,7 +83,7 @@ def main() -> None:
                     step()
                     yield row
 
-            clips.tqdm = watched
+            clips.ProgressBar = watched
             clips.predict_clip(network, Photograph(str(source), "b.mp4", "c.mp4"), settings)
 
         before, after = timed("network", alone, options.frames), timed("phase", phase, options.frames)

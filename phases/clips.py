@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from tqdm import tqdm
 
 from ..image_files import IMAGE_SUFFIXES, Unreadable
 from ..photographs import Found, Options, Photograph, find_images, output_paths
+from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map
 from ..videos.maps import predict, sample
 from ..videos.reading import CLIP_SUFFIXES, Clip, Frame, is_clip, is_live, open_clip, pyav
@@ -129,7 +129,7 @@ def predict_clip(network, files: Photograph, options: Options) -> dict:
         written = stack.enter_context(contextlib.closing(_write(rows, maps, overlay)))
         stack.enter_context(only_python_on_stderr())
         name, total = Path(without_password(files.path)).name, _expected(clip, options)
-        number = sum(1 for _ in tqdm(written, name, total, unit="frame", leave=False, disable=None))
+        number = sum(1 for _ in ProgressBar(written, name, total, unit="frame"))
         if not number:
             raise Unreadable(clip.error or "it has no frames")
     note = overlay.note if overlay else ""

@@ -1,13 +1,15 @@
 """The `download` phase: datasets and published weights, by name."""
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import download
 from ..acquisition import datasets
-from ..utils import UserError
+from ..utils import UserError, count
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,22 @@ class Options:
     params: Mapping
 
 
+def listing(width: int) -> str:
+    """The datasets, their terms and citations as text, in lines of at most so many characters."""
+    paragraphs = []
+    for name, row in datasets.DATASETS.items():
+        size = f"{row.bytes / 1e6:.0f} MB" if row.bytes else "size not measured"
+        facts = f"{name:9} {row.title}: {count(row.images, 'image')}, {row.observers} observers"
+        lines = [f"{facts}{' (mouse)' if row.mouse else ''}, {size}", f"Terms: {row.terms}", f"Cite: {row.citation}"]
+        for indent, line in zip(("", " " * 10, " " * 10), lines, strict=True):
+            paragraphs += textwrap.wrap(line, max(width, 40), initial_indent=indent, subsequent_indent=" " * 10)
+    return "\n".join(paragraphs)
+
+
 def run(options: Options) -> int:
     """Download everything that was asked for; returns 2 if something failed."""
     if options.list:
-        print(datasets.table())
+        print(listing(shutil.get_terminal_size().columns))
         return 0
     names = list(datasets.DATASETS) if options.data == "all" else [options.data]
     fetch: Callable = download.weights if options.weights else download.dataset

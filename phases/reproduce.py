@@ -4,6 +4,7 @@ Each step runs another phase, as a user would. Each row of the page can therefor
 """
 
 import logging
+import shutil
 
 from ..utils import UserError, check_writable, count, locked, quiet_stderr
 from .reproduction import ledger, plan, reference
@@ -33,7 +34,7 @@ def run(options: Options) -> int:
     with locked(options.folder / ".lock", f"is using {options.folder}"):
         outcomes = ledger.do_all(options, planned, steps.ACTIONS)
         report = page.Report(options, outcomes, references)
-        print(f"\n{report.summary()}")
+        print(f"\n{report.summary(shutil.get_terminal_size().columns)}")
         try:
             report.write()
             print(f"\nThe page with the pictures is {options.folder / 'README.md'}.")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 from scipy.special import logsumexp
-from tqdm import tqdm
 
 from ..acquisition.datasets import BENCHMARKS, Benchmark
 from ..data import list_images
 from ..image_files import STORED
 from ..installation import command
+from ..progress import ProgressBar
 from ..utils import UserError, check_writable, count, quiet_stderr, whole_file, write_record
 
 if TYPE_CHECKING:  # It needs TensorFlow.
@@ -52,7 +52,7 @@ def run(options: Options) -> None:
     densities, maps = (folder / f"{options.data}_{kind}" for kind in ("densities.hdf5", "maps.zip"))
     names = [image.relative_to(options.path).as_posix() for image in images]
     predictions = network.predictions(images, options.params["batch_size"])
-    shown = tqdm(predictions, total=len(images), unit="image", leave=False, disable=None)
+    shown = ProgressBar(predictions, total=len(images), unit="image")
     with whole_file(densities) as densities_part, whole_file(maps) as maps_part:
         write_files(zip(names, shown, strict=True), log_density, densities_part, maps_part)
     record = {
@@ -63,7 +63,7 @@ def run(options: Options) -> None:
         "density": str(options.density) if options.density else "default",
     }
     write_record(folder / f"{options.data}.json", record)
-    print(f"Log densities of {len(images)} images for the MIT/Tübingen benchmark: {densities}")
+    print(f"Log densities of {count(len(images), 'image')} for the MIT/Tübingen benchmark: {densities}")
     print(f"Maps for the original MIT benchmark: {maps}")
     if options.density is None:
         print("The densities are the default ones; 'evaluate --fit' makes better ones for --density.")

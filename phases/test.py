@@ -4,8 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from ..listing import list_files
 from ..photographs import (
     Options,
     Photograph,
@@ -15,6 +14,7 @@ from ..photographs import (
     sample_photograph,
     write_maps,
 )
+from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
 from .clips import find_sources, name_clips, predict_clips, without_password
 
@@ -37,6 +37,7 @@ def run(options: Options) -> int:
     check_not_replaced([*photographs, *clips], results)
     with quiet_stderr():
         from ..network import load
+        from .introduce import introduce
     network = load(
         options.weights,
         data=options.data,
@@ -49,12 +50,16 @@ def run(options: Options) -> int:
         precision=params["precision"],
         gpus=params["gpus"],
     )
-    print(network.summary())
+    introduce(network, options.data, options.weights, options.input_size, options.verbose)
     written, failures = test(network, photographs, options)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     if photographs:
         print(f"{count(written, 'map')} written to {results / 'images'}.")
+        if options.overlay:
+            print(f"{count(written, 'overlay')} written to {results / 'overlays'}.")
+        if earlier := count_earlier(results, photographs):
+            print(f"{count(earlier, 'map')} there {'is' if earlier == 1 else 'are'} from earlier runs.")
     if failures:
         print(f"{count(len(failures), 'image')} failed.")
     if summary := found.summary():
@@ -69,7 +74,14 @@ def run(options: Options) -> int:
     }
     videos = predict_clips(network, clips, options)
     write_record(results / "test.json", record | videos)
+    print(f"Record of the run: {results / 'test.json'}")
     return 1 if failures or videos.get("failed_clips") else 0
+
+
+def count_earlier(results: Path, photographs: Sequence[Photograph]) -> int:
+    """The maps in the folder of results that belong to none of these photographs. A run replaces only its own maps."""
+    files = list_files(results / "images", (".jpeg", ".png", ".npy"))
+    return len({file.relative_to(results).as_posix() for file in files} - {row.map for row in photographs})
 
 
 def test(network, photographs: Sequence[Photograph], options: Options) -> tuple[int, list[str]]:
@@ -105,6 +117,6 @@ def test(network, photographs: Sequence[Photograph], options: Options) -> tuple[
     rows = zip(photographs, predictions, strict=True)
     outcomes = parallel_map(finish, rows, weight=lambda row: map_pixels(row[1]), most=PIXELS_IN_FLIGHT)
     with only_python_on_stderr():
-        bar = tqdm(outcomes, total=len(images), unit="image", leave=False, disable=None if len(images) > 1 else True)
+        bar = ProgressBar(outcomes, total=len(images), unit="image", disable=len(images) == 1)
         failures = [outcome for outcome in bar if outcome]
     return len(images) - len(failures), failures

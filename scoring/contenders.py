@@ -5,15 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data import files_by_name
 from ..image_files import MAP_SUFFIXES
+from ..progress import ProgressBar
 from ..utils import UserError, name_some, parallel_map
-from . import density
+from . import density, metrics
 from .fitted import FittedDensity, fit_density
 from .ground_truth import Case, GroundTruth, pixels_at, read_saliency
-from .protocols import Protocol
+from .protocols import TUEBINGEN, Protocol
 
 # Training images for the fit of a density; its 34 parameters do not need more.
 FIT_IMAGES = 200
@@ -30,6 +30,7 @@ class Contender:
         name: in the table.
         maps: returns the saliency map of each case, float, (H, W), in order; may be called several times.
         log_density: from a saliency map to its log density.
+        plain: metrics that score the saliency map itself although there are maps for each metric.
         record: description for `summary.json`.
         settings: those that affect the scores.
         note: for readers of the table; may be empty.
@@ -38,13 +39,15 @@ class Contender:
     name: str
     maps: Callable[[Sequence[Case]], Iterator[np.ndarray]]
     log_density: Callable[[np.ndarray], np.ndarray] = density.default_log_density
+    plain: tuple[str, ...] = ()
     record: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     note: str = ""
 
     def with_density(self, fitted: FittedDensity, path: Path) -> "Contender":
         """The contender with a fitted density, whose file is `path`."""
-        return replace(self, log_density=fitted.log_density, record={**self.record, "density": str(path)})
+        record = {**self.record, "density": str(path)}
+        return replace(self, log_density=fitted.log_density, plain=fitted.plain, record=record)
 
 
 # --- Contenders -------------------------------------------------------------------------------------------------------
@@ -81,8 +84,8 @@ def baselines(truth: GroundTruth) -> list[Contender]:
     bias = truth.centre_bias
     record = {"baseline": CENTRE_BIAS, "bandwidth": bias.bandwidth, "uniform_share": bias.uniform}
     return [
-        Contender(UNIFORM, uniform, _log_of_density, {"baseline": UNIFORM}),
-        Contender(CENTRE_BIAS, centre_bias, _log_of_density, record),
+        Contender(UNIFORM, uniform, _log_of_density, record={"baseline": UNIFORM}),
+        Contender(CENTRE_BIAS, centre_bias, _log_of_density, record=record),
     ]
 
 
@@ -108,7 +111,7 @@ def score_contender(
             protocol.check_size(saliency, case.shape)
             saliency = saliency.astype(np.float64)
             log_density = contender.log_density(saliency) if protocol.uses_density else None
-            maps = make_maps(case, log_density) if make_maps else saliency
+            maps = make_maps(case, log_density) | dict.fromkeys(contender.plain, saliency) if make_maps else saliency
             return protocol.score(truth, case, maps, log_density)
         except UserError as error:
             raise UserError(f"{contender.name}, {case.sample.name}: {error}") from error
@@ -133,18 +136,43 @@ def _metric_maps(contender: Contender, truth: GroundTruth) -> Callable[[Case, np
     return make
 
 
-def fit_contender(contender: Contender, cases: Sequence[Case]) -> tuple[FittedDensity, str]:
-    """Fit a density to a contender's maps of at most `FIT_IMAGES` training images; add a sentence about the gain."""
+def fit_contender(contender: Contender, cases: Sequence[Case], sigma: float | None = None) -> tuple[FittedDensity, str]:
+    """Fit a density to a contender's maps of at most `FIT_IMAGES` training images; add a sentence about the gain.
+
+    `sigma` is that of `GroundTruth`.
+    """
     chosen = [case for case in cases if len(case.fixations)]
     chosen = chosen[:: max(1, -(-len(chosen) // FIT_IMAGES))]
     if not chosen:
         raise UserError("--fit learns from fixations, and the training split has none.")
     maps = _progress(contender.maps(chosen), len(chosen), f"{contender.name}, fit")
     fitted, before, after = fit_density(maps, [case.positions for case in chosen])
+    fitted = replace(fitted, plain=plain_metrics(contender, fitted, chosen, sigma))
     return fitted, (
         f"Density of {contender.name}, fitted to {len(chosen)} training images: log likelihood over uniform from "
         f"{before:.3f} (default) to {after:.3f} bits per fixation there."
     )
+
+
+def plain_metrics(
+    contender: Contender, fitted: FittedDensity, cases: Sequence[Case], sigma: float | None
+) -> tuple[str, ...]:
+    """Those of CC and KLD for which the contender's maps score better than the blurred density.
+
+    Networks are trained to predict blurred fixations, which these metrics compare with. A density is fitted to single
+    fixations, from maps that are blurred already, so blurring it again loses details that the maps have.
+    """
+    truth = GroundTruth(cases, sigma)
+
+    def score(row: tuple[Case, np.ndarray]) -> list[list[float]]:
+        case, saliency = row
+        image = TUEBINGEN.true_map(truth, case)
+        blurred = density.blurred(fitted.log_density(saliency), truth.kernel)
+        return [[metrics.cc(values, image), -metrics.kld(values, image)] for values in (saliency, blurred)]
+
+    rows = parallel_map(score, zip(cases, contender.maps(cases), strict=True))
+    plain, made = np.mean(list(_progress(rows, len(cases), f"{contender.name}, CC and KLD")), axis=0)
+    return tuple(name for name, better in zip(("CC", "KLD"), plain > made, strict=True) if better)
 
 
 def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[dict[str, float]], dict]:
@@ -185,4 +213,4 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
 
 
 def _progress(rows: Iterator, total: int, name: str) -> Iterator:
-    return tqdm(rows, total=total, desc=name, unit="image", leave=False, disable=None)
+    return ProgressBar(rows, total=total, desc=name, unit="image")

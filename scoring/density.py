@@ -224,6 +224,8 @@ def metric_maps(
 ) -> dict[str, np.ndarray]:
     """For each metric of the MIT/Tübingen protocol, the map that scores best if the density is true.
 
+    A fitted density is not quite true, see `contenders.plain_metrics`.
+
     Args:
         log_density: of the image, (H, W).
         others: the average density of the other images, (H, W).
@@ -231,17 +233,21 @@ def metric_maps(
         count: of fixations in a true map.
         seed: of the draws for `similarity_map`.
     """
-    values = np.exp(log_density)
-    blurred = gaussian_filter(values, kernel)
+    values, expected = np.exp(log_density), blurred(log_density, kernel)
     return {
         "AUC": values,
         "sAUC": values / others,
         "NSS": values,
-        "CC": blurred,
+        "CC": expected,
         "SIM": similarity_map(values, kernel, count, seed),
-        "KLD": blurred,
+        "KLD": expected,
         "IG": log_density,
     }
+
+
+def blurred(log_density: np.ndarray, kernel: float) -> np.ndarray:
+    """The expected true map of a density: blurred like the fixations; see `metric_maps`."""
+    return gaussian_filter(np.exp(log_density), kernel)
 
 
 def similarity_map(values: np.ndarray, kernel: float, count: int, seed: int = 0, draws: int = SIM_DRAWS) -> np.ndarray:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from scipy.optimize import minimize
 
 from ..installation import command
+from ..progress import ProgressBar
 from ..utils import UserError, write_json
 from .density import FLOOR, on_pixels
 from .metrics import as_distribution
@@ -44,12 +45,15 @@ class FittedDensity:
         curve: (20,) positive and rising, at the values `CURVE_AT` of the blurred map, which was scaled to 0 to 1.
         centre: (12,) logarithms of the factors at equal steps of the elliptic distance, from the center to a corner.
         ratio: weight of the vertical in that distance, relative to the horizontal; both relative to half the side.
+        plain: metrics for which the saliency map itself scored better on the images of the fit than the map that is
+            made from the density; see `contenders.plain_metrics`.
     """
 
     blur: float
     curve: np.ndarray
     centre: np.ndarray
     ratio: float
+    plain: tuple[str, ...] = ()
 
     def log_density(self, saliency: np.ndarray) -> np.ndarray:
         """The log density of a saliency map of any scale, (H, W) -> float64 (H, W)."""
@@ -60,7 +64,7 @@ class FittedDensity:
 
     def save(self, path: Path) -> None:
         curves = {"curve": self.curve.tolist(), "centre": self.centre.tolist()}
-        write_json(path, {"blur": self.blur, **curves, "ratio": self.ratio})
+        write_json(path, {"blur": self.blur, **curves, "ratio": self.ratio, "plain": self.plain})
 
     @classmethod
     def load(cls, path: Path) -> "FittedDensity":
@@ -74,7 +78,8 @@ class FittedDensity:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             curve, centre = (np.array(content[name], np.float64) for name in ("curve", "centre"))
-            loaded = cls(float(content["blur"]), curve, centre, float(content["ratio"]))
+            plain = tuple(map(str, content.get("plain", ())))
+            loaded = cls(float(content["blur"]), curve, centre, float(content["ratio"]), plain)
             positive = [loaded.blur, loaded.ratio, *curve]
             if curve.shape != (KNOTS,) or centre.shape != (CENTRE_KNOTS,) or min(positive) <= 0:
                 raise ValueError("its values are out of range")
@@ -160,7 +165,9 @@ def fit_density(
     best = min(starts, key=lambda parameters: loss(parameters)[0])
     # Smoothing keeps the center bias from falling where there are merely few fixations.
     smoothed = functools.partial(loss, smoothing=SMOOTHING)
-    found = minimize(smoothed, best, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": steps})
+    with ProgressBar(total=steps, desc="Fit, at most", unit="step") as bar:
+        settings = {"bounds": BOUNDS, "options": {"maxiter": steps}, "callback": lambda _: bar.update()}
+        found = minimize(smoothed, best, jac=True, method="L-BFGS-B", **settings)
     return unpack(found.x), -loss(start)[0] / np.log(2), -loss(found.x)[0] / np.log(2)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from threadpoolctl import threadpool_limits
-from tqdm.contrib.concurrent import thread_map
 
 from ..acquisition.convert import gaussian_blur
 from ..acquisition.datasets import is_unpacked
@@ -30,7 +29,8 @@ from ..image_files import (
     image_size,
     read_gray,
 )
-from ..utils import UserError, cores, name_some, parallel_map, whole_folder, write_json
+from ..progress import ProgressBar
+from ..utils import UserError, name_some, parallel_map, whole_folder, write_json
 from .metrics import count_map
 from .table import MAX_DROPPED, TABLE, read_table
 
@@ -245,7 +245,9 @@ def make_saliency(
 
         # Each core blurs one image; multithreaded matrix products would only slow this down.
         with threadpool_limits(1, "blas"):
-            thread_map(write, fixations, max_workers=cores(), desc="Saliency maps", leave=False, disable=None)
+            made = parallel_map(write, fixations)
+            for _ in ProgressBar(made, total=len(fixations), desc="Saliency maps", unit="map"):
+                pass
         write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
     return blur
 

@@ -27,7 +27,8 @@ class Estimate:
     images: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.images else "–"
+        mean, low, high = (round(value, 3) + 0.0 for value in (self.mean, self.low, self.high))  # 0.0, because of -0.0
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if self.images else "–"
 
 
 def estimate(values: np.ndarray, seed: int) -> Estimate:

@@ -13,10 +13,10 @@ MAY_IMPORT = {
     "__init__": "network attention utils config",
     "config": "",
     "bundled": "",
-    "utils": "config",
-    "acquisition": "acquisition utils config listing",
+    "utils": "config terminal",
+    "acquisition": "acquisition progress utils config listing",
     "acquisition.datasets": "acquisition.readers config",
-    "arguments": "acquisition.datasets config",
+    "arguments": "parser acquisition.datasets config",
     "download": "acquisition utils config installation",
     "geometry": "",
     "loss": "",
@@ -27,12 +27,13 @@ MAY_IMPORT = {
     "vgg16": "model",
     "weight_files": "vgg16 model utils config",
     "checkpoint": "weight_files vgg16 bundled download model utils config installation listing",
-    "scoring": "scoring images data acquisition utils config installation image_files",
+    "scoring": "scoring progress images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
     "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks geometry "
     "videos",
     "photographs": "images data utils config image_files listing videos.reading",
     "phases": "phases.custom phases.evaluation phases.formats phases.questions phases.training phases.distributed "
+    "phases.introduce progress "
     "photographs network attention scoring checkpoint images data precision model loss acquisition.datasets utils "
     "config installation image_files listing phases.clips videos",
     "phases.custom": "scoring",
@@ -41,23 +42,27 @@ MAY_IMPORT = {
     "phases.reproduce": "phases.reproduction utils",
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
     "checkpoint download data acquisition.datasets utils config installation phases.curves",
-    "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
-    "phases.distributed": "phases.distributed photographs network images data model utils config installation "
+    "phases.introduce": "network checkpoint acquisition.datasets",
+    "phases.evaluation": "phases.introduce phases.evaluation network scoring checkpoint data utils config",
+    "phases.distributed": "progress phases.distributed photographs network images data model utils config installation "
     "image_files",
     "phases.questions": "phases.questions attention videos photographs network scoring images data utils image_files "
-    "listing",
+    "listing progress",
     "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry "
-    "phases.curves",
+    "phases.curves progress",
     "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation "
     "image_files",
     "installation": "",
     "terminal": "",
+    "parser": "installation",
+    "progress": "terminal",
+    "flags": "arguments acquisition.datasets config installation",
     "listing": "utils",
     "image_files": "utils config",
     "checks": "utils config",
     "phases.curves": "utils",
     "videos": "videos image_files utils config",
-    "main": "phases arguments terminal acquisition.datasets utils config installation",
+    "main": "phases arguments flags parser terminal acquisition.datasets utils config installation",
 }
 
 

@@ -82,12 +82,27 @@ def change_archives(monkeypatch):
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
-def test_list_for_the_docs_has_a_row_for_each_dataset(capsys):
+@pytest.mark.parametrize("columns", [60, 100])
+def test_list_fits_the_terminal_and_has_each_datasets_terms_and_citation(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     assert main.main(["download", "--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("`")[1] for line in lines[2:]] == list(DATASETS)
-    assert all(line.count("|") == 7 for line in lines)
-    assert datasets.table() in (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns
+    assert [line.split()[0] for line in text.splitlines() if not line.startswith(" ")] == list(DATASETS)
+    words = "".join(text.split())
+    for row in DATASETS.values():
+        assert all(
+            "".join(fact.split()) in words for fact in (row.title, f"{row.images} images", row.terms, row.citation)
+        )
+
+
+def test_chapter_on_datasets_has_a_row_for_each_dataset():
+    chapter = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for name, row in DATASETS.items():
+        observers = f"{row.observers}{' (mouse)' if row.mouse else ''}"
+        size = f"{row.bytes / 1e6:.0f} MB" if row.bytes else "not measured"
+        cells = f"`{name}` ({row.title}) | {row.images} | {observers} | {size} | {row.terms} | {row.citation}"
+        assert f"| {cells} |" in chapter
 
 
 def test_keras_vgg16_has_the_address_and_checksum_of_keras():

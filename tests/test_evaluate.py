@@ -115,7 +115,9 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
             assert estimate["mean"] == pytest.approx(np.mean(values)) and estimate["images"] == 10
             assert estimate["low"] <= estimate["mean"] + 1e-12 and estimate["mean"] <= estimate["high"] + 1e-12
             line = next(line for line in printed.splitlines() if line.startswith(f"{metric} "))
-            assert f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]" in line
+            shown = f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+            assert shown.replace("-0.000", "0.000") in line
+    assert "-0.000" not in printed
 
     scores = {name: {m: e["mean"] for m, e in column.items()} for name, column in summary["scores"].items()}
     assert scores["uniform"]["AUC"] == scores["uniform"]["sAUC"] == 0.5
@@ -219,6 +221,22 @@ def test_metric_maps_score_each_metric_on_its_own_map(run, dataset, maps):
     assert found["SIM"] == pytest.approx(metrics.sim_tuebingen(own, truth))
     assert found["CC"] == pytest.approx(metrics.cc(blurred, truth))
     assert found["KLD"] == pytest.approx(metrics.kld(blurred, truth))
+
+
+@pytest.mark.parametrize(("power", "plain"), [(1, ["CC", "KLD"]), (0.2, [])])
+def test_no_metrics_own_map_is_worse_than_the_plain_one_on_the_images_of_the_fit(run, dataset, maps, power, plain):
+    """The true maps cannot be improved; maps that are too flat can."""
+    near = maps("near", lambda i: ground_truth.read_saliency(dataset / "saliency" / f"{i:04d}.png") ** power)
+    flags = ["--maps", near, "--valid-fraction", "0.5"]
+    assert run(*flags, "--fit", split="valid") == 0
+    file = run.folder / "density_near.json"
+    assert json.loads(file.read_text(encoding="utf-8"))["plain"] == plain
+    assert run(*flags, split="train", name="plain") == 0
+    before = run.summary()["scores"]["near"]
+    assert run(*flags, "--density", file, "--metric-maps", split="train", name="own") == 0
+    after = run.summary()["scores"]["near"]
+    assert after["CC"]["mean"] >= before["CC"]["mean"] and after["KLD"]["mean"] <= before["KLD"]["mean"]
+    assert (after["CC"] == before["CC"]) == bool(plain)
 
 
 def test_ablation_without_aspp_trains_and_is_scored(run, dataset, tmp_path):

@@ -469,7 +469,7 @@ def test_page_that_cannot_be_written_is_printed(internet, quick, run, monkeypatc
 
     monkeypatch.setattr(page.Report, "write", full)
     assert run("-d", "osie") == 1
-    assert "| published network | osie |" in run.printed and "No space left on device" in run.printed
+    assert "published network\n            AUC" in run.printed and "No space left on device" in run.printed
 
 
 def test_errors_in_a_few_words():

@@ -78,7 +78,8 @@ def test_run_leaves_checkpoints_history_curve_and_record(run, results, capsys):
     assert (results / "history" / "custom.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((results / "history" / "custom.json").read_text(encoding="utf-8"))
     assert record["settings"]["train"] == [[4, 48, 64]] and record["settings"]["valid"] == [[1, 48, 64]]
-    assert record["epochs_done"] == 2 and record["initial_weights"] and record["versions"]["tensorflow"]
+    assert record["initial_weights"] == "random weights (He initialization)"  # Not the run's own last epoch.
+    assert record["epochs_done"] == 2 and record["versions"]["tensorflow"]
     best = min(range(2), key=lambda i: float(rows[i]["val_loss"]))
     attributes = checkpoint.read_attributes(results / "ckpts" / "best" / "custom.weights.h5")
     assert len(attributes["history"]) == best + 1

@@ -152,7 +152,7 @@ def test_overlay_is_the_blended_clip_with_its_sound(tmp_path, results, run, phot
 )
 def test_fewer_frames_are_predicted_and_recorded(tmp_path, results, run, monkeypatch, sampling, recorded, times):
     bars = []
-    monkeypatch.setattr(clips, "tqdm", lambda rows, name, total, **options: bars.append((name, total)) or rows)
+    monkeypatch.setattr(clips, "ProgressBar", lambda rows, name, total, **options: bars.append((name, total)) or rows)
     assert run(make_clip(tmp_path / "a.mp4", still(30, gray=50)), *sampling) == 0
     frames = read(results / "videos" / "a.mp4")
     assert [frame.time * 25 for frame in frames] == list(times)
@@ -270,7 +270,7 @@ def interrupt(rows, *arguments, **options):
 
 
 def test_interrupted_clip_leaves_nothing(tmp_path, results, run, monkeypatch, capsys):
-    monkeypatch.setattr(clips, "tqdm", interrupt)
+    monkeypatch.setattr(clips, "ProgressBar", interrupt)
     assert run(make_clip(tmp_path / "a.mp4", noise(100)), "--overlay") == 130
     assert capsys.readouterr().err == "interrupted\n" and files_in(results) == []
 
@@ -278,7 +278,7 @@ def test_interrupted_clip_leaves_nothing(tmp_path, results, run, monkeypatch, ca
 def test_stream_ends_with_ctrl_c_and_its_file_is_complete(tmp_path, results, run, endless, monkeypatch):
     serve, _ = endless
     address = serve(make_clip(tmp_path / "a.ts", noise(50)).read_bytes())
-    monkeypatch.setattr(clips, "tqdm", interrupt)
+    monkeypatch.setattr(clips, "ProgressBar", interrupt)
     assert run(address) == 0
     frames = len(read(results / "videos" / "stream.mp4"))
     assert 10 < frames < 200 and record(results)["clips"][0]["frames"] == frames

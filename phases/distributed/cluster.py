@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tqdm import tqdm
 
 from ...installation import copied_modules, install_command
+from ...progress import ProgressBar
 from ...utils import TENSORFLOW_SETTINGS, UserError, count, only_python_on_stderr, parallel_map, versions
 
 try:
@@ -167,7 +167,7 @@ def _predict(
     network_ref = ray.put(network)  # Ray copies it once to each machine; workers share the arrays.
     total = index.count_photographs.remote(photographs)
     progress, done = Progress(), before
-    with tqdm(unit="image", leave=False, disable=None, initial=len(before)) as bar:
+    with ProgressBar(unit="image", initial=len(before)) as bar:
         for attempt in range(ATTEMPTS):
             alone = attempt > 0
             listing = index.Listing(photographs, ray.put(done), 1 if alone else CHUNK)

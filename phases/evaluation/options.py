@@ -27,6 +27,7 @@ class Options:
     input_size: tuple[int, int] | str | None = None
     mirrored: bool = False
     valid_fraction: float | None = None
+    verbose: bool = False
 
     @property
     def orientation(self) -> str:

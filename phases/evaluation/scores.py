@@ -16,7 +16,8 @@ from ...scoring.fitted import FittedDensity
 from ...scoring.fixations import blur_of_made_maps
 from ...scoring.ground_truth import Case, GroundTruth, load_cases
 from ...scoring.protocols import PROTOCOLS, Protocol, usable
-from ...utils import UserError, check_writable, name_some, write_record
+from ...utils import UserError, check_writable, count, name_some, write_record
+from ..introduce import introduce
 from .options import Images, Options
 
 # Maximum bytes of a run's folder name and of a contender's name. File systems may reject longer names.
@@ -51,7 +52,7 @@ def evaluate(options: Options, images: Images) -> None:
     columns = report.estimates(scores, seed)
     compared = report.differences({model.name: scores[model.name] for model in models}, seed)
     print(
-        f"\n{len(images.scored)} images of {options.data} ({options.split}), protocol {options.protocol}; "
+        f"\n{count(len(images.scored), 'image')} of {options.data} ({options.split}), protocol {options.protocol}; "
         f"mean [95 % interval over images]"
     )
     print("".join(f"{model.name}: {model.note}\n" for model in models if model.note))
@@ -100,7 +101,7 @@ def load_models(options: Options, images: Images) -> list[Contender]:
             orientation=options.orientation,
             **{key: options.params[key] for key in ("results", "device", "precision", "gpus")},
         )
-        print(network.summary())
+        introduce(network, options.data, wanted, options.input_size, options.verbose)
         name = free_name(network.weights.path.name.split(".")[0], taken)
         # The user did not choose it: readers of the table must not mistake it for the published network.
         is_stand_in = wanted is None and network.weights.path == LITE_PATH
@@ -153,7 +154,7 @@ def with_density(
     if not options.fit:
         return model
     cases = load_cases(images.folder, images.training, options.params["max_dropped"])
-    fitted, gained = contenders.fit_contender(model, cases)
+    fitted, gained = contenders.fit_contender(model, cases, options.sigma)
     path = target / f"density_{model.name}.json"
     fitted.save(path)
     print(f"{gained} It was saved as {path}.")

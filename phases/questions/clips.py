@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...attention.areas import Area, find_pixels, parse_ratio
 from ...attention.crops import crop, crop_sizes
@@ -16,6 +15,7 @@ from ...attention.density import MEANING, LogDensity
 from ...attention.follow import follow
 from ...attention.regions import measure, totals
 from ...image_files import Unreadable
+from ...progress import ProgressBar
 from ...utils import UserError, count, whole_folder, write_record
 from ...videos.maps import is_cut, predict, sample, thumbnail
 from ...videos.reading import Clip, Frame, open_clip
@@ -135,7 +135,7 @@ def _maps(clip: Clip, network, options: MapOptions) -> Generator[tuple[Frame, np
     predicted = predict(frames, network, batch_size=options.params["batch_size"], smooth=smooth)
     last = None
     with contextlib.closing(predicted) as rows:
-        for last in tqdm(rows, total=clip.length or None, unit="frame", leave=False, disable=None):
+        for last in ProgressBar(rows, total=clip.length or None, unit="frame"):
             yield last
     if last is None:
         raise Unreadable(clip.error or "it has no frames")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
 from ...attention.density import DOMAIN, MEANING, LogDensity, Reduced
 from ...attention.errors import COVERAGE
@@ -18,6 +17,7 @@ from ...data import list_images
 from ...image_files import MAP_SUFFIXES, Unreadable, read_header
 from ...listing import files_by_name
 from ...photographs import find_images
+from ...progress import ProgressBar
 from ...utils import UserError, name_some, only_python_on_stderr, parallel_map, quiet_stderr
 
 # Limits memory: a pixel of a map takes up to 60 bytes while a question is answered.
@@ -176,7 +176,7 @@ def answer_each(rows: Iterator[tuple[Mapped, ...]], total: int, answer: Callable
 
     answered = parallel_map(one, rows, weight=weight, most=PIXELS_IN_FLIGHT)
     with only_python_on_stderr():
-        outcomes = list(tqdm(answered, total=total, leave=False, disable=None if total > 1 else True))
+        outcomes = list(ProgressBar(answered, total=total, disable=total == 1))
     failures = [error for _, error in outcomes if error]
     if len(failures) == total == 1:
         raise UserError(failures[0])

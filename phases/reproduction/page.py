@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from .reference import Reference
 from .rows import compare, make_rows, metrics_of
 from .steps import command_of
 
+DATASET_WIDTH, CELL_WIDTH = 9, 10  # characters in the terminal's tables
 COLUMNS = ("protocol", "network", "title", "dataset", "metric", "mean", "low", "high", "images", "seeds", "reason")
 
 
@@ -31,9 +33,29 @@ class Report:
         self.comparisons = compare(self.rows, references)
         self.machine = provenance.machine()
 
-    def summary(self) -> str:
-        """The tables only."""
-        return "\n\n".join(f"Protocol {name}\n\n{self.table(name)}" for name in PROTOCOLS)
+    def summary(self, width: int = 80) -> str:
+        """The means as text for a terminal, in lines of at most so many characters; the page has the intervals."""
+        return "\n\n".join(f"Protocol {name}, means\n\n{self._for_terminal(name, width)}" for name in PROTOCOLS)
+
+    def _for_terminal(self, protocol: str, width: int) -> str:
+        """One paragraph per network, with a line per dataset; metrics that do not fit go below the first ones."""
+        metrics, lines = metrics_of(protocol, self.rows), []
+        most = max((width - DATASET_WIDTH) // CELL_WIDTH, 1)
+        blocks = [metrics[first : first + most] for first in range(0, len(metrics), most)]
+        for title in dict.fromkeys(row.title for row in self.rows if row.protocol == protocol):
+            rows = [row for row in self.rows if (row.protocol, row.title) == (protocol, title)]
+            scored = [row for row in rows if row.scores]
+            lines += ["", *textwrap.wrap(title, width)]
+            for block in blocks if scored else []:
+                lines.append("".join([" " * DATASET_WIDTH, *(f"{metric:>{CELL_WIDTH}}" for metric in block)]))
+                for row in scored:
+                    means = [f"{row.scores[name].mean:.3f}" if name in row.scores else "–" for name in block]
+                    cells = [f"{row.dataset:<{DATASET_WIDTH}}", *(f"{mean:>{CELL_WIDTH}}" for mean in means)]
+                    lines.append("".join(cells))
+            for row in rows:
+                if row.reason:
+                    lines += textwrap.wrap(f"{row.dataset}: failed, {row.reason}", width, subsequent_indent="  ")
+        return "\n".join(lines[1:])
 
     def write(self) -> None:
         """Write every file of the page."""
@@ -103,6 +125,11 @@ class Report:
             f"{spread}. The *dataset's own maps* are the ground truth itself (blurred fixations) instead of a "
             f"prediction: they show the score of a perfect map of this kind."
         )
+        if protocol == "mit":
+            text += (
+                " This protocol blurs fixations more than the datasets do, so these maps are too narrow: a network "
+                "that is less certain can have a better KLD, which punishes missing mass most."
+            )
         if protocol == "mit" and "EMD" not in metrics_of(protocol, self.rows):
             text += " EMD is missing because the library POT is not installed."
         return f"{text}\n\n{self.table(protocol)}"

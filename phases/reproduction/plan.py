@@ -9,6 +9,7 @@ from ...acquisition import datasets
 from ...acquisition.datasets import BENCHMARKS, DATASETS
 from ...config import MAPS, PARAMS, PROTOCOLS, SPEED, VARIANTS
 from ...scoring.report import aligned
+from ...utils import count
 
 # The networks of the tables, in order. If another network replaces "published", its name is used instead.
 NETWORKS = {
@@ -203,7 +204,7 @@ def table(options: Options, steps: Sequence[Step]) -> str:
         rows.append([str(number), step.name, *map(in_gb, need)])
     fetched, kept = (sum(size or 0 for size in column) for column in zip(*needs, strict=True))
     unknown = sum(size is None for size, _ in needs)
-    more = f", plus {unknown} downloads of unknown size" if unknown else ""
+    more = f", plus {count(unknown, 'download')} of unknown size" if unknown else ""
     total = f"Together: {fetched / 1e9:.2f} GB to download and {kept / 1e9:.2f} GB of disk space{more}."
     return f"{aligned(rows)}\n\n{total}"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from ...progress import ProgressBar
 from ...utils import UserError
 from .batches import Batch, load_batches
 
@@ -27,7 +27,7 @@ class EpochEnd(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.monotonic()
-        self.bar = tqdm(total=self.steps, desc=f"Epoch {epoch + 1}/{self.run.epochs}", leave=False, disable=None)
+        self.bar = ProgressBar(total=self.steps, desc=f"Epoch {epoch + 1}/{self.run.epochs}")
 
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):

@@ -45,6 +45,7 @@ class Run:
         self.epochs_before: int | None = None
         self.history: list[dict] = []
         self.start = ""
+        self.resumed_after = 0  # epochs
 
     def lock(self) -> contextlib.AbstractContextManager:
         """Lock this run for this process.
@@ -74,9 +75,9 @@ class Run:
 
     def beginning(self) -> str:
         """A phrase about what this process starts from."""
-        if not self.history:
+        if not self.resumed_after:
             return self.start
-        return f"epoch {len(self.history)} of {self.latest_path}; first from {self.start}"
+        return f"epoch {self.resumed_after} of {self.latest_path}; first from {self.start}"
 
     def read(self) -> None:
         """Read the history from the latest checkpoint.
@@ -92,6 +93,7 @@ class Run:
             self.history = [dict(row) for row in attributes["history"]]
             self.start = str(attributes["start"])
             self.epochs_before = attributes.get("epochs")
+            self.resumed_after = len(self.history)
         if self.settings.get("init") is None:  # A resumed run keeps its initial weights.
             self.settings["init"] = before.get("init")
         known = EARLIER | before
