@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
     "checkpoint download data acquisition.datasets utils config installation phases.curves",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
-    "phases.distributed": "phases.distributed photographs network images data model utils config installation "
+    "phases.distributed": "phases.distributed photographs network images image_files listing model utils config installation "
     "image_files",
     "phases.questions": "phases.questions attention videos photographs network scoring images data utils image_files "
     "listing",
