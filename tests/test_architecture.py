@@ -42,8 +42,8 @@ MAY_IMPORT = {
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
     "checkpoint download data acquisition.datasets utils config installation phases.curves",
     "phases.evaluation": "phases.evaluation network scoring checkpoint data utils config",
-    "phases.distributed": "phases.distributed photographs network images image_files listing model utils config installation "
-    "image_files",
+    "phases.distributed": "phases.distributed photographs network images model utils config installation "
+    "image_files listing",
     "phases.questions": "phases.questions attention videos photographs network scoring images data utils image_files "
     "listing",
     "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry "
