@@ -161,7 +161,7 @@ def orientation_tag(image: Image.Image) -> int:
 
 def _read_png_header(file: Path, error: Exception) -> tuple[tuple[int, int], int, bool] | None:
     """Size, orientation and transparency of a PNG whose text or color profile is too long for Pillow, else None."""
-    if not isinstance(error, ValueError) or isinstance(error, Image.DecompressionBombError):
+    if not isinstance(error, ValueError) or isinstance(error, Image.DecompressionBombError) or not file.exists():
         return None
     with file.open("rb") as png:
         start = png.read(33)

@@ -19,7 +19,12 @@ def is_skipped(name: str) -> bool:
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...] = ("",), without: Sequence[Path] = ()) -> list[Path]:
-    """Every file below a folder, sorted by path, except those of `is_skipped`.
+    """The files of `list_names` as paths."""
+    return [folder / name for name in list_names(folder, suffixes, without)]
+
+
+def list_names(folder: Path, suffixes: tuple[str, ...] = ("",), without: Sequence[Path] = ()) -> list[str]:
+    """Every file below a folder as a relative path with slashes, sorted, except those of `is_skipped`.
 
     Linked folders are listed once, even if links form a cycle. Files that are not regular, such as pipes, are listed
     too, so the reader can report them.
@@ -38,7 +43,8 @@ def list_files(folder: Path, suffixes: tuple[str, ...] = ("",), without: Sequenc
             f"The folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it away."
         )
 
-    found = []
+    found: list[str] = []
+    start = len(os.path.join(folder, ""))  # noqa: PTH118 - texts, because many paths are slow
     seen = {_identity(path) for path in without if path.is_dir()}
     pending = deque([os.fspath(folder)])
     while pending:  # Links come last, so files are listed by their own path if they have one.
@@ -48,9 +54,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...] = ("",), without: Sequenc
                 continue
             seen.add(identity)
             folders[:] = [name for name in folders if not is_skipped(name)]
-            pending += [os.fspath(linked) for name in sorted(folders) if (linked := Path(path, name)).is_symlink()]
-            found += [Path(path, name) for name in files if not is_skipped(name) and name.lower().endswith(suffixes)]
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+            links = (os.path.join(path, name) for name in sorted(folders))  # noqa: PTH118
+            pending += [link for link in links if os.path.islink(link)]  # noqa: PTH114
+            above = path[start:].replace(os.sep, "/") + "/" if len(path) > start else ""
+            found += [above + name for name in files if name.lower().endswith(suffixes) and not is_skipped(name)]
+    return sorted(found)
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
@@ -59,9 +67,16 @@ def _identity(folder: str | Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def count_suffixes(files: Iterable[Path]) -> str:
+def count_suffixes(files: Iterable[Path | str]) -> str:
     """ "3 .txt, 1 .cr2": how many files there are of each suffix, the most frequent first."""
-    counts = Counter(file.suffix.lower() or "without suffix" for file in files)
+    return name_counts(Counter(map(suffix_of, files)))
+
+
+def suffix_of(file: Path | str) -> str:
+    return os.path.splitext(file)[1].lower() or "without suffix"  # noqa: PTH122 - also of texts
+
+
+def name_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{number} {suffix}" for suffix, number in counts.most_common())
 
 

@@ -1,5 +1,6 @@
 """The options of `test`, the photographs to predict, and the files of their maps."""
 
+import contextlib
 import errno
 import glob
 import itertools
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from .config import MAX_PIXELS
 from .data import is_named_like, list_images
 from .image_files import IMAGE_SUFFIXES
-from .listing import count_suffixes, list_files
+from .listing import count_suffixes, list_names
 from .utils import UserError, count
 from .videos.reading import CLIP_SUFFIXES, is_live
 
@@ -132,20 +133,20 @@ def find_images(
     """
     named = [path for given in paths for path in _expanded(Path(given), suffixes)]
     images: dict[Path, Path] = {}
-    skipped: list[Path] = []
+    skipped: list[str] = []
     left_out = 0
     for path in named:
         if not path.is_dir():
             images.setdefault(path, Path(path.name))
             continue
-        above = Path(path.resolve().name if len(named) > 1 else "")
-        files, own = _files_below(path, results)
+        above = f"{path.resolve().name}/" if len(named) > 1 else ""
+        names, own = _files_below(path, results)
         left_out += own
-        for file in files:
-            if is_named_like(file, suffixes):
-                images.setdefault(file, above / file.relative_to(path))
+        for name in names:
+            if name.lower().endswith(suffixes):
+                images.setdefault(path / name, Path(above + name))
             else:
-                skipped.append(file)
+                skipped.append(name)
     if not images:
         raise UserError(f"No image below {', '.join(map(str, paths))}: expected files ending in {', '.join(suffixes)}.")
     return Found(_unique(images) if len(named) > 1 else images, count_suffixes(skipped), left_out)
@@ -178,31 +179,33 @@ def _expanded(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     raise UserError(f"No such file or folder: {path}. Name a photograph or a folder of photographs with -p.")
 
 
-def _files_below(folder: Path, results: Path | None) -> tuple[list[Path], int]:
-    """The files below a folder, without those in the folder of results, and the number of images in the latter."""
+def _files_below(folder: Path, results: Path | None) -> tuple[list[str], int]:
+    """The names of files below a folder, without those in the folder of results, and how many images the latter has."""
     if results is None or not results.is_dir() or not results.resolve().is_relative_to(folder.resolve()):
-        return list_files(folder), 0
+        return list_names(folder), 0
     if results.resolve() == folder.resolve():
         raise UserError(
             f"The maps in --results {results} would be mixed with the photographs in the same folder: choose another "
             f"folder of results."
         )
-    return list_files(folder, without=[results]), len(list_images(results))
+    return list_names(folder, without=[results]), len(list_images(results))
 
 
 def check_not_replaced(photographs: Sequence["Photograph"], results: Path) -> None:
     """Raise if the map of a photograph would replace a photograph."""
     if not any((results / folder).is_dir() for folder in ("images", "overlays", "videos")):
         return
-    inputs = {os.path.realpath(photograph.path) for photograph in photographs}
-    folder = os.path.realpath(results)
+    inputs: set[tuple[int, int]] = set()
     for photograph in photographs:
         for output in (photograph.map, photograph.overlay):
-            if os.path.normpath(f"{folder}/{output}") in inputs:
-                raise UserError(
-                    f"The map of {photograph.path} would replace the photograph {results / output}: choose another "
-                    f"folder with --results."
-                )
+            with contextlib.suppress(OSError):  # Usually there is no such file yet.
+                there = _file(os.lstat(f"{results}/{output}"))
+                inputs = inputs or {_file(path.stat()) for each in photographs if (path := Path(each.path)).exists()}
+                if there in inputs:
+                    raise UserError(
+                        f"The map of {photograph.path} would replace the photograph {results / output}: choose "
+                        f"another folder with --results."
+                    )
 
 
 # --- Files of maps ----------------------------------------------------------------------------------------------------
@@ -258,19 +261,20 @@ def map_pixels(prediction) -> int:
 
 def name_all(found: Mapping[Path, Path], suffix: str) -> list[Photograph]:
     """Name the maps and overlays of images by the relative paths of `Found`; see `output_paths`."""
-    named = name_maps(list(found.values()), Path(), suffix)
+    named = name_maps([relative.as_posix() for relative in found.values()], suffix)
     return [photograph._replace(path=image.as_posix()) for image, photograph in zip(found, named, strict=True)]
 
 
-def name_maps(images: Sequence[Path], root: Path, suffix: str, folders: Sequence[Path] = ()) -> list[Photograph]:
-    """Name the maps and overlays of images; see `output_paths`."""
-    maps = output_paths(images, root, Path("images"), suffix, folders)
-    overlays = output_paths(images, root, Path("overlays"), ".jpeg", folders)
-    return [Photograph(image.as_posix(), maps[image].as_posix(), overlays[image].as_posix()) for image in images]
+def name_maps(names: Sequence[str], suffix: str, folders: Sequence[str] = ()) -> list[Photograph]:
+    """Name the maps and overlays of images, given by relative paths with slashes; see `output_paths`."""
+    maps = _choose_names(names, suffix, folders)
+    overlays = maps if suffix == ".jpeg" else _choose_names(names, ".jpeg", folders)
+    rows = zip(names, maps, overlays, strict=True)
+    return [Photograph(name, f"images/{saliency}", f"overlays/{overlay}") for name, saliency, overlay in rows]
 
 
 def output_paths(
-    images: Sequence[Path], root: Path, folder: Path, suffix: str, folders: Sequence[Path] = ()
+    images: Sequence[Path], root: Path, folder: Path, suffix: str, folders: Sequence[str] = ()
 ) -> dict[Path, Path]:
     """Where the map of each image goes: the same subfolder and name below `folder`, with another suffix.
 
@@ -284,42 +288,54 @@ def output_paths(
         root, folder, suffix: see above.
         folders: subfolders with other images, relative to `root`.
     """
-    relative = {image: Path(image.name) if root == image else image.relative_to(root) for image in images}
-    parents = {parent for path in relative.values() for parent in path.parents}
-    taken = {same_name(str(parent)) for parent in parents.union(folders)}
-    names = {image: _names(path, suffix) for image, path in relative.items()}
-    target = {image: next(candidates) for image, candidates in names.items()}
-    while clashes := _clashes(target, taken):
-        for image in clashes:
-            target[image] = next(names[image])
-    return {image: folder / name for image, name in target.items()}
+    relative = [image.name if root == image else image.relative_to(root).as_posix() for image in images]
+    names = _choose_names(relative, suffix, folders)
+    return {image: folder / name for image, name in zip(images, names, strict=True)}
 
 
-def _names(path: Path, suffix: str) -> Iterator[Path]:
+def _choose_names(relative: Sequence[str], suffix: str, folders: Sequence[str]) -> list[str]:
+    """The names of `output_paths` for relative paths; texts, because many paths are slow."""
+    above = {name.rpartition("/")[0] for name in relative}
+    above |= {parent.as_posix() for name in above for parent in Path(name).parents}
+    taken = {same_name(name) for name in above.union(folders)}
+    candidates = [_names(name, suffix) for name in relative]
+    targets = [next(names) for names in candidates]
+    plain = targets.copy()
+    while clashes := _clashes(targets, plain, taken):
+        for i in clashes:
+            targets[i] = next(candidates[i])
+    return targets
+
+
+def _names(name: str, suffix: str) -> Iterator[str]:
     """Possible names for an image's map, the plain name first."""
-    yield path.with_name(path.stem + suffix)
-    yield path.with_name(path.name + suffix)
+    yield os.path.splitext(name)[0] + suffix  # noqa: PTH122
+    yield name + suffix
     for number in itertools.count(2):
-        yield path.with_name(f"{path.name}-{number}{suffix}")
+        yield f"{name}-{number}{suffix}"
 
 
-def _clashes(targets: Mapping[Path, Path], folders: set[str]) -> list[Path]:
-    """The images that need another name.
+def _clashes(targets: Sequence[str], plain: Sequence[str], folders: set[str]) -> list[int]:
+    """Which images need another name.
 
     Of images that share a name, all that have their plain name, or all but the first if none has it. Also those with
     the name of a folder.
     """
-    sharing: dict[str, list[Path]] = {}
-    for image, target in targets.items():
-        sharing.setdefault(same_name(str(target)), []).append(image)
+    sharing: dict[str, list[int]] = {}
+    for i, target in enumerate(targets):
+        sharing.setdefault(same_name(target), []).append(i)
     clashes = []
     for name, images in sharing.items():
         if name in folders:
             clashes += images
-            continue
-        plain = [image for image in images if targets[image].stem == image.stem]
-        clashes += (plain or images[1:]) if len(images) > 1 else []
+        elif len(images) > 1:
+            clashes += [i for i in images if targets[i] == plain[i]] or images[1:]
     return clashes
+
+
+def _file(status: os.stat_result) -> tuple[int, int]:
+    """What is equal for two paths of one file."""
+    return status.st_dev, status.st_ino
 
 
 def same_name(name: str) -> str:

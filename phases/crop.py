@@ -10,9 +10,8 @@ from ..attention.crops import crop
 from ..attention.density import MEANING, LogDensity
 from ..photographs import sample_photograph
 from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
-from ..videos.reading import is_clip
 from .questions.area_files import choose_areas
-from .questions.clips import crop_clip
+from .questions.clips import crop_clip, names_clip
 from .questions.maps import (
     MapOptions,
     Mapped,
@@ -60,7 +59,7 @@ def run(options: Options) -> int:
     for ratio in ratios:
         parse_ratio(ratio)
     path = options.path or sample_photograph()
-    moving = is_clip(path)
+    moving = names_clip(path)
     if moving and (options.maps or options.keep or options.areas or options.size or options.min_scale != 1):
         raise UserError(f"{path} is a clip: --maps, --keep, --areas, --size and --min-scale are for photographs only.")
     photographs = {} if moving else find_photographs(path)

@@ -1,10 +1,12 @@
 """The `demo` phase: write the browser demo as a folder, and serve it on this computer."""
 
+import contextlib
 import functools
 import http.server
 import json
 import os
 import shutil
+import socket
 import sys
 import threading
 import webbrowser
@@ -199,6 +201,23 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     extensions_map = CONTENT_TYPES
     timeout = IDLE_SECONDS
+
+    def handle(self):
+        # Clients that send a byte now and then are never idle, so the whole head of a request has a deadline too.
+        self.deadline = threading.Timer(self.timeout, self.hang_up)
+        self.deadline.daemon = True
+        self.deadline.start()
+        super().handle()
+        self.deadline.cancel()
+
+    def parse_request(self):
+        complete = super().parse_request()
+        self.deadline.cancel()
+        return complete
+
+    def hang_up(self):
+        with contextlib.suppress(OSError):  # It may be closed already.
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def end_headers(self):
         for name, value in HEADERS.items():

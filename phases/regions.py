@@ -12,10 +12,9 @@ from ..attention.hot_spots import Gathering, hot_spots
 from ..attention.regions import Region, measure, totals
 from ..photographs import sample_photograph
 from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
-from ..videos.reading import is_clip
 from .questions import outlines
 from .questions.area_files import choose_areas
-from .questions.clips import regions_of_clip
+from .questions.clips import names_clip, regions_of_clip
 from .questions.maps import (
     MapOptions,
     Mapped,
@@ -60,7 +59,7 @@ class Options(MapOptions):
 def run(options: Options) -> int:
     """Measure areas or find hot spots, and write `results/regions/`; returns 1 if a photograph failed, else 0."""
     path = options.path or sample_photograph()
-    moving = is_clip(path)
+    moving = names_clip(path)
     photographs = {path.stem: path} if moving else find_photographs(path)
     areas = choose_areas(options.areas, options.area, photographs)
     if moving and (options.maps or not areas):

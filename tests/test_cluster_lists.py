@@ -3,6 +3,7 @@
 import io
 import ntpath
 import os
+from collections import Counter
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ from conftest import write
 
 from msinet import main
 from msinet.data import list_images
-from msinet.photographs import output_paths
+from msinet.listing import name_counts
+from msinet.photographs import find_images, output_paths
 from msinet.utils import UserError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
@@ -41,7 +43,38 @@ def test_listing_gives_the_names_that_plain_test_gives(tmp_path):
     assert [photograph.map for photograph in one] == ["images/x.png"]
 
 
+def test_listing_follows_the_rules_of_plain_test(tmp_path):
+    folder = tmp_path / "in"
+    names = (
+        "a.png",
+        "b/c.jpg",
+        "@eaDir/a.png",
+        "b/__MACOSX/c.jpg",
+        ".hidden/a.png",
+        "notes.TXT",
+        "b/d.txt",
+        "b/raw.cr2",
+    )
+    for name in (*names, "README"):
+        write(folder / name, b"")
+    write(tmp_path / "elsewhere" / "e.png", b"")
+    (folder / "a_link").symlink_to(tmp_path / "elsewhere")
+    (folder / "b" / "cycle").symlink_to(folder)
+    (folder / "again").symlink_to(folder / "b")
+    photographs, skipped = Photographs(str(folder), str(tmp_path / "results"), ".jpeg"), Counter()
+    found = find_images([folder])
+    listed = [photograph.path.removeprefix(f"{folder.as_posix()}/") for photograph in photographs.walk(skipped)]
+    assert (
+        sorted(listed)
+        == sorted(path.as_posix() for path in found.images.values())
+        == ["a.png", "a_link/e.png", "b/c.jpg"]
+    )
+    assert skipped == {".txt": 2, ".cr2": 1, "without suffix": 1}
+    assert sorted(name_counts(skipped).split(", ")) == sorted(found.skipped.split(", "))
+
+
 def test_listing_skips_the_results(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "results")
     for name in ("a.png", "results/images/a.jpeg"):
         write(tmp_path / name, b"")
     listed = Photographs(str(tmp_path), str(tmp_path / "results"), ".jpeg")

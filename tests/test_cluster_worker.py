@@ -186,12 +186,35 @@ def test_restart_removes_only_the_index(tmp_path):
     }  # fmt: skip
 
 
+def test_native_warnings_during_a_run_do_not_reach_the_terminal(tmp_path):
+    script = """
+import contextlib, os, sys
+from msinet import main
+from msinet.phases.distributed import cluster
+cluster._connected = lambda address: contextlib.nullcontext()
+def predict(*arguments):
+    os.write(2, b"core_worker.cc: a warning")
+    print("from Python", file=sys.stderr)
+    return 0, cluster.Progress(), "2 .txt"
+cluster._predict = predict
+sys.exit(main.main(["test", "-p", *sys.argv[1:], "--weights", "lite", "--cluster"]))
+"""
+    write(tmp_path / "a.jpg", small(1))
+    command = [sys.executable, "-c", script, str(tmp_path / "a.jpg"), "--results", str(tmp_path / "results")]
+    finished = subprocess.run(command, cwd=Path(main.__file__).parent, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0 and finished.stderr.splitlines()[-1:] == ["from Python"]
+    assert "core_worker" not in finished.stderr
+    assert "Skipped files that are not photographs: 2 .txt." in finished.stdout
+
+
 def test_photographs_where_maps_go_are_rejected(tmp_path, capsys):
     mine = write(tmp_path / "images" / "a.jpeg", small(1))
     for path in (mine, mine.parent, tmp_path / "x" / ".." / "images"):
         assert main.main(["test", "-p", str(path), "--results", str(tmp_path), "--weights", "lite", "--cluster"]) == 2
         assert "is in the folder of results" in capsys.readouterr().err
     assert mine.read_bytes() == small(1)
+    assert main.main(["test", "-p", str(tmp_path), "--results", str(tmp_path), "--weights", "lite", "--cluster"]) == 2
+    assert "would be mixed with the photographs" in capsys.readouterr().err
 
 
 def test_run_record_of_another_program_is_a_clear_error(tmp_path):

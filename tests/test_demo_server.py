@@ -60,6 +60,27 @@ def test_links_out_of_the_folder_are_not_followed(port, tmp_path):
     assert get(port, "/within.html", Host="localhost") == (200, b"the page")
 
 
+def test_slow_request_is_cut_off_although_bytes_keep_coming(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.Handler, "timeout", 1)
+    write(tmp_path / "index.html", b"the page")
+    with serving(tmp_path) as address:
+        port = int(address.rsplit(":", 1)[1].strip("/"))
+        with socket.create_connection(("127.0.0.1", port), timeout=0.05) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nName: ")
+            for _ in range(2000):
+                try:
+                    slow.sendall(b"a")
+                    assert slow.recv(1) == b""
+                    break
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    break
+            else:
+                pytest.fail("The server still waits for the rest of the request.")
+        assert get(port, Host="localhost") == (200, b"the page")
+
+
 def test_idle_connections_are_few_and_are_closed(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "MOST_CONNECTIONS", 3)
     monkeypatch.setattr(demo.Handler, "timeout", 0.5)

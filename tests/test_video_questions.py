@@ -152,3 +152,12 @@ def test_flags_that_clips_do_not_have_are_one_line(run, moving, capsys, argument
     assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("phase", ["regions", "crop"])
+@pytest.mark.parametrize("address", ["rtsp://camera/1", "http://camera/a.mp4", "/dev/video0"])
+def test_streams_are_measured_and_cropped_from_a_recording_only(phase, address, capsys):
+    assert main.main([phase, "-p", address]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {address} is a camera or a stream, expected a file: record it, and name the recording.\n"
+    )

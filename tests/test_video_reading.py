@@ -119,6 +119,7 @@ def test_rotated_and_mirrored_clips_are_upright(tmp_path, photograph, rotate, tu
         ("a.mkv", "libx264", {}),
         ("a.webm", "libvpx-vp9", {}),
         ("a.avi", "mpeg4", {}),
+        ("a.ts", "libx264", {}),
     ],
 )
 def test_truncated_clip_gives_the_frames_up_to_the_damage(tmp_path, name, codec, container):

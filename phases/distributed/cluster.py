@@ -38,7 +38,7 @@ except ImportError as error:
 
 from ...model import choose_layout
 from ...network import PIXELS_IN_FLIGHT, Network, load
-from ...photographs import Options, Photograph, map_pixels, sample_photograph, write_maps
+from ...photographs import Found, Options, Photograph, map_pixels, sample_photograph, write_maps
 from . import index
 from .lease import exclusive
 from .store import Fetched, Photographs, Store, absolute, fetch, is_address, open_store
@@ -93,6 +93,8 @@ def run(options: Options) -> int:
     path = options.only_path or sample_photograph()
     results = open_store(absolute(params["results"]))
     photographs = Photographs(absolute(path), results.path, options.suffix)
+    if photographs.path == results.path:
+        raise UserError(f"The maps would be mixed with the photographs in {path}: name other --results.")
     for folder in ("images", "overlays"):
         if f"{photographs.path}/".startswith(f"{results.full(folder)}/"):
             raise UserError(f"{path} is in the folder of results, where maps could replace it: name other --results.")
@@ -118,9 +120,9 @@ def run(options: Options) -> int:
         start = time.perf_counter()
         # Ray's core writes warnings to the terminal that its settings do not turn off.
         with only_python_on_stderr(), _connected(str(options.cluster)):
-            before, progress = _predict(photographs, results, network, options, check_lease)
+            before, progress, skipped = _predict(photographs, results, network, options, check_lease)
         seconds = time.perf_counter() - start
-        _report(results, options, before, progress)
+        _report(results, options, before, progress, skipped)
         summary = {
             "path": photographs.path,
             "data": options.data,
@@ -128,6 +130,7 @@ def run(options: Options) -> int:
             "written": progress.done,
             "written_before": before,
             "failed": progress.failed,
+            "skipped": skipped,
             "seconds": round(seconds, 3),
             "images_per_second": round((progress.done + progress.failed) / seconds, 3),
             "versions": {**versions(), "ray": ray.__version__, "pyarrow": importlib.metadata.version("pyarrow")},
@@ -144,7 +147,7 @@ def _settings(photographs: Photographs, network: Network, options: Options) -> d
     return {"path": photographs.path, **chosen, **record}
 
 
-def _report(results: Store, options: Options, before: int, progress: Progress) -> None:
+def _report(results: Store, options: Options, before: int, progress: Progress, skipped: str) -> None:
     for error in progress.errors:
         print(f"error: {error}", file=sys.stderr)
     if progress.failed > len(progress.errors):
@@ -154,12 +157,18 @@ def _report(results: Store, options: Options, before: int, progress: Progress) -
     print(f"{count(progress.done, 'map')} written to {results.full(index.INDEX if options.shards else 'images')}.")
     if progress.failed:
         print(f"{count(progress.failed, 'image')} failed.")
+    if summary := Found({}, skipped).summary():
+        print(summary)
 
 
 def _predict(
     photographs: Photographs, results: Store, network: Network, options: Options, check_lease: Callable[[], None]
-) -> tuple[int, Progress]:
-    """Predict all photographs that are missing; returns the number of maps that existed before, and the progress."""
+) -> tuple[int, Progress, str]:
+    """Predict all photographs that are missing.
+
+    Returns:
+        The number of maps that existed before, the progress, and what was skipped in the folders of photographs.
+    """
     before, _ = index.known(results, shards=options.shards)
     share = share_machines(options)
     if network.precision == "float16" and not share.gpus:
@@ -180,12 +189,12 @@ def _predict(
                 listed = max(listed, report["listed"])
                 _show(bar, report, progress, total)
             if reported == listed:
-                return len(before), progress
+                return len(before), progress, ray.get(total)[1]
             done, failed = index.known(results, shards=options.shards, recent=True)
-            share = share._replace(workers=min(share.workers, max(1, ray.get(total) - len(done))))
+            share = share._replace(workers=min(share.workers, max(1, ray.get(total)[0] - len(done))))
             progress.done, progress.failed = len(done) - len(before) - failed, failed
         _give_up(photographs, done, results, progress)
-    return len(before), progress
+    return len(before), progress, ray.get(total)[1]
 
 
 def _reports(listing: index.Listing, constructor: list, share: Share, alone: bool) -> Iterator[dict]:
@@ -228,7 +237,7 @@ def share_machines(options: Options) -> Share:
 def _show(bar, report: dict, progress: Progress, total) -> None:
     if bar.total is None and ray.wait([total], timeout=0)[0]:
         with contextlib.suppress(ray.exceptions.RayError, UserError):
-            bar.total = ray.get(total)
+            bar.total = ray.get(total)[0]
     bar.set_postfix(failed=progress.failed, refresh=False)
     bar.update(report["done"] + report["failed"])
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from ...listing import name_counts
 from ...photographs import Photograph
 from ...utils import UserError, parallel_map
 from .store import Photographs, Store, version
@@ -235,6 +237,7 @@ def chunk_row(chunk: list[Photograph], listed: int = -1) -> pa.Table:
 
 
 @ray.remote(num_cpus=0)
-def count_photographs(photographs: Photographs) -> int:
-    """Count them for the progress bar, which shows the remaining time."""
-    return sum(1 for _ in photographs)
+def count_photographs(photographs: Photographs) -> tuple[int, str]:
+    """Count them for the progress bar, which shows the remaining time; and other files, such as "3 .txt, 1 .cr2"."""
+    skipped: Counter[str] = Counter()
+    return sum(1 for _ in photographs.walk(skipped)), name_counts(skipped)

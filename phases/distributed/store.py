@@ -10,8 +10,9 @@ import os
 import posixpath
 import re
 import uuid
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from ...data import IMAGE_SUFFIXES
+from ...image_files import IMAGE_SUFFIXES
+from ...listing import is_skipped, suffix_of
 from ...photographs import Photograph, name_maps, same_name
 from ...utils import UserError, sweep_leftovers, whole_file
 
@@ -69,7 +71,14 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        """Names of the folders and of the files in a folder of the store, without hidden ones."""
+        """Names of the folders and of the files in a folder of the store, without those of `is_skipped`."""
+
+    def identity(self, folder: str) -> Any:
+        """What is equal for two names of one folder."""
+        return self.full(folder).rstrip("/")
+
+    def is_link(self, folder: str) -> bool:
+        return False
 
     @abc.abstractmethod
     def read(self, name: str) -> bytes: ...
@@ -98,10 +107,19 @@ class Folder(Store):
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         with os.scandir(self.full(folder)) as found:
-            visible = [entry for entry in found if not entry.name.startswith(".")]
-        # Links to folders are not followed, because they may form a loop.
-        folders = [entry.name for entry in visible if entry.is_dir() and not entry.is_symlink()]
+            visible = [entry for entry in found if not is_skipped(entry.name)]
+        folders = [entry.name for entry in visible if entry.is_dir()]
         return folders, [entry.name for entry in visible if not entry.is_dir()]
+
+    def identity(self, folder: str) -> Any:
+        try:
+            status = Path(self.path, folder).stat()
+        except FileNotFoundError:
+            return super().identity(folder)
+        return status.st_dev, status.st_ino
+
+    def is_link(self, folder: str) -> bool:
+        return Path(self.path, folder).is_symlink()
 
     def read(self, name: str) -> bytes:
         return Path(self.path, name).read_bytes()
@@ -128,7 +146,7 @@ class Bucket(Store):
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         selector = pyarrow.fs.FileSelector(f"{self.root}/{folder}".rstrip("/"))
-        found = [info for info in self.filesystem.get_file_info(selector) if not info.base_name.startswith(".")]
+        found = [info for info in self.filesystem.get_file_info(selector) if not is_skipped(info.base_name)]
         folders = [info.base_name for info in found if info.type == pyarrow.fs.FileType.Directory]
         return folders, [info.base_name for info in found if info.type == pyarrow.fs.FileType.File]
 
@@ -234,6 +252,21 @@ def _filesystem(scheme: str) -> pyarrow.fs.FileSystem:
 # --- The list of photographs ------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Walk:
+    """What is known while the folders of a store are listed.
+
+    Attributes:
+        seen: the identities of listed folders.
+        links: linked folders to list at the end, so photographs are listed by their own path if they have one.
+        skipped: how many other files there are of each suffix.
+    """
+
+    seen: set
+    links: deque[str] = field(default_factory=deque)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
 @dataclass(frozen=True)
 class Photographs:
     """A stream of photographs, in the same order each time.
@@ -249,41 +282,53 @@ class Photographs:
     suffix: str
 
     def __iter__(self) -> Iterator[Photograph]:
+        return self.walk(Counter())
+
+    def walk(self, skipped: Counter[str]) -> Iterator[Photograph]:
+        """The photographs; `skipped` receives the suffixes of other files in their folders."""
         try:
-            yield from self._in_manifest() if self.path.endswith((".txt", ".parquet")) else self._below()
+            yield from self._in_manifest() if self.path.endswith((".txt", ".parquet")) else self._below(skipped)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{self.path} cannot be read: {error}. Name photographs with -p.") from error
 
-    def _below(self) -> Iterator[Photograph]:
+    def _below(self, skipped: Counter[str]) -> Iterator[Photograph]:
         folder, _, name = self.path.rpartition("/")
         folder = folder or "/"
         if name.lower().endswith(IMAGE_SUFFIXES) and open_store(folder).existing([name])[0]:
-            return self._named(folder, [name])
-        return self._walk(open_store(self.path), [""])
+            yield from self._named(folder, [name])
+            return
+        store, walk = open_store(self.path), Walk({open_store(self.results).identity("")}, skipped=skipped)
+        yield from self._walk(store, [""], walk)
+        while walk.links:
+            yield from self._walk(store, [walk.links.popleft()], walk)
 
-    def _walk(self, store: Store, folders: list[str]) -> Iterator[Photograph]:
-        """The photographs of a folder, then those below it.
+    def _walk(self, store: Store, folders: list[str], walk: Walk) -> Iterator[Photograph]:
+        """The photographs of a folder, then those below it, by the rules of `listing.list_names`.
 
         It takes several folders, whose maps would share one folder on a file system that ignores case.
         """
         inner: dict[str, list[str]] = {}
         names = []
         for folder in folders:
+            if (identity := store.identity(folder)) in walk.seen:
+                continue
+            walk.seen.add(identity)
             subfolders, files = store.entries(folder)
             prefix = f"{folder}/" if folder else ""
             names += [prefix + name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
+            walk.skipped.update(suffix_of(name) for name in files if not name.lower().endswith(IMAGE_SUFFIXES))
             for name in sorted(subfolders):
-                if store.full(prefix + name) != self.results:
-                    inner.setdefault(same_name(name), []).append(prefix + name)
-        yield from self._named(self.path, names, [Path(name) for same in inner.values() for name in same])
+                inner.setdefault(same_name(name), []).append(prefix + name)
+        yield from self._named(self.path, names, [name for same in inner.values() for name in same])
         for same in inner.values():
-            yield from self._walk(store, same)
+            walk.links += [name for name in same if store.is_link(name)]
+            yield from self._walk(store, [name for name in same if not store.is_link(name)], walk)
 
-    def _named(self, root: str, names: list[str], folders: Sequence[Path] = ()) -> Iterator[Photograph]:
+    def _named(self, root: str, names: list[str], folders: Sequence[str] = ()) -> Iterator[Photograph]:
         """Name the maps of photographs. Only names with the same beginning can clash, so they are named in groups."""
         names.sort(key=lambda name: (_beginning(name), name))
         for _, alike in itertools.groupby(names, _beginning):
-            for photograph in name_maps([Path(name) for name in alike], Path(), self.suffix, folders):
+            for photograph in name_maps(list(alike), self.suffix, folders):
                 yield photograph._replace(path=f"{root}/{photograph.path}")
 
     def _in_manifest(self) -> Iterator[Photograph]:

@@ -18,10 +18,22 @@ from ...image_files import Unreadable
 from ...progress import ProgressBar
 from ...utils import UserError, count, whole_folder, write_record
 from ...videos.maps import is_cut, predict, sample, thumbnail
-from ...videos.reading import Clip, Frame, open_clip
+from ...videos.reading import Clip, Frame, is_clip, is_live, open_clip
 from ...videos.writing import write_clip
 from .maps import MapOptions, describe, network_maps
 from .tables import percent, print_table, write_csv
+
+
+def names_clip(path: Path) -> bool:
+    """Whether a path is that of a clip.
+
+    Raises:
+        UserError: it is a camera or a stream.
+    """
+    address = path.as_posix().replace(":/", "://", 1)  # as it was before it became a path
+    if is_live(address):
+        raise UserError(f"{address} is a camera or a stream, expected a file: record it, and name the recording.")
+    return is_clip(path)
 
 
 def regions_of_clip(
