@@ -193,6 +193,9 @@ def add_submit(phase: argparse.ArgumentParser) -> None:
     )
     add_weights(phase)
     phase.add_argument("--density", type=Path, metavar="FILE", help="use a density that 'evaluate --fit' saved")
+    phase.add_argument(
+        "--trial", action="store_true", help="accept any number of photographs, and mark the files as a trial"
+    )
     add_input_size(phase)
     add_params(phase, "submit")
 

@@ -38,7 +38,7 @@ def listing(width: int) -> str:
     paragraphs = []
     for name, row in datasets.DATASETS.items():
         size = f"{row.bytes / 1e6:.0f} MB" if row.bytes else "size not measured"
-        facts = f"{name:9} {row.title}: {count(row.images, 'image')}, {row.observers} observers"
+        facts = f"{name:9} {row.title}: {count(row.images, 'image')}, {count(row.observers, 'observer')}"
         lines = [f"{facts}{' (mouse)' if row.mouse else ''}, {size}", f"Terms: {row.terms}", f"Cite: {row.citation}"]
         for indent, line in zip(("", " " * 10, " " * 10), lines, strict=True):
             paragraphs += textwrap.wrap(line, max(width, 40), initial_indent=indent, subsequent_indent=" " * 10)

@@ -161,7 +161,7 @@ def test_another_dataset_is_one_row_and_a_reader(server, tmp_path, monkeypatch, 
     (summary,) = (tmp_path / "results").rglob("summary.json")
     assert "NSS" in summary.read_text(encoding="utf-8")
     assert main.main(["download", "--list"]) == 0
-    assert "| `office` (People at work) | 4 | 1 |" in capsys.readouterr().out
+    assert "office    People at work: 4 images, 1 observer, size not measured" in capsys.readouterr().out
     assert main.main(["download", "-d", "office", "--weights", "-p", str(tmp_path)]) == 2
     assert "no network was published" in capsys.readouterr().err
 

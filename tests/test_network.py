@@ -77,6 +77,12 @@ print(os.environ.get("TF_ENABLE_ONEDNN_OPTS"))  # `main` imports TensorFlow late
         assert finished.stdout == f"{expected}\n"
 
 
+def test_import_and_load_print_nothing():
+    command = [sys.executable, "-c", "import msinet; msinet.load('lite')"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (finished.stdout, finished.stderr) == ("", "")
+
+
 def test_run_record_says_whether_onednn_is_enabled(network):
     from tensorflow.python.util import _pywrap_util_port  # TensorFlow has no public name for it.
 

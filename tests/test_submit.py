@@ -83,6 +83,16 @@ def test_incomplete_test_set_is_rejected(run, stimuli, tmp_path, capsys):
     assert not (tmp_path / "submissions").exists()
 
 
+def test_trial_accepts_some_photographs_and_writes_files_of_another_name(run, stimuli, tmp_path, capsys):
+    (stimuli / "Random" / "002.jpg").unlink()
+    assert run("--trial") == 0
+    assert "Log densities of 3 images" in capsys.readouterr().out
+    files = {file.name for file in (tmp_path / "submissions").iterdir()}
+    assert files == {"cat2000_trial_densities.hdf5", "cat2000_trial_maps.zip", "cat2000_trial.json"}
+    (tmp_path / "empty").mkdir()
+    assert run("--trial", path=tmp_path / "empty") == 2
+
+
 def test_unreadable_image_leaves_no_file(run, stimuli, tmp_path, capsys):
     contents = (stimuli / "Random" / "002.jpg").read_bytes()
     write(stimuli / "Random" / "002.jpg", contents[: len(contents) // 2])

@@ -16,7 +16,7 @@ from conftest import write
 from PIL import Image
 
 import msinet
-from msinet import checkpoint, data, images, main, model, utils
+from msinet import checkpoint, data, download, images, main, model, utils
 from msinet.photographs import output_paths
 
 
@@ -116,6 +116,40 @@ def test_images_too_narrow_for_the_network_are_predicted(tmp_path, run, results)
         write(tmp_path / "in" / f"{shape[0]}.png", tf.io.encode_png(np.full(shape, 99, np.uint8)))
         assert run(tmp_path / "in" / f"{shape[0]}.png", "--format", "npy") == 0
         assert np.load(results / "images" / f"{shape[0]}.npy").shape == shape[:2]
+
+
+def test_last_lines_name_everything_written_and_count_the_maps_of_earlier_runs(
+    photograph, tmp_path, run, capsys, results
+):
+    for name in ("a", "b", "c"):
+        write(tmp_path / "in" / f"{name}.png", tf.io.encode_png(photograph()))
+    assert run(tmp_path / "in", "--overlay") == 0
+    images, overlays, file = results / "images", results / "overlays", results / "test.json"
+    written = [f"3 maps written to {images}.", f"3 overlays written to {overlays}.", f"Record of the run: {file}"]
+    assert capsys.readouterr().out.splitlines()[-3:] == written
+    assert run(tmp_path / "in" / "a.png") == 0
+    last = [f"1 map written to {images}.", "2 maps there are from earlier runs.", f"Record of the run: {file}"]
+    assert capsys.readouterr().out.splitlines()[-3:] == last
+
+
+def test_network_is_described_in_a_short_line_and_completely_on_request(
+    good, run, capsys, tmp_path, monkeypatch, results
+):
+    monkeypatch.setattr(download, "weights", lambda *_: _fail())
+    fixed = ["test", str(good), "--results", str(results)]
+    assert main.main([*fixed, "-d", "mit1003"]) == 0
+    out = capsys.readouterr().out
+    assert "Network: msinet_lite.npz (the bundled lite network, because the published one is not available: " in out
+    assert "It has its own input size; that of -d mit1003 is --input-size 360 360." in out and "1000 images" not in out
+    assert len(repr(msinet.load("lite"))) < 100
+    assert main.main([*fixed, "--weights", "lite", "--verbose"]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()[0]) < 100 and "that of -d" not in out
+    assert '"sha256": "' in out and '"train": 499' in out
+
+
+def _fail():
+    raise utils.DownloadError("no network")
 
 
 def test_damaged_images_are_named_and_the_others_predicted(photograph, tmp_path, run, capsys, results):

@@ -27,7 +27,7 @@ class EpochEnd(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.monotonic()
-        self.bar = ProgressBar(total=self.steps, desc=f"Epoch {epoch + 1}/{self.run.epochs}")
+        self.bar = ProgressBar(total=self.steps, desc=f"Epoch {epoch + 1}/{self.run.epochs}", unit="step")
 
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):
