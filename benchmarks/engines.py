@@ -1,7 +1,7 @@
 """The same network and image in TensorFlow, ONNX Runtime, OpenVINO and LiteRT: speed, and difference of the maps.
 
     pip install -r requirements-engines.txt
-    python benchmarks/engines.py [--variant full|lite] [--batches 1 4] [--at-once 1] [--threads 1] [--repetitions 10]
+    python -m benchmarks.engines [--variant full|lite] [--batches 1 4] [--at-once 1] [--threads 1] [--repetitions 10]
 
 Every engine uses all cores, or the given number of threads, and is compiled for the input size where possible.
 `--at-once 2` runs two independent batches at a time, as `test` does with single photographs; LiteRT does not support

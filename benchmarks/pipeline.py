@@ -1,6 +1,6 @@
 """Speed of the input pipeline alone: reading, decoding, augmenting and resizing, without a network.
 
-    python benchmarks/pipeline.py [--images 300] [--epochs 3] [--teraflops 40]
+    python -m benchmarks.pipeline [--images 300] [--epochs 3] [--teraflops 40]
 
 Photographs are synthetic: smooth JPEGs of quality 90 with a little noise and JPEG maps, of the sizes of SALICON
 (640×480) and MIT1003 (1024×768). A row gives the images per second of the whole process and the CPU time per image,

@@ -1,0 +1,75 @@
+"""Processor time and memory of the whole program: `test` on a folder of photographs of 800×600, and on one photograph.
+
+    python -m benchmarks.folder [--images 60] [--weights lite] [--programs . ../other-clone] [--repetitions 1]
+
+Each row is one process from start to end; programs take turns. CPU seconds (user and system) and peak memory depend
+little on the machine's other load, unlike the duration. To imitate a processor with AVX2 only, set
+ONEDNN_MAX_CPU_ISA=AVX2.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.speed import processor
+from msinet.photographs import sample_photograph
+
+SIZE = (800, 600)  # width and height
+
+
+def make_photographs(folder: Path, count: int) -> None:
+    """Different photographs: the sample photograph, shifted."""
+    photograph = Image.open(sample_photograph()).convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
+    for i in range(count):
+        shifted = Image.new("RGB", SIZE)
+        for left in (-i * 10, SIZE[0] - i * 10):
+            shifted.paste(photograph, (left, 0))
+        shifted.save(folder / f"{i:04d}.jpg", quality=90)
+
+
+def measure(program: Path, arguments: list[str], log: Path) -> tuple[float, float, float]:
+    """CPU seconds, peak MB and seconds of one run of a clone's `main.py`, which writes its messages into `log`."""
+    start = time.perf_counter()
+    writes = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    process = os.posix_spawn(
+        sys.executable,
+        [sys.executable, str(program / "main.py"), *arguments],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, str(log), writes, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)],
+    )
+    _, status, used = os.wait4(process, 0)
+    if status:
+        sys.exit(f"{program} failed:\n{log.read_text(encoding='utf-8')}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, time.perf_counter() - start
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=60, help="photographs in the folder (default: 60)")
+    parser.add_argument("--weights", default="lite", help="for test --weights (default: lite)")
+    parser.add_argument("--programs", type=Path, nargs="+", default=[Path(__file__).parents[1]], metavar="CLONE")
+    parser.add_argument("--repetitions", type=int, default=1)
+    options = parser.parse_args()
+    print(f"{options.weights}, {processor()}, oneDNN limited to {os.environ.get('ONEDNN_MAX_CPU_ISA', 'nothing')}\n")
+    print("| program | photographs | CPU seconds | peak memory, MB | seconds |\n| --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as temporary:
+        log = Path(temporary) / "log"
+        for count in (1, options.images):
+            photographs = Path(temporary) / str(count)
+            photographs.mkdir(exist_ok=True)
+            make_photographs(photographs, count)
+            for _ in range(options.repetitions):
+                for program in options.programs:
+                    results = tempfile.mkdtemp(dir=temporary)
+                    arguments = ["test", "-p", str(photographs), "--weights", options.weights, "--results", results]
+                    cpu, memory, seconds = measure(program, arguments, log)
+                    print(f"| {program} | {count} | {cpu:.1f} | {memory:.0f} | {seconds:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    run()
