@@ -4,12 +4,9 @@ The browser cannot resolve any host name: everything that the page needs comes f
 """
 
 import base64
-import contextlib
 import http.server
 import json
-import os
 import shutil
-import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,8 +150,6 @@ def start_browser(tmp_path_factory):
             yield Page(driver, downloads)
         finally:
             driver.quit()
-            with contextlib.suppress(ProcessLookupError):  # A busy browser may outlive `quit`, and slows other tests.
-                os.kill(driver.capabilities["goog:processID"], signal.SIGKILL)
 
     return start
 
@@ -216,7 +211,7 @@ class Page:
         """Wait until a function returns something true, and return it."""
         from selenium.webdriver.support.wait import WebDriverWait
 
-        return WebDriverWait(self.driver, 180, 0.05).until(lambda _: check(), message)
+        return WebDriverWait(self.driver, 60, 0.05).until(lambda _: check(), message)
 
     def wait(self, condition: str):
         """Wait until a JavaScript expression is true, and return its value."""

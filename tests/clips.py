@@ -1,6 +1,7 @@
 """Clips that tests write with PyAV, and what is in them."""
 
 import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -55,9 +56,9 @@ def make_clip(
         output.mux(stream.encode())
         if audio:
             write_tone(output, audio, len(frames) / 25)
-    if codec == "libsvtav1":
-        # Run by root, it gives this thread real-time priority. All later threads and processes, browsers too, would
-        # inherit it, and leave no time for anything else.
+    if codec == "libsvtav1" and sys.platform == "linux":
+        # Run by root, this encoder gives the thread real-time priority. All later threads and processes, browsers
+        # too, would inherit it, and leave no time for anything else.
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
