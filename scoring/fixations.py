@@ -245,8 +245,8 @@ def make_saliency(
 
         # Each core blurs one image; multithreaded matrix products would only slow this down.
         with threadpool_limits(1, "blas"):
-            made = parallel_map(write, fixations)
-            for _ in ProgressBar(made, total=len(fixations), desc="Saliency maps", unit="map"):
+            written = parallel_map(write, fixations)
+            for _ in ProgressBar(written, total=len(fixations), desc="Saliency maps", unit="map"):
                 pass
         write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
     return blur
