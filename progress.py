@@ -22,7 +22,7 @@ class ProgressBar(tqdm):
     terminal, such as with nohup, Slurm or in CI, each 30 seconds of progress print one line to standard error.
     """
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args, **options) -> None:
         self.first: tuple[float, float] | None = None  # time and number when the first items were done
         self.on_terminal = is_terminal(options.get("file") or sys.stderr)
         if not self.on_terminal:

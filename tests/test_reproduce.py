@@ -27,7 +27,7 @@ from msinet.acquisition import datasets
 from msinet.acquisition.datasets import BENCHMARKS, DATASETS, Benchmark
 from msinet.config import MAPS, PARAMS, PROTOCOLS, SPEED, TRAINING, defaults
 from msinet.phases import evaluate, train
-from msinet.phases.reproduction import ledger, page, plan, reference, steps
+from msinet.phases.reproduction import ledger, page, plan, reference, rows, steps
 from msinet.phases.reproduction.ledger import Outcome, brief, key_of
 from msinet.scoring import pictures
 from msinet.utils import DownloadError, UserError, locked
@@ -171,7 +171,8 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
         for line in csv.DictReader(file):
             row = rows[line["network"], line["title"], line["dataset"], line["protocol"]]
             assert float(line["mean"]) == row["scores"][line["metric"]]["mean"]
-            assert f"{float(line['mean']):.3f} [{float(line['low']):.3f}, {float(line['high']):.3f}]" in page
+            shown = f"{float(line['mean']):.3f} [{float(line['low']):.3f}, {float(line['high']):.3f}]"
+            assert shown.replace("-0.000", "0.000") in page
             assert f"{float(line['mean']):.3f}" in (run.folder / "tables.tex").read_text(encoding="utf-8")
 
     # The command of each row reproduces its number.
@@ -469,7 +470,24 @@ def test_page_that_cannot_be_written_is_printed(internet, quick, run, monkeypatc
 
     monkeypatch.setattr(page.Report, "write", full)
     assert run("-d", "osie") == 1
-    assert "published network\n            AUC" in run.printed and "No space left on device" in run.printed
+    assert "Protocol mit, means\n\npublished network\n " in run.printed and "No space left on device" in run.printed
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(50, 2), (100, 1)])
+def test_tables_fit_the_terminal(width, blocks):
+    names = ("AUC", "sAUC", "NSS", "CC", "SIM", "KLD", "IG")
+    scores = {name: rows.Score(0.5, 0.4, 0.6, 9) for name in names}
+    found = [
+        rows.Row(
+            "published", "published SALICON network, not fine-tuned, and many more words", "osie", "tuebingen", scores
+        ),
+        rows.Row("trained", "trained here", "dutomron", "tuebingen", reason="the loss became nan " * 5),
+    ]
+    lines = page.for_terminal(found, "tuebingen", width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum(line.startswith("osie ") for line in lines) == blocks
+    assert " ".join(" ".join(lines).split()).count("0.500") == len(names)
+    assert "dutomron: failed, the loss became nan" in " ".join(lines)
 
 
 def test_errors_in_a_few_words():

@@ -17,7 +17,7 @@ from . import latex, provenance
 from .ledger import Outcome
 from .plan import Options
 from .reference import Reference
-from .rows import compare, make_rows, metrics_of
+from .rows import Row, compare, make_rows, metrics_of
 from .steps import command_of
 
 DATASET_WIDTH, CELL_WIDTH = 9, 10  # characters in the terminal's tables
@@ -35,27 +35,7 @@ class Report:
 
     def summary(self, width: int = 80) -> str:
         """The means as text for a terminal, in lines of at most so many characters; the page has the intervals."""
-        return "\n\n".join(f"Protocol {name}, means\n\n{self._for_terminal(name, width)}" for name in PROTOCOLS)
-
-    def _for_terminal(self, protocol: str, width: int) -> str:
-        """One paragraph per network, with a line per dataset; metrics that do not fit go below the first ones."""
-        metrics, lines = metrics_of(protocol, self.rows), []
-        most = max((width - DATASET_WIDTH) // CELL_WIDTH, 1)
-        blocks = [metrics[first : first + most] for first in range(0, len(metrics), most)]
-        for title in dict.fromkeys(row.title for row in self.rows if row.protocol == protocol):
-            rows = [row for row in self.rows if (row.protocol, row.title) == (protocol, title)]
-            scored = [row for row in rows if row.scores]
-            lines += ["", *textwrap.wrap(title, width)]
-            for block in blocks if scored else []:
-                lines.append("".join([" " * DATASET_WIDTH, *(f"{metric:>{CELL_WIDTH}}" for metric in block)]))
-                for row in scored:
-                    means = [f"{row.scores[name].mean:.3f}" if name in row.scores else "–" for name in block]
-                    cells = [f"{row.dataset:<{DATASET_WIDTH}}", *(f"{mean:>{CELL_WIDTH}}" for mean in means)]
-                    lines.append("".join(cells))
-            for row in rows:
-                if row.reason:
-                    lines += textwrap.wrap(f"{row.dataset}: failed, {row.reason}", width, subsequent_indent="  ")
-        return "\n".join(lines[1:])
+        return "\n\n".join(f"Protocol {name}, means\n\n{for_terminal(self.rows, name, width)}" for name in PROTOCOLS)
 
     def write(self) -> None:
         """Write every file of the page."""
@@ -303,6 +283,27 @@ class Report:
             for row in self.rows:
                 for metric, score in row.scores.items() or [("", None)]:
                     writer.writerow({**vars(row), "metric": metric, **(vars(score) if score else {})})
+
+
+def for_terminal(every: Sequence[Row], protocol: str, width: int) -> str:
+    """One paragraph per network, with a line per dataset; metrics that do not fit go below the first ones."""
+    metrics, lines = metrics_of(protocol, every), []
+    most = max((width - DATASET_WIDTH) // CELL_WIDTH, 1)
+    blocks = [metrics[first : first + most] for first in range(0, len(metrics), most)]
+    for title in dict.fromkeys(row.title for row in every if row.protocol == protocol):
+        rows = [row for row in every if (row.protocol, row.title) == (protocol, title)]
+        scored = [row for row in rows if row.scores]
+        lines += ["", *textwrap.wrap(title, width)]
+        for block in blocks if scored else []:
+            lines.append("".join([" " * DATASET_WIDTH, *(f"{metric:>{CELL_WIDTH}}" for metric in block)]))
+            for row in scored:
+                means = [f"{row.scores[name].mean:.3f}" if name in row.scores else "–" for name in block]
+                cells = [f"{row.dataset:<{DATASET_WIDTH}}", *(f"{mean:>{CELL_WIDTH}}" for mean in means)]
+                lines.append("".join(cells))
+        for row in rows:
+            if row.reason:
+                lines += textwrap.wrap(f"{row.dataset}: failed, {row.reason}", width, subsequent_indent="  ")
+    return "\n".join(lines[1:])
 
 
 def markdown(head: Sequence[str], lines: Iterable[Iterable]) -> str:
