@@ -50,7 +50,7 @@ def run(options: Options) -> int:
         precision=params["precision"],
         gpus=params["gpus"],
     )
-    introduce(network, options.data, options.weights, options.input_size, options.verbose)
+    introduce(network, options.data, options.input_size, options.verbose)
     written, failures = test(network, photographs, options)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)

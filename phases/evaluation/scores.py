@@ -101,7 +101,7 @@ def load_models(options: Options, images: Images) -> list[Contender]:
             orientation=options.orientation,
             **{key: options.params[key] for key in ("results", "device", "precision", "gpus")},
         )
-        introduce(network, options.data, wanted, options.input_size, options.verbose)
+        introduce(network, options.data, options.input_size, options.verbose)
         name = free_name(network.weights.path.name.split(".")[0], taken)
         # The user did not choose it: readers of the table must not mistake it for the published network.
         is_stand_in = wanted is None and network.weights.path == LITE_PATH
