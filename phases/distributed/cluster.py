@@ -136,6 +136,7 @@ def run(options: Options) -> int:
             "versions": {**versions(), "ray": ray.__version__, "pyarrow": importlib.metadata.version("pyarrow")},
         }
         results.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        print(f"Record of the run: {results.full('summary.json')}")
     return 1 if progress.failed else 0
 
 
@@ -154,7 +155,9 @@ def _report(results: Store, options: Options, before: int, progress: Progress, s
         print(f"error: and {progress.failed - len(progress.errors)} more, see the index", file=sys.stderr)
     if before:
         print(f"{count(before, 'map')} had been written before.")
-    print(f"{count(progress.done, 'map')} written to {results.full(index.INDEX if options.shards else 'images')}.")
+    for kind, folder in {"map": "images", "overlay": "overlays"}.items():
+        if kind == "map" or options.overlay:
+            print(f"{count(progress.done, kind)} written to {results.full(index.INDEX if options.shards else folder)}.")
     if progress.failed:
         print(f"{count(progress.failed, 'image')} failed.")
     if summary := Found({}, skipped).summary():
