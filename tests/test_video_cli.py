@@ -236,12 +236,6 @@ def test_missing_pyav_is_one_line_before_anything_is_computed(folder, tmp_path, 
     assert run(tmp_path / "photo.png") == 0
 
 
-@pytest.mark.parametrize("flags", [("-p", "a.MP4"), ("-p", "rtsp://camera/1"), ("-p", "/dev/video0"), ("--fps", "5")])
-def test_clips_are_not_predicted_on_a_cluster(flags, capsys):
-    assert main.main(["test", "--cluster", *flags]) == 2
-    assert "Clips are not predicted on a cluster: repeat the command without --cluster." in capsys.readouterr().err
-
-
 def test_every_and_fps_exclude_each_other(capsys):
     with pytest.raises(SystemExit):
         main.parse(["test", "--every", "5", "--fps", "5"])
