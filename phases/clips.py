@@ -100,7 +100,7 @@ def predict_clip(network, files: Photograph, options: Options) -> dict:
 
     Returns:
         What the run's record says about it: the numbers of frames and seconds, the frames' height and width, why
-        frames are missing at the end, and why the overlay has no sound, both empty if it does not apply.
+        frames are missing at the end, and remarks such as why the overlay has no sound; both may be empty.
 
     Raises:
         Unreadable: it has no frame that can be read.
@@ -133,7 +133,9 @@ def predict_clip(network, files: Photograph, options: Options) -> dict:
         if not number:
             raise Unreadable(clip.error or "it has no frames")
     found = {"frames": number, "seconds": float(clip.end), "height": size[0], "width": size[1]}
-    return {**found, "damage": clip.error, "note": overlay.note if overlay else ""}
+    notes = [f"its high dynamic range ({clip.high_range}) is not converted"] if clip.high_range else []
+    notes += [overlay.note] if overlay and overlay.note else []
+    return {**found, "damage": clip.error, "note": "; ".join(notes)}
 
 
 def _write(

@@ -236,6 +236,14 @@ def test_missing_pyav_is_one_line_before_anything_is_computed(folder, tmp_path, 
     assert run(tmp_path / "photo.png") == 0
 
 
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG"), (1, "")])
+def test_high_dynamic_range_is_named(tmp_path, results, run, capsys, transfer, name):
+    assert run(make_clip(tmp_path / "a.mp4", still(2), "libx265", "yuv420p10le", transfer=transfer)) == 0
+    note = f"its high dynamic range ({name}) is not converted" if name else ""
+    assert record(results)["clips"][0]["note"] == note
+    assert (f"a.mp4: {note}.\n" in capsys.readouterr().out) == bool(name)
+
+
 def test_every_and_fps_exclude_each_other(capsys):
     with pytest.raises(SystemExit):
         main.parse(["test", "--every", "5", "--fps", "5"])
