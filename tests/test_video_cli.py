@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ from msinet.network import Prediction
 from msinet.phases import clips
 from msinet.photographs import Options, Photograph
 from msinet.utils import UserError
-from msinet.videos import writing
+from msinet.videos import reading, writing
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +316,27 @@ class FakeNetwork:
         for i, pixels in enumerate(photographs):
             self.at.get(i, int)()
             yield Prediction(pixels, pixels[..., 0].astype(np.float32))
+
+
+def test_decoding_network_and_encoding_run_in_separate_threads(tmp_path, monkeypatch):
+    threads = {"decoding": set(), "network": set(), "encoding": set()}
+
+    def watch(module, name, stage):
+        function = getattr(module, name)
+
+        def watched(*arguments):
+            threads[stage].add(threading.get_ident())
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(reading, "_rgb", "decoding")
+    watch(writing.Writer, "add", "encoding")
+    network = FakeNetwork(dict.fromkeys(range(10), lambda: threads["network"].add(threading.get_ident())))
+    files = Photograph(str(make_clip(tmp_path / "a.mp4", still(10))), "maps.mp4", "")
+    clips.predict_clip(network, files, Options({"batch_size": 1, "results": str(tmp_path)}))
+    assert [len(used) for used in threads.values()] == [1, 1, 1]
+    assert len(set.union(*threads.values())) == 3
 
 
 @pytest.mark.parametrize("format", ["jpeg", "npy"])
