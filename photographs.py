@@ -16,7 +16,7 @@ from .data import is_named_like, list_images
 from .image_files import IMAGE_SUFFIXES
 from .listing import count_suffixes, list_names
 from .utils import UserError, count
-from .videos.reading import CLIP_SUFFIXES, is_live
+from .videos.reading import is_live
 
 NAME_TOO_LONG = "its name is too long for a map with the same name"
 
@@ -69,10 +69,8 @@ class Options:
         if self.cluster and self.params["gpus"]:
             raise UserError("--gpus works only without --cluster: each worker of a cluster has one GPU, if any.")
         if self.cluster:
-            live = [path for path in self.paths if is_live(path) and not str(path).startswith("http")]
-            moving = [path for path in self.paths if str(path).lower().endswith(CLIP_SUFFIXES)]
-            if live or moving or self.every != 1 or self.fps or self.smooth:
-                raise UserError("Clips are not predicted on a cluster: repeat the command without --cluster.")
+            if live := [path for path in self.paths if is_live(path) and not str(path).startswith("http")]:
+                raise UserError(f"{live[0]} is a camera or a stream: repeat the command without --cluster.")
             return
         if flags := [f"--{name}" for name in ("workers", "shards", "restart") if getattr(self, name)]:
             raise UserError(f"{' and '.join(flags)}: only with --cluster.")
@@ -271,6 +269,19 @@ def name_maps(names: Sequence[str], suffix: str, folders: Sequence[str] = ()) ->
     overlays = maps if suffix == ".jpeg" else _choose_names(names, ".jpeg", folders)
     rows = zip(names, maps, overlays, strict=True)
     return [Photograph(name, f"images/{saliency}", f"overlays/{overlay}") for name, saliency, overlay in rows]
+
+
+def name_clips(names: Sequence[str], suffix: str, taken: Sequence[str] = ()) -> list[Photograph]:
+    """Name the videos of clips like the maps of photographs; `suffix` is that of photographs' maps."""
+    maps = _choose_names(names, video_suffix(suffix), taken)
+    overlays = maps if suffix != ".npy" else _choose_names(names, ".mp4", taken)
+    rows = zip(names, maps, overlays, strict=True)
+    return [Photograph(name, f"videos/{video}", f"overlays/{overlay}") for name, video, overlay in rows]
+
+
+def video_suffix(suffix: str) -> str:
+    """The suffix of a clip's maps, from that of photographs' maps."""
+    return ".npz" if suffix == ".npy" else ".mp4"
 
 
 def output_paths(

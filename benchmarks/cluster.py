@@ -165,7 +165,7 @@ def print_listing(scratch: Path, number: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from msinet.phases.distributed.store import Photographs
+    from msinet.phases.distributed.lists import Photographs
 
     folder = next(scratch.glob("in*"))
     manifest = scratch / "list.parquet"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..image_files import IMAGE_SUFFIXES, Unreadable
-from ..photographs import Found, Options, Photograph, find_images, output_paths
+from ..photographs import Found, Options, Photograph, find_images, name_clips
 from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map
 from ..videos.maps import predict, sample
@@ -46,12 +46,10 @@ def find_sources(paths: Sequence[Path | str], results: Path) -> tuple[Found, dic
     return found._replace(images={file: name for file, name in found.images.items() if file not in clips}), clips
 
 
-def name_clips(clips: Mapping[Path | str, Path], suffix: str) -> list[Photograph]:
+def name_sources(clips: Mapping[Path | str, Path], suffix: str) -> list[Photograph]:
     """Name the files of clips like those of photographs; `suffix` is that of photographs' maps."""
-    paths = list(clips.values())
-    maps = output_paths(paths, Path(), Path("videos"), ".npz" if suffix == ".npy" else ".mp4")
-    overlays = output_paths(paths, Path(), Path("overlays"), ".mp4")
-    return [Photograph(str(source), maps[path].as_posix(), overlays[path].as_posix()) for source, path in clips.items()]
+    named = name_clips([path.as_posix() for path in clips.values()], suffix)
+    return [clip._replace(path=str(source)) for source, clip in zip(clips, named, strict=True)]
 
 
 def without_password(source: Path | str) -> str:
@@ -67,7 +65,7 @@ def predict_clips(network, clips: Sequence[Photograph], options: Options) -> dic
 
     Args:
         network: a `network.Network`.
-        clips: see `name_clips`.
+        clips: see `name_sources`.
         options: which frames to predict, and how to write the maps.
 
     Returns:
@@ -101,8 +99,8 @@ def predict_clip(network, files: Photograph, options: Options) -> dict:
     """Predict one clip; decoding, the network and encoding run in separate threads.
 
     Returns:
-        What the run's record says about it: the numbers of frames and seconds, why frames are missing at the end, and
-        why the overlay has no sound, both empty if it does not apply.
+        What the run's record says about it: the numbers of frames and seconds, the frames' height and width, why
+        frames are missing at the end, and remarks such as why the overlay has no sound; both may be empty.
 
     Raises:
         Unreadable: it has no frame that can be read.
@@ -129,24 +127,29 @@ def predict_clip(network, files: Photograph, options: Options) -> dict:
         written = stack.enter_context(contextlib.closing(_write(rows, maps, overlay)))
         stack.enter_context(only_python_on_stderr())
         name, total = Path(without_password(files.path)).name, _expected(clip, options)
-        number = sum(1 for _ in ProgressBar(written, name, total, unit="frame"))
+        number, size = 0, (0, 0)
+        for size in ProgressBar(written, name, total, unit="frame"):  # noqa: B007 - the last is used below
+            number += 1
         if not number:
             raise Unreadable(clip.error or "it has no frames")
-    note = overlay.note if overlay else ""
-    return {"frames": number, "seconds": float(clip.end), "damage": clip.error, "note": note}
+    found = {"frames": number, "seconds": float(clip.end), "height": size[0], "width": size[1]}
+    notes = [f"its high dynamic range ({clip.high_range}) is not converted"] if clip.high_range else []
+    notes += [overlay.note] if overlay and overlay.note else []
+    return {**found, "damage": clip.error, "note": "; ".join(notes)}
 
 
 def _write(
     rows: Iterator[tuple[Frame, np.ndarray]], maps: Writer | Archive, overlay: Writer | None
-) -> Generator[None, None, None]:
-    """Write frames' maps and overlays, in another thread; yields after each."""
+) -> Generator[tuple[int, int], None, None]:
+    """Write frames' maps and overlays, in another thread; yields the size of each."""
     from ..images import blend  # It imports TensorFlow.
 
-    def write(row: tuple[Frame, np.ndarray]) -> None:
+    def write(row: tuple[Frame, np.ndarray]) -> tuple[int, ...]:
         frame, saliency = row
         maps.add(saliency, frame.time)
         if overlay:
             overlay.add(blend(frame.pixels, saliency), frame.time)
+        return saliency.shape
 
     yield from parallel_map(write, rows, workers=1)
 

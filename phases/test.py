@@ -16,7 +16,7 @@ from ..photographs import (
 )
 from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
-from .clips import find_sources, name_clips, predict_clips, without_password
+from .clips import find_sources, name_sources, predict_clips, without_password
 
 
 def run(options: Options) -> int:
@@ -33,7 +33,7 @@ def run(options: Options) -> int:
     params, results = options.params, Path(options.params["results"])
     paths = options.paths or [sample_photograph()]
     found, moving = find_sources(paths, results)  # Before the weights, which may be a long download.
-    photographs, clips = name_all(found.images, options.suffix), name_clips(moving, options.suffix)
+    photographs, clips = name_all(found.images, options.suffix), name_sources(moving, options.suffix)
     check_not_replaced([*photographs, *clips], results)
     with quiet_stderr():
         from ..network import load

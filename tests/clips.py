@@ -1,5 +1,6 @@
 """Clips that tests write with PyAV, and what is in them."""
 
+import contextlib
 import os
 import sys
 from fractions import Fraction
@@ -31,15 +32,16 @@ def make_clip(
     container=(),
     rotate=None,
     sound=None,
+    transfer=UNSPECIFIED,
 ) -> Path:
     """Write a clip of RGB frames; `sound` is a codec's name, `times` are in units of the time base."""
-    with av.open(str(path), "w", options=dict(container)) as output:
+    with usual_priority(), av.open(str(path), "w", options=dict(container)) as output:
         quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
         stream = output.add_stream(codec, rate=25, options={"crf": "10", **quiet, **dict(options)})
         context = stream.codec_context
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], layout
         stream.time_base = context.time_base = time_base
-        context.color_range, context.colorspace = color_range, matrix
+        context.color_range, context.colorspace, context.color_trc = color_range, matrix, transfer
         if rotate:
             stream.set_display_rotation(*rotate)
         audio = output.add_stream(sound, rate=48000) if sound else None
@@ -56,11 +58,21 @@ def make_clip(
         output.mux(stream.encode())
         if audio:
             write_tone(output, audio, len(frames) / 25)
-    if codec == "libsvtav1" and sys.platform == "linux":
-        # Run by root, this encoder gives the thread real-time priority. All later threads and processes, browsers
-        # too, would inherit it, and leave no time for anything else.
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
+
+
+@contextlib.contextmanager
+def usual_priority():
+    """Take back the priority that a block gives this thread, also when it fails.
+
+    Run by root, SVT-AV1's encoder makes the thread real-time. All later threads and processes, browsers too, would
+    inherit that, and leave no time for anything else.
+    """
+    try:
+        yield
+    finally:
+        if sys.platform == "linux":
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def write_tone(output, stream, seconds):

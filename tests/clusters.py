@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import write
 from PIL import Image
 
@@ -20,8 +21,10 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirem
 pytest.importorskip("moto", reason="moto, a store for the tests, is not installed: pip install 'moto[server]>=5'")
 
 import pyarrow.parquet as pq
+import ray
 
 from msinet.phases.distributed import store as cluster_store
+from msinet.phases.distributed.worker import Worker
 
 STORE_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -86,6 +89,16 @@ def modified(results: Path, names) -> dict[str, int]:
 def assert_whole(results: Path) -> None:
     """No temporary file is left anywhere."""
     assert [str(file) for file in results.rglob(".*")] == []
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """A worker in this process, whose results are in `tmp_path / "results"`."""
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    for setting in ("intra", "inter"):
+        monkeypatch.setattr(tf.config.threading, f"set_{setting}_op_parallelism_threads", lambda number: None)
+    network, results = msinet.load("lite", input_size=(48, 64)), tmp_path / "results"
+    return Worker(network, cluster_store.open_store(str(results)), options_for(results, format="png"), 1)
 
 
 class FaultyStore:

@@ -44,8 +44,8 @@ MAY_IMPORT = {
     "checkpoint download data acquisition.datasets utils config installation phases.curves",
     "phases.introduce": "network checkpoint acquisition.datasets",
     "phases.evaluation": "phases.introduce phases.evaluation network scoring checkpoint data utils config",
-    "phases.distributed": "progress phases.distributed photographs network images model utils config installation "
-    "image_files listing",
+    "phases.distributed": "progress phases.distributed phases.clips photographs network images model utils config "
+    "installation image_files listing videos",
     "phases.questions": "phases.questions attention videos photographs network scoring images data utils image_files "
     "listing progress",
     "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry "

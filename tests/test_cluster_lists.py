@@ -25,8 +25,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from msinet.phases.distributed import index as cluster_index
+from msinet.phases.distributed import lists
 from msinet.phases.distributed import store as cluster_store
-from msinet.phases.distributed.store import Photographs
+from msinet.phases.distributed.lists import Photographs
 
 
 def test_listing_gives_the_names_that_plain_test_gives(tmp_path):
@@ -117,8 +118,8 @@ def test_maps_of_a_list_never_share_a_name_nor_leave_the_results(tmp_path):
 
 
 def test_paths_of_windows_do_not_share_a_map(monkeypatch):
-    monkeypatch.setattr(cluster_store, "Path", PureWindowsPath)
-    monkeypatch.setattr(cluster_store, "os", SimpleNamespace(path=ntpath, sep="\\"))
+    monkeypatch.setattr(lists, "Path", PureWindowsPath)
+    monkeypatch.setattr(lists, "os", SimpleNamespace(path=ntpath, sep="\\"))
     photographs = Photographs("C:/lists/m.txt", "", ".png")
     found = [photographs._listed(line) for line in (
         r"C:\x\p.jpg", r"D:\x\p.jpg", r"sub\p.jpg", r"..\p.jpg", r"\\host\share\p.jpg", r"s3://bucket/..\..\p.jpg", "C://x/q.jpg"

@@ -8,19 +8,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from clusters import (
     assert_whole,
     index_of,
     options_for,
     small,
     store,
+    worker,
     write_photographs,
 )
 from conftest import write
 from PIL import Image
 
-import msinet
 from msinet import main
 from msinet.photographs import Options
 from msinet.utils import UserError
@@ -32,10 +31,11 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import ray
 
-from msinet.phases.distributed import cluster, lease
+from msinet.phases.distributed import cluster, lease, lists
 from msinet.phases.distributed import index as cluster_index
 from msinet.phases.distributed import store as cluster_store
-from msinet.phases.distributed.store import Photographs
+from msinet.phases.distributed import worker as cluster_worker
+from msinet.phases.distributed.lists import Photographs
 
 
 @pytest.mark.parametrize(
@@ -53,16 +53,6 @@ from msinet.phases.distributed.store import Photographs
 def test_workers_share_what_the_machines_have(monkeypatch, machines, workers, expected):
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
     assert cluster.share_machines(Options({"device": "auto"}, workers=workers)) == expected
-
-
-@pytest.fixture
-def worker(tmp_path, monkeypatch):
-    """A worker in this process, whose results are in `tmp_path / "results"`."""
-    monkeypatch.setattr(ray, "get", lambda value: value)
-    for setting in ("intra", "inter"):
-        monkeypatch.setattr(tf.config.threading, f"set_{setting}_op_parallelism_threads", lambda number: None)
-    network, results = msinet.load("lite", input_size=(48, 64)), tmp_path / "results"
-    return cluster.Worker(network, cluster_store.open_store(str(results)), options_for(results, format="png"), 1)
 
 
 def chunk(folder: Path) -> dict:
@@ -146,7 +136,8 @@ def test_no_photograph_is_removed_however_its_path_is_written(tmp_path, worker, 
     folder = write_photographs(tmp_path / "in", 3)
     paths = [str(file) for file in folder.rglob("*.jpg")]
     write(tmp_path / "list" / "m.txt", "\n".join([*paths, ".", "..", "none.jpg", "//"]).encode())
-    monkeypatch.setattr(cluster_store, "Path", Backslashes)
+    for module in (lists, cluster_store, cluster_worker):
+        monkeypatch.setattr(module, "Path", Backslashes)
     listed = list(Photographs(f"{tmp_path}/list/m.txt", "", ".png"))
     report = worker(cluster_index.chunk_row(listed).to_pylist()[0])
     assert (report["done"], report["failed"], report["stopped"]) == (3, 4, "")
@@ -158,14 +149,14 @@ def test_copies_from_a_store_are_removed_one_by_one(tmp_path, worker, monkeypatc
     bucket = cluster_store.open_store("memory://photographs")
     for i in range(3):
         bucket.write(f"{i}.jpg", small(i))
-    copies, write_maps = [], cluster.write_maps
+    copies, write_maps = [], cluster_worker.write_maps
 
     def watched(photograph, prediction, *arguments):
         copies.append(prediction.photograph)
         assert prediction.photograph.exists()
         return write_maps(photograph, prediction, *arguments)
 
-    monkeypatch.setattr(cluster, "write_maps", watched)
+    monkeypatch.setattr(cluster_worker, "write_maps", watched)
     chunk_of = [cluster_store.Photograph(f"memory://photographs/{i}.jpg", f"images/{i}.png", "") for i in range(3)]
     rows = []
     for row in worker._rows(chunk_of):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ from msinet.network import Prediction
 from msinet.phases import clips
 from msinet.photographs import Options, Photograph
 from msinet.utils import UserError
-from msinet.videos import writing
+from msinet.videos import reading, writing
 
 
 @pytest.fixture(scope="module")
@@ -236,10 +237,12 @@ def test_missing_pyav_is_one_line_before_anything_is_computed(folder, tmp_path, 
     assert run(tmp_path / "photo.png") == 0
 
 
-@pytest.mark.parametrize("flags", [("-p", "a.MP4"), ("-p", "rtsp://camera/1"), ("-p", "/dev/video0"), ("--fps", "5")])
-def test_clips_are_not_predicted_on_a_cluster(flags, capsys):
-    assert main.main(["test", "--cluster", *flags]) == 2
-    assert "Clips are not predicted on a cluster: repeat the command without --cluster." in capsys.readouterr().err
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG"), (1, "")])
+def test_high_dynamic_range_is_named(tmp_path, results, run, capsys, transfer, name):
+    assert run(make_clip(tmp_path / "a.mp4", still(2), "libx265", "yuv420p10le", transfer=transfer)) == 0
+    note = f"its high dynamic range ({name}) is not converted" if name else ""
+    assert record(results)["clips"][0]["note"] == note
+    assert (f"a.mp4: {note}.\n" in capsys.readouterr().out) == bool(name)
 
 
 def test_every_and_fps_exclude_each_other(capsys):
@@ -313,6 +316,27 @@ class FakeNetwork:
         for i, pixels in enumerate(photographs):
             self.at.get(i, int)()
             yield Prediction(pixels, pixels[..., 0].astype(np.float32))
+
+
+def test_decoding_network_and_encoding_run_in_separate_threads(tmp_path, monkeypatch):
+    threads = {"decoding": set(), "network": set(), "encoding": set()}
+
+    def watch(module, name, stage):
+        function = getattr(module, name)
+
+        def watched(*arguments):
+            threads[stage].add(threading.get_ident())
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(reading, "_rgb", "decoding")
+    watch(writing.Writer, "add", "encoding")
+    network = FakeNetwork(dict.fromkeys(range(10), lambda: threads["network"].add(threading.get_ident())))
+    files = Photograph(str(make_clip(tmp_path / "a.mp4", still(10))), "maps.mp4", "")
+    clips.predict_clip(network, files, Options({"batch_size": 1, "results": str(tmp_path)}))
+    assert [len(used) for used in threads.values()] == [1, 1, 1]
+    assert len(set.union(*threads.values())) == 3
 
 
 @pytest.mark.parametrize("format", ["jpeg", "npy"])

@@ -145,7 +145,16 @@ def test_damaged_clips_are_measured_and_cropped_up_to_the_damage(run, tmp_path, 
         (("regions",), "a.mp4 is a clip: name areas with --area or --areas, and leave out --maps."),
         (("regions", "--area", "a:0,0,9,9", "--maps", "."), "leave out --maps"),
         (("regions", "--area", "a:500,0,9,9"), "'a'"),
-        (("crop", "--size", "100"), "a.mp4 is a clip: --maps, --keep, --areas, --size and --min-scale are for"),
+        *(
+            (("crop", *flags), "a.mp4 is a clip: --maps, --keep, --areas, --size and --min-scale are for")
+            for flags in (
+                ("--size", "100"),
+                ("--keep", "sign:0,0,9,9"),
+                ("--min-scale", "0.5"),
+                ("--areas", "areas.csv", "--keep", "sign"),
+                ("--maps", "."),
+            )
+        ),
     ],
 )
 def test_flags_that_clips_do_not_have_are_one_line(run, moving, capsys, arguments, words):

@@ -36,6 +36,7 @@ STREAM_TIMEOUT = 30
 FAST, PRECISE = 2, 4 | 0x2000 | 0x40000
 LIMITED_RANGE, FULL_RANGE = 1, 2
 BT709, UNSPECIFIED = 1, 2  # color matrices
+HIGH_RANGES = {16: "PQ", 18: "HLG"}  # transfer functions of high dynamic range
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Clip:
         pixel_aspect: width of a pixel divided by its height.
         start: time in the file that counts as 0.
         live: whether it is a camera or stream, which has no end.
+        high_range: the name of its high dynamic range, which is not converted; empty for others.
         length: the number of frames that the file promises, for a progress bar; 0 if it promises none.
         frames: the frames, which can be read once.
         end: when the last frame that was read ends, in seconds.
@@ -76,6 +78,7 @@ class Clip:
     pixel_aspect: Fraction = Fraction(1)
     start: Fraction = Fraction(0)
     live: bool = False
+    high_range: str = ""
     length: int = 0
     frames: Iterator[Frame] = field(default=iter(()), repr=False)
     end: Fraction = Fraction(0)
@@ -177,6 +180,7 @@ def open_clip(source: str | Path, most_pixels: int = MAX_PIXELS) -> Iterator[Cli
             pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
             start=max(min(starts, default=Fraction(0)), Fraction(0)),  # Encoders of sound may start before 0.
             live=is_live(source),
+            high_range=HIGH_RANGES.get(stream.codec_context.color_trc, ""),
             length=stream.frames or round((container.duration or 0) / 1_000_000 * rate),
         )
         clip.frames = _frames(clip, container, stream)

@@ -7,7 +7,6 @@ because a worker died, are retried one at a time.
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -15,19 +14,15 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
 from ...installation import copied_modules, install_command
 from ...progress import ProgressBar
-from ...utils import TENSORFLOW_SETTINGS, UserError, count, only_python_on_stderr, parallel_map, versions
+from ...utils import TENSORFLOW_SETTINGS, UserError, count, only_python_on_stderr, versions
 
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics by default.
@@ -36,21 +31,19 @@ try:
 except ImportError as error:
     raise UserError(f"--cluster needs Ray, which is not installed: {install_command('cluster')}") from error
 
-from ...model import choose_layout
-from ...network import PIXELS_IN_FLIGHT, Network, load
-from ...photographs import Found, Options, Photograph, map_pixels, sample_photograph, write_maps
+from ...network import Network, load
+from ...photographs import Found, Options, sample_photograph
 from . import index
 from .lease import exclusive
-from .store import Fetched, Photographs, Store, absolute, fetch, is_address, open_store
+from .lists import Photographs
+from .store import Store, absolute, is_address, open_store
+from .worker import Worker
 
 # Maximum number of photographs in a chunk.
 CHUNK = 256
 
 # First in its chunk, then alone: how often a photograph is tried.
 ATTEMPTS = 3
-
-# Photographs that a worker reads at once from an object store: reading takes longer than predicting.
-READERS = 8
 
 # Size of Ray's object store, which holds the weights and lists of names, on a cluster that is started for one run.
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -68,11 +61,13 @@ class Progress:
     done: int = 0
     failed: int = 0
     errors: list[str] = dataclasses.field(default_factory=list)
+    folders: set[str] = dataclasses.field(default_factory=set)  # where the maps are: "images", "videos"
 
     def add(self, report: dict) -> None:
         self.done += report["done"]
         self.failed += report["failed"]
         self.errors += report["errors"][: MOST_ERRORS - len(self.errors)]
+        self.folders.update(report["folders"])
 
 
 class Share(NamedTuple):
@@ -95,7 +90,7 @@ def run(options: Options) -> int:
     photographs = Photographs(absolute(path), results.path, options.suffix)
     if photographs.path == results.path:
         raise UserError(f"The maps would be mixed with the photographs in {path}: name other --results.")
-    for folder in ("images", "overlays"):
+    for folder in ("images", "overlays", "videos"):
         if f"{photographs.path}/".startswith(f"{results.full(folder)}/"):
             raise UserError(f"{path} is in the folder of results, where maps could replace it: name other --results.")
     if next(iter(photographs), None) is None:  # Check this before a long download of weights.
@@ -145,6 +140,8 @@ def _settings(photographs: Photographs, network: Network, options: Options) -> d
     incidental = ("weights", "reason", "layout", "gpus", "onednn")
     record = {key: value for key, value in network.record().items() if key not in incidental}
     chosen = {"format": options.suffix, "overlay": options.overlay, "shards": options.shards}
+    of_clips = {"every": options.every, "fps": options.fps, "smooth": options.smooth}
+    chosen |= {name: value for name, value in of_clips.items() if value != getattr(Options, name)}
     return {"path": photographs.path, **chosen, **record}
 
 
@@ -155,9 +152,12 @@ def _report(results: Store, options: Options, before: int, progress: Progress, s
         print(f"error: and {progress.failed - len(progress.errors)} more, see the index", file=sys.stderr)
     if before:
         print(f"{count(before, 'map')} had been written before.")
-    for kind, folder in {"map": "images", "overlay": "overlays"}.items():
-        if kind == "map" or options.overlay:
-            print(f"{count(progress.done, kind)} written to {results.full(index.INDEX if options.shards else folder)}.")
+    folders = sorted(progress.folders) or ["images"]
+    if options.shards:
+        folders = [index.INDEX if name == "images" else name for name in folders]
+    print(f"{count(progress.done, 'map')} written to {' and '.join(map(results.full, folders))}.")
+    if options.overlay:
+        print(f"{count(progress.done, 'overlay')} written to {results.full(index.INDEX if options.shards else 'overlays')}.")
     if progress.failed:
         print(f"{count(progress.failed, 'image')} failed.")
     if summary := Found({}, skipped).summary():
@@ -253,87 +253,7 @@ def _give_up(photographs: Photographs, done, results: Store, progress: Progress)
         rows = [index.row(photograph, error=reason) for photograph in chunk]
         index.write_part(results, rows)
         errors = [f"{row['path']}: {reason}" for row in rows]
-        progress.add({"done": 0, "failed": len(rows), "errors": errors})
-
-
-# --- A worker ---------------------------------------------------------------------------------------------------------
-
-
-class Worker:
-    """A process with a network; Ray calls it with one chunk after another.
-
-    Args:
-        network: Ray's reference to the network.
-        results: receives the maps and the index.
-        options: see `photographs.write_maps`.
-        threads: of TensorFlow.
-    """
-
-    def __init__(self, network, results: Store, options: Options, threads: int):
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        self.network = dataclasses.replace(ray.get(network), layout=choose_layout(options.params["device"]))
-        self.results, self.options = results, options
-
-    def __call__(self, row: dict) -> dict:
-        """Predict a chunk; returns how many photographs are done and failed, and the errors.
-
-        "stopped" is the reason why the whole run must stop, or "".
-        """
-        columns = ([os.fsdecode(name) for name in row[field]] for field in Photograph._fields)
-        chunk = [Photograph(*names) for names in zip(*columns, strict=True)]
-        report = {"done": 0, "failed": 0, "errors": [], "listed": row["listed"], "stopped": ""}
-        try:
-            rows = list(self._rows(chunk))
-            if rows:
-                index.write_part(self.results, rows)
-        except OSError as error:
-            reason = f"{self.results.path} cannot be written: {error}"
-            advice = "Check its permissions and space, and repeat the command; it continues."
-            return {**report, "stopped": f"{reason}. {advice}"}
-        except Exception:  # Ray would retry it, as after a worker's death.
-            return {**report, "stopped": f"a worker failed: {traceback.format_exc()}"}
-        errors = [f"{row['path']}: {row['error']}" for row in rows if row["error"]]
-        return {**report, "done": len(rows) - len(errors), "failed": len(errors), "errors": errors}
-
-    def _rows(self, chunk: list[Photograph]) -> Iterator[dict]:
-        """Predict a chunk and write its maps; yields the index row of each photograph."""
-        with tempfile.TemporaryDirectory() as folder:
-            files = parallel_map(lambda photograph: fetch(photograph, Path(folder)), chunk, READERS)
-            files, fetched = itertools.tee(files)
-            predictions = self.network.predictions((row.file for row in files), self.options.params["batch_size"])
-            steps = zip(chunk, predictions, fetched, strict=True)
-            before = time.perf_counter()
-            finished = parallel_map(
-                lambda step: self._finish(*step),
-                steps,
-                weight=lambda step: map_pixels(step[1]),
-                most=PIXELS_IN_FLIGHT,
-            )
-            for row in finished:
-                now = time.perf_counter()
-                yield {**row, "seconds": now - before}
-                before = now
-
-    def _finish(self, photograph: Photograph, prediction, fetched: Fetched) -> dict:
-        """Write the map of a photograph; returns its index row."""
-        write = (lambda name, contents: None) if self.options.shards else self.results.write
-        try:
-            error = fetched.error
-            files, error = ({}, error) if error else write_maps(photograph, prediction, self.options, write)
-        finally:
-            if fetched.is_copy:  # Now, because the disk may not have space for the whole chunk.
-                fetched.file.unlink(missing_ok=True)
-        if error:
-            return index.row(photograph, error=error)
-        height, width = prediction.saliency.shape
-        sha256 = hashlib.sha256(files[photograph.map]).hexdigest()
-        row = index.row(photograph, height=height, width=width, sha256=sha256, version=fetched.version)
-        if self.options.overlay:
-            row["overlay"] = photograph.overlay
-        if self.options.shards:
-            row |= zip(("contents", "overlay_contents"), files.values(), strict=False)
-        return row
+        progress.add({"done": 0, "failed": len(rows), "errors": errors, "folders": []})
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ import ray.data
 from ...listing import name_counts
 from ...photographs import Photograph
 from ...utils import UserError, parallel_map
-from .store import Photographs, Store, version
+from .lists import Photographs, is_clip_name
+from .store import Store, version
 
 INDEX, RUN = "index", "run.json"
 PART = re.compile(r"[0-9a-f]{24}\.parquet")  # names of the index's files
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
         "seconds": pa.float32(),  # since the worker finished the previous photograph
         "host": pa.string(),
         "overlay": pa.string(),  # its file, with --overlay
+        "frames": pa.int32(),  # of a clip
         "contents": pa.binary(),  # of the map's file, with --shards
         "overlay_contents": pa.binary(),
     }
@@ -144,11 +146,12 @@ def _check(batch: Any, results: Store, shards: bool, recent: bool) -> Any:
 
 def _valid(rows: list[dict], results: Store, shards: bool) -> list[bool]:
     """Which rows have a map, of the photograph as it is now. A photograph that was removed keeps its map."""
-    valid = [row["status"] == DONE for row in rows]
-    if not shards:
-        names = [name for row in rows for name in (row["map"], row["overlay"]) if name]
-        lost = {name for name, there in zip(names, results.existing(names), strict=True) if not there}
-        valid = [good and lost.isdisjoint((row["map"], row["overlay"])) for good, row in zip(valid, rows, strict=True)]
+    files = [[name for name in (row["map"], row["overlay"]) if name] for row in rows]
+    if shards:  # The index has the maps of photographs.
+        files = [names if names and names[0].startswith("videos/") else [] for names in files]
+    names = list(itertools.chain(*files))
+    lost = {name for name, there in zip(names, results.existing(names), strict=True) if not there}
+    valid = [row["status"] == DONE and lost.isdisjoint(its) for row, its in zip(rows, files, strict=True)]
     paths = list(itertools.compress([row["path"] for row in rows], valid))
     now = dict(zip(paths, parallel_map(version, paths, READERS), strict=True))
     return [good and now[row["path"]] in (row["version"], "") for good, row in zip(valid, rows, strict=True)]
@@ -197,7 +200,7 @@ def _text(name: str) -> str:
 
 
 class Listing(ray.data.Datasource):
-    """Photographs in chunks: each row has the paths of one chunk. The last row has none, but their total number.
+    """Photographs in chunks, and clips alone: each row has the paths of one chunk, the last only their total number.
 
     Args:
         photographs: all photographs.
@@ -224,8 +227,10 @@ class Listing(ray.data.Datasource):
             skipped = contains(done, [photograph.path for photograph in chunk])
             missing = [photograph for photograph, skip in zip(chunk, skipped, strict=True) if not skip]
             seen, listed = seen + len(chunk), listed + len(missing)
-            if missing:
-                yield chunk_row(missing)
+            # A clip takes as long as many photographs.
+            parts = [[each for each in missing if not is_clip_name(each.path)]]
+            parts += [[each] for each in missing if is_clip_name(each.path)]
+            yield from (chunk_row(part) for part in parts if part)
         yield chunk_row([], listed)
 
 

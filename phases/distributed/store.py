@@ -1,28 +1,22 @@
-"""One interface to folders and object stores, and the list of photographs as a stream, for `test --cluster`."""
+"""One interface to folders and object stores, for `test --cluster`."""
 
 import abc
-import codecs
 import contextlib
 import functools
-import io
-import itertools
 import os
-import posixpath
 import re
+import shutil
+import tempfile
 import uuid
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 
-from ...image_files import IMAGE_SUFFIXES
-from ...listing import is_skipped, suffix_of
-from ...photographs import Photograph, name_maps, same_name
+from ...listing import is_skipped
+from ...photographs import Photograph
 from ...utils import UserError, sweep_leftovers, whole_file
 
 # A request that the store answers with an error, or not at all, is retried; the pauses between attempts double.
@@ -31,10 +25,6 @@ STORE_SECONDS = 30
 
 # One letter before the colon is a drive of Windows.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-
-
-# Types of a manifest's column.
-TEXT = (pa.string(), pa.large_string(), pa.null())
 NOT_A_PATH = "the list has no path here, expected text"
 
 
@@ -88,6 +78,10 @@ class Store(abc.ABC):
         """Write a file whole or not at all."""
 
     @abc.abstractmethod
+    def folder(self) -> contextlib.AbstractContextManager[Path]:
+        """A local folder; after the block, its files are in the store under the same names."""
+
+    @abc.abstractmethod
     def existing(self, names: list[str]) -> list[bool]:
         """Which files exist."""
 
@@ -128,6 +122,10 @@ class Folder(Store):
         with whole_file(Path(self.path, name)) as temporary:
             temporary.write_bytes(contents)
 
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        yield Path(self.path)
+
     def existing(self, names: list[str]) -> list[bool]:
         return [Path(self.path, name).is_file() for name in names]
 
@@ -151,19 +149,33 @@ class Bucket(Store):
         return folders, [info.base_name for info in found if info.type == pyarrow.fs.FileType.File]
 
     def read(self, name: str) -> bytes:
-        return self.read_version(name)[0]
+        with self.filesystem.open_input_stream(f"{self.root}/{name}") as file:
+            return file.read()
 
-    def read_version(self, name: str, contents: bool = True) -> tuple[bytes, str]:
-        """A file's contents, if wanted, and its `version`."""
+    def version(self, name: str, copy: Path | None = None) -> str:
+        """A file's `version`; the file is copied on request."""
         path = f"{self.root}/{name}"
         with self.filesystem.open_input_stream(path) as file:
             # S3 sends the ETag when a file is opened. Others have a key that is derived from all that they know.
             tag = (file.metadata() or {}).get("ETag", b"").decode() or self.filesystem.handler.fs.ukey(path)
-            return file.read() if contents else b"", tag
+            if copy:
+                with copy.open("wb") as target:
+                    shutil.copyfileobj(file, target, 2**20)
+            return tag
 
     def write(self, name: str, contents: bytes) -> None:
         with self.filesystem.open_output_stream(f"{self.root}/{name}") as file:
             file.write(contents)
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            yield folder
+            for file in (path for path in folder.rglob("*") if path.is_file()):
+                target = f"{self.root}/{file.relative_to(folder).as_posix()}"
+                with file.open("rb") as source, self.filesystem.open_output_stream(target) as copy:
+                    shutil.copyfileobj(source, copy, 2**20)
 
     def existing(self, names: list[str]) -> list[bool]:
         found = self.filesystem.get_file_info([f"{self.root}/{name}" for name in names])
@@ -189,6 +201,15 @@ class Fetched(NamedTuple):
     version: str = ""
     is_copy: bool = False
 
+    @contextlib.contextmanager
+    def removed(self) -> Iterator[None]:
+        """Remove the copy after the block."""
+        try:
+            yield
+        finally:
+            if self.is_copy:
+                self.file.unlink(missing_ok=True)
+
 
 def fetch(photograph: Photograph, folder: Path) -> Fetched:
     """Read a photograph; one in an object store is copied into the folder."""
@@ -200,8 +221,7 @@ def fetch(photograph: Photograph, folder: Path) -> Fetched:
     address, name = path.rsplit("/", 1)
     file = folder / f"{uuid.uuid4().hex}{Path(name).suffix}"
     try:
-        contents, tag = Bucket(address).read_version(name)
-        file.write_bytes(contents)
+        tag = Bucket(address).version(name, file)
     except FileNotFoundError:
         return Fetched(file, "no such file")
     except UserError as error:
@@ -219,7 +239,7 @@ def version(path: str) -> str:
     try:
         if is_address(path):
             address, name = path.rsplit("/", 1)
-            return Bucket(address).read_version(name, contents=False)[1]
+            return Bucket(address).version(name)
         status = os.stat(path)  # noqa: PTH116 - a path from the list may not be valid, which this reports
         return f"{status.st_size} {status.st_mtime_ns}"
     except FileNotFoundError:
@@ -247,159 +267,3 @@ def _filesystem(scheme: str) -> pyarrow.fs.FileSystem:
     except (ImportError, ValueError) as error:
         raise UserError(f"Received an address of {scheme}://, which cannot be opened: {error}.") from error
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(files))
-
-
-# --- The list of photographs ------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Walk:
-    """What is known while the folders of a store are listed.
-
-    Attributes:
-        seen: the identities of listed folders.
-        links: linked folders to list at the end, so photographs are listed by their own path if they have one.
-        skipped: how many other files there are of each suffix.
-    """
-
-    seen: set
-    links: deque[str] = field(default_factory=deque)
-    skipped: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """A stream of photographs, in the same order each time.
-
-    Attributes:
-        path: a photograph, a folder of photographs, or a manifest (.txt or .parquet); an absolute path or an address.
-        results: a folder that is skipped if it is below `path`.
-        suffix: of the maps.
-    """
-
-    path: str
-    results: str
-    suffix: str
-
-    def __iter__(self) -> Iterator[Photograph]:
-        return self.walk(Counter())
-
-    def walk(self, skipped: Counter[str]) -> Iterator[Photograph]:
-        """The photographs; `skipped` receives the suffixes of other files in their folders."""
-        try:
-            yield from self._in_manifest() if self.path.endswith((".txt", ".parquet")) else self._below(skipped)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{self.path} cannot be read: {error}. Name photographs with -p.") from error
-
-    def _below(self, skipped: Counter[str]) -> Iterator[Photograph]:
-        folder, _, name = self.path.rpartition("/")
-        folder = folder or "/"
-        if name.lower().endswith(IMAGE_SUFFIXES) and open_store(folder).existing([name])[0]:
-            yield from self._named(folder, [name])
-            return
-        store, walk = open_store(self.path), Walk({open_store(self.results).identity("")}, skipped=skipped)
-        yield from self._walk(store, [""], walk)
-        while walk.links:
-            yield from self._walk(store, [walk.links.popleft()], walk)
-
-    def _walk(self, store: Store, folders: list[str], walk: Walk) -> Iterator[Photograph]:
-        """The photographs of a folder, then those below it, by the rules of `listing.list_names`.
-
-        It takes several folders, whose maps would share one folder on a file system that ignores case.
-        """
-        inner: dict[str, list[str]] = {}
-        names = []
-        for folder in folders:
-            if (identity := store.identity(folder)) in walk.seen:
-                continue
-            walk.seen.add(identity)
-            subfolders, files = store.entries(folder)
-            prefix = f"{folder}/" if folder else ""
-            names += [prefix + name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
-            walk.skipped.update(suffix_of(name) for name in files if not name.lower().endswith(IMAGE_SUFFIXES))
-            for name in sorted(subfolders):
-                inner.setdefault(same_name(name), []).append(prefix + name)
-        yield from self._named(self.path, names, [name for same in inner.values() for name in same])
-        for same in inner.values():
-            walk.links += [name for name in same if store.is_link(name)]
-            yield from self._walk(store, [name for name in same if not store.is_link(name)], walk)
-
-    def _named(self, root: str, names: list[str], folders: Sequence[str] = ()) -> Iterator[Photograph]:
-        """Name the maps of photographs. Only names with the same beginning can clash, so they are named in groups."""
-        names.sort(key=lambda name: (_beginning(name), name))
-        for _, alike in itertools.groupby(names, _beginning):
-            for photograph in name_maps(list(alike), self.suffix, folders):
-                yield photograph._replace(path=f"{root}/{photograph.path}")
-
-    def _in_manifest(self) -> Iterator[Photograph]:
-        for number, line in enumerate(_lines(self.path), 1):
-            yield (
-                self._listed(line)
-                if line and isinstance(line, str)
-                else Photograph(f"{self.path}, row {number}", "", "")
-            )
-
-    def _listed(self, line: str) -> Photograph:
-        """A photograph in a manifest.
-
-        Its map's name contains its whole name. Names that are not relative paths start with "@", so no two photographs
-        share a map.
-        """
-        folder = self.path.rsplit("/", 1)[0]
-        if line.startswith("file:///"):
-            line = line.removeprefix("file://")
-        if is_address(folder) and not is_address(line) and ".." in line.split("/"):
-            scheme, root = folder.split("://", 1)
-            line = f"{scheme}://{posixpath.normpath(posixpath.join(root, line))}"
-        if is_address(line):
-            path, (scheme, name) = line, line.split("://", 1)
-            parts: Sequence[str] = [f"@{scheme.lower()}", *name.replace(os.sep, "/").split("/")]
-        elif Path(line).is_absolute() or ".." in Path(line).parts:
-            path = os.path.normpath(Path(folder, line))
-            anchor = Path(path).anchor
-            parts = ["@file", *re.findall(r"[^:/\\]+", anchor), *Path(path).relative_to(anchor).parts]
-        else:
-            parts = Path(line).parts
-            path = "/".join([folder, *parts])
-            parts = [f"@{parts[0]}", *parts[1:]] if line.startswith("@") else parts
-        return Photograph(path, f"images/{_file_name(parts, self.suffix)}", f"overlays/{_file_name(parts, '.jpeg')}")
-
-
-def _file_name(parts: Sequence[str], suffix: str) -> str:
-    """The relative path of a map. A folder never has the name of a map, and is never above its parent."""
-    *folders, name = parts or [""]
-    reserved = re.compile(rf"(\.{{0,2}}|.*{re.escape(suffix)})@*", re.IGNORECASE | re.DOTALL)
-    return "/".join([*(f"{part}@" if reserved.fullmatch(part) else part for part in folders), name + suffix])
-
-
-def _beginning(name: str) -> str:
-    return same_name(name.rsplit("/", 1)[-1].split(".", 1)[0])
-
-
-def _lines(manifest: str) -> Iterator[Any]:
-    """The paths in a manifest, and whatever else it has in their place."""
-    folder, name = manifest.rsplit("/", 1)
-    store = open_store(folder)
-    files = store.filesystem if isinstance(store, Bucket) else pyarrow.fs.LocalFileSystem()
-    root = store.root if isinstance(store, Bucket) else folder
-    if name.endswith(".parquet"):
-        with files.open_input_file(f"{root}/{name}") as file:
-            parquet = pq.ParquetFile(file)
-            names = parquet.schema_arrow.names
-            if "path" not in names:
-                raise UserError(f"{manifest} has the columns {names}, expected one named 'path'.")
-            kind = parquet.schema_arrow.field("path").type
-            if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in TEXT:
-                raise UserError(f"The column 'path' of {manifest} has the type {kind}, expected text.")
-            for batch in parquet.iter_batches(columns=["path"]):
-                yield from batch.column(0).to_pylist()
-    else:
-        with files.open_input_stream(f"{root}/{name}") as file:
-            lines = io.BufferedReader(file)
-            start = lines.peek(3)[:3]
-            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise UserError(f"{manifest} is UTF-16 text, expected UTF-8: save it with another encoding.")
-            lines.read(len(codecs.BOM_UTF8) if start == codecs.BOM_UTF8 else 0)
-            for line in lines:
-                if line.strip():
-                    yield os.fsdecode(line.strip())
