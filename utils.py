@@ -118,16 +118,6 @@ def _unfinished(folder: Path, suffixes: str = "") -> Iterator[Path]:
             _clear(temporary, lock)
 
 
-@contextlib.contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in another one, removed after the block; if the process is killed, the next call removes it."""
-    parent.mkdir(parents=True, exist_ok=True)
-    sweep_leftovers(parent)
-    with _unfinished(parent) as folder:
-        folder.mkdir()
-        yield folder
-
-
 def sweep_leftovers(folder: Path) -> None:
     """Remove what killed processes left in a folder while they wrote files or folders into it.
 

@@ -36,9 +36,9 @@ def main(folder: Path, results: Path) -> dict:
     groups = {"custom": data.load_groups("custom", folder, (48, 64))}
     strategies, feed = [], fit.feed
 
-    def watched_feed(strategy, plan, load):
+    def watched_feed(strategy, plan, augmentation=None):
         strategies.append(strategy)
-        return feed(strategy, plan, load)
+        return feed(strategy, plan, augmentation)
 
     def losses(name: str, epochs: int, names: list[str]) -> list:
         fit.choose_devices, fit.feed = lambda *_: names, watched_feed

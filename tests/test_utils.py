@@ -240,10 +240,3 @@ def test_only_a_folder_as_this_program_wrote_it_is_replaced(tmp_path):
     with pytest.raises(UserError, match=r"thesis\.txt was added or changed"):
         replace()
     assert kept.read_bytes() == b"years of work"
-
-
-def test_scratch_folder_leaves_other_folders_alone(tmp_path):
-    kept = write(tmp_path / "cache" / "salicon" / "thesis.txt", b"years of work")
-    with utils.scratch_folder(tmp_path / "cache") as folder:
-        write(folder / "0.raw", b"0")
-    assert not folder.exists() and kept.read_bytes() == b"years of work"

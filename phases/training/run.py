@@ -38,7 +38,6 @@ class Run:
         self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
         self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
         self.history_path = results / "history" / f"{name}.csv"
-        self.cache_path = results / "cache"
         self.settings = settings
         self.knowledge = knowledge  # for those who predict with its checkpoints
         self.epochs = epochs
