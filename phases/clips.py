@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..image_files import IMAGE_SUFFIXES, Unreadable
-from ..photographs import Found, Options, Photograph, find_images, output_paths
+from ..photographs import Found, Options, Photograph, choose_names, find_images
 from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map
 from ..videos.maps import predict, sample
@@ -48,10 +48,10 @@ def find_sources(paths: Sequence[Path | str], results: Path) -> tuple[Found, dic
 
 def name_clips(clips: Mapping[Path | str, Path], suffix: str) -> list[Photograph]:
     """Name the files of clips like those of photographs; `suffix` is that of photographs' maps."""
-    paths = list(clips.values())
-    maps = output_paths(paths, Path(), Path("videos"), ".npz" if suffix == ".npy" else ".mp4")
-    overlays = output_paths(paths, Path(), Path("overlays"), ".mp4")
-    return [Photograph(str(source), maps[path].as_posix(), overlays[path].as_posix()) for source, path in clips.items()]
+    paths = [path.as_posix() for path in clips.values()]
+    maps, overlays = choose_names(paths, ".npz" if suffix == ".npy" else ".mp4"), choose_names(paths, ".mp4")
+    rows = zip(clips, maps, overlays, strict=True)
+    return [Photograph(str(source), f"videos/{name}", f"overlays/{overlay}") for source, name, overlay in rows]
 
 
 def without_password(source: Path | str) -> str:

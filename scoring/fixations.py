@@ -16,8 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from ..acquisition.convert import gaussian_blur
 from ..acquisition.datasets import is_unpacked
-from ..acquisition.gaze import lit_pixels
-from ..acquisition.readers import read_salicon
+from ..acquisition.readers import lit_pixels, read_salicon
 from ..data import files_by_name, list_images, not_maps, other_size, part
 from ..image_files import (
     IMAGE_SUFFIXES,
@@ -249,6 +248,7 @@ def make_saliency(
             for _ in ProgressBar(written, total=len(fixations), desc="Saliency maps", unit="map"):
                 pass
         write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
+    print(f"Made saliency maps from the fixations, with a sigma of {blur}: {target}.")
     return blur
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..acquisition.gaze import UNKNOWN_OBSERVER
+from ..acquisition.readers import UNKNOWN_OBSERVER
 from ..image_files import IMAGE_SUFFIXES
 from ..utils import UserError, name_some, print_once
 

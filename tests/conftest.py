@@ -136,6 +136,18 @@ def tiny(server, monkeypatch):
     return make
 
 
+@pytest.fixture
+def change_archives(monkeypatch):
+    """Change fields of a dataset's archives: `change_archives("osie", md5="0")` -> the archives."""
+
+    def change(name, **fields):
+        rows = tuple(replace(archive, **fields) for archive in DATASETS[name].archives)
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], archives=rows))
+        return rows
+
+    return change
+
+
 def write(path: Path, contents) -> Path:
     """Write bytes, or a string tensor, to a file in a folder that may not exist yet."""
     path.parent.mkdir(parents=True, exist_ok=True)

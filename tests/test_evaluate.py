@@ -96,8 +96,8 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
     cases = cases_of(dataset)
     own, others = cases[3].fixations, np.concatenate([c.fixations for c in cases if c.index != 3])
     truth = images.decode_image(tf.io.read_file(str(cases[3].sample.saliency)), 1).numpy()[..., 0]
-    bias = density.fit_centre_bias([c.positions for c in cases])
-    bias = density.CentreBias(density.histogram(density.relative(others, SHAPE)), bias.bandwidth, bias.uniform)
+    bias = density.fit_center_bias([c.positions for c in cases])
+    bias = density.CenterBias(density.histogram(density.relative(others, SHAPE)), bias.bandwidth, bias.uniform)
     expected = {
         "AUC": metrics.auc_tuebingen(noise(3), own),
         "sAUC": metrics.sauc_tuebingen(noise(3), own, others),

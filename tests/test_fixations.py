@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from msinet import data
 from msinet.acquisition.convert import gaussian_blur
-from msinet.acquisition.gaze import UNKNOWN_OBSERVER
+from msinet.acquisition.readers import UNKNOWN_OBSERVER
 from msinet.scoring import fixations
 from msinet.scoring.fixations import Blur
 from msinet.utils import UserError
@@ -309,6 +309,7 @@ def test_killed_run_leaves_no_incomplete_maps(dataset):
     script = """
 import os, signal, sys
 from pathlib import Path
+from msinet import utils
 from msinet.scoring import fixations
 
 blur_fixations, done = fixations.blur_fixations, []
@@ -320,7 +321,7 @@ def kill_at_the_third(*arguments):
     return blur_fixations(*arguments)
 
 fixations.blur_fixations = kill_at_the_third
-fixations.cores = lambda: 1
+utils.cores = lambda: 1
 fixations.make_saliency(Path(sys.argv[1]), fixations.Blur())
 """
     killed = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True)

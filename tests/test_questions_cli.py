@@ -16,7 +16,7 @@ from msinet.attention import density
 from msinet.attention.density import MEANING
 from msinet.phases.questions import outlines
 from msinet.phases.questions.originals import save_crop
-from msinet.scoring.fitted import CENTRE_AT, CURVE_AT, FittedDensity
+from msinet.scoring.fitted import CENTER_AT, CURVE_AT, FittedDensity
 
 SHAPE = 40, 60
 AREAS = {"sign": (5, 10, 20, 10), "face": (20, 5, 30, 20)}
@@ -175,7 +175,7 @@ def test_pictures_outline_areas_and_circle_hot_spots(work, areas):
 
 
 def test_a_fitted_density_makes_the_shares(work):
-    fitted = FittedDensity(0.05, np.linspace(0.1, 1, len(CURVE_AT)), np.zeros(len(CENTRE_AT)), 1.0)
+    fitted = FittedDensity(0.05, np.linspace(0.1, 1, len(CURVE_AT)), np.zeros(len(CENTER_AT)), 1.0)
     fitted.save(work / "density.json")
     assert regions("--area", "sign:5,10,20,10", "--density", "density.json") == 0
     row = table(work, "regions/regions.csv")[0]
@@ -186,7 +186,7 @@ def test_a_fitted_density_makes_the_shares(work):
 
 
 def test_a_density_of_a_large_map_is_that_of_the_reduced_map(monkeypatch):
-    fitted = FittedDensity(0.05, np.linspace(0.1, 1, len(CURVE_AT)), np.zeros(len(CENTRE_AT)), 1.0)
+    fitted = FittedDensity(0.05, np.linspace(0.1, 1, len(CURVE_AT)), np.zeros(len(CENTER_AT)), 1.0)
     exact = density.attention(MAPS["a"], density.Reduced(fitted))
     np.testing.assert_array_equal(exact, np.exp(fitted.log_density(MAPS["a"])))
     monkeypatch.setattr(density, "DENSITY_CELLS", 30)

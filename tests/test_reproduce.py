@@ -188,13 +188,13 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
 def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, run, monkeypatch):
     monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)
     flags = ["--variant", "lite", "--epochs", "1", "--weights", "lite", "--input-size", "24", "32"]
-    assert run("--train", "-d", "salicon", "osie", "fiwi", *flags) == 0
+    assert run("--train", "-d", "salicon", "osie", *flags) == 0
     rows, steps, page = run.rows(), {step["name"]: step for step in run.json()["steps"]}, run.page()
     salicon, osie = (steps[f"train on {name}, aspp, seed 42"]["result"] for name in ("salicon", "osie"))
     assert salicon["init"] == "vgg16" and osie["init"] == salicon["best"]
     known = checkpoint.read_knowledge(Path(osie["best"]))
     assert list(known.datasets) == ["osie"] and known.input_size == (24, 32)
-    for name in ("salicon", "osie", "fiwi"):
+    for name in ("salicon", "osie"):
         assert rows["trained", "trained here", name, "mit"]["scores"]["NSS"]["images"] >= 1
         assert f"![Loss over the epochs on {name}](curves_{name}.png)" in page
         assert (run.folder / f"curves_{name}.png").stat().st_size > 10_000
