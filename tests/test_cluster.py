@@ -24,7 +24,6 @@ from clusters import (
     modified,
     plain,
     small,
-    store,
     wait_until,
     write_photographs,
 )

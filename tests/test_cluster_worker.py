@@ -14,7 +14,6 @@ from clusters import (
     index_of,
     options_for,
     small,
-    store,
     write_photographs,
 )
 from conftest import write

@@ -193,3 +193,20 @@ def test_native_libraries_are_silenced_only_if_there_is_a_standard_error(monkeyp
     with utils.quiet_stderr():
         done = True
     assert done
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("-p", ""), "received an empty path"),
+        (("--input-size", "8", "100000"), "at most 4096"),
+        (("--input-size", "4096", "4096"), "pixels, which need 10 GB"),
+        (("--input-size", "8"), "a height and a width, or auto"),
+        (("--input-size", "8", "9"), "a multiple of 8"),
+        (("--max-pixels", "9999999999"), "a whole number from 1 to"),
+    ],
+)
+def test_flags_out_of_bounds_are_one_clear_line(flags, words, capsys):
+    with pytest.raises(SystemExit) as status:
+        main.parse(["test", *flags])
+    assert status.value.code == 2 and words in capsys.readouterr().err

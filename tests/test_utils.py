@@ -240,3 +240,20 @@ def test_only_a_folder_as_this_program_wrote_it_is_replaced(tmp_path):
     with pytest.raises(UserError, match=r"thesis\.txt was added or changed"):
         replace()
     assert kept.read_bytes() == b"years of work"
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"ahead": 8}, {"workers": 4, "ahead": 16, "weight": lambda item: 10, "most": 80}],
+    ids=["by number", "by weight"],
+)
+def test_images_in_flight_are_bounded(bounds):
+    read = []
+    squares = utils.parallel_map(lambda x: x * x, (read.append(i) or i for i in range(1000)), **bounds)
+    assert [next(squares) for _ in range(3)] == [0, 1, 4]
+    assert len(read) <= 11
+    assert list(squares) == [i * i for i in range(3, 1000)]
+
+
+def test_image_above_the_bound_is_processed_alone():
+    assert list(utils.parallel_map(lambda x: x, [1, 2], weight=lambda x: 99, most=30)) == [1, 2]
