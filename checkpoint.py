@@ -93,8 +93,7 @@ def initial_weights(
         init: "scratch", "vgg16", a key of `BUNDLED`, a path, or None for the paper's choice: VGG16 for SALICON; for
             every other dataset the best SALICON checkpoint or the published SALICON weights. Narrower variants were
             never published, so they start from the bundled network of the same variant.
-        results: the folder with the checkpoints of training runs.
-        context, variant: of the network to train.
+        results, context, variant: the folder of earlier runs, and the network to train.
 
     Returns:
         Arrays by published name, empty for random weights, and a phrase that describes them.

@@ -106,13 +106,6 @@ def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
 def pair_files(folder: Path, orientation: str = STORED) -> list[Sample]:
     """Pair stimuli with saliency maps, and with fixation maps if that folder exists, by name.
 
-    Args:
-        folder: of the dataset.
-        orientation: see `Sample`.
-
-    Returns:
-        One `Sample` per stimulus, in the order of `files_by_name`.
-
     Raises:
         UserError: some files have no partner; the message lists them.
     """
@@ -154,14 +147,7 @@ def is_named_like(file: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def split(samples: Sequence[Sample], row: Dataset) -> tuple[list[Sample], list[Sample]]:
-    """The published split of a dataset.
-
-    Args:
-        samples: all of its samples, in the order of `files_by_name`.
-        row: its row of `DATASETS`.
-
-    Returns:
-        The training samples and the validation samples.
+    """The training and the validation samples of a dataset's published split; `samples` as from `pair_files`.
 
     Raises:
         UserError: the number of samples is not the published one.

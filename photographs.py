@@ -217,13 +217,7 @@ def write_maps(
     options: Options,
     write: Callable[[str, bytes], None],
 ) -> tuple[dict[str, bytes], str]:
-    """Encode the map of a photograph, and with `--overlay` the overlay, then write them.
-
-    Args:
-        photograph: names the files.
-        prediction: a `network.Prediction` of its file.
-        options: the format, and whether to write an overlay.
-        write: called with the name and the contents of each file.
+    """Encode the map of a photograph, and the overlay if it is wanted; call `write(name, contents)` for each.
 
     Returns:
         The files' contents by name, the map first, and an empty error. A photograph that failed has an error, and no

@@ -273,11 +273,7 @@ def parse_ratio(ratio: Any) -> float:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Check that no two areas of one photograph share a name.
-
-    Raises:
-        UserError: it names those that do.
-    """
+    """Raise a `UserError` that names areas of one photograph that share a name."""
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
         raise UserError(f"Several areas have the name {name_some(repeated)}: give each area of a photograph its own.")

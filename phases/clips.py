@@ -22,14 +22,11 @@ from ..videos.writing import Archive, Writer, write_archive, write_clip
 
 
 def find_sources(paths: Sequence[Path | str], results: Path) -> tuple[Found, dict[Path | str, Path]]:
-    """The photographs and the clips that paths name.
-
-    Args:
-        paths: files, folders and patterns, see `photographs.find_images`; cameras, and addresses of streams.
-        results: the folder of results, which is left out.
+    """The photographs and the clips that paths name: files, folders, patterns, cameras, and addresses of streams.
 
     Returns:
-        The photographs; and for each clip the path that its maps keep. The first stream is called "stream".
+        The photographs, without those in the folder of results, see `photographs.find_images`; and for each clip the
+        path that its maps keep. The first stream is called "stream".
 
     Raises:
         UserError: there is none, a folder cannot be read, or there are clips but no PyAV.
@@ -64,11 +61,6 @@ def without_password(source: Path | str) -> str:
 
 def predict_clips(network, clips: Sequence[Photograph], options: Options) -> dict:
     """Predict clips into `results/videos/`, and with `--overlay` into `results/overlays/` too; print the outcome.
-
-    Args:
-        network: a `network.Network`.
-        clips: see `name_clips`.
-        options: which frames to predict, and how to write the maps.
 
     Returns:
         What the run's record says about clips; {} if there are none.

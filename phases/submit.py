@@ -72,11 +72,7 @@ def run(options: Options) -> None:
 
 
 def load_network(options: Options) -> "Network":
-    """The network that predicts.
-
-    Raises:
-        UserError: it would be the lite network although the user did not choose it.
-    """
+    """The network that predicts; a `UserError` if it would be the lite network although the user did not choose it."""
     from ..checkpoint import LITE_PATH
     from ..network import load
 

@@ -104,16 +104,7 @@ def _on_processor():
 
 
 def _log_densities(saliency, sigmas, curve, center, ratio):
-    """Log densities of maps of one size.
-
-    Args:
-        saliency: float64, (B, H, W), 0 to 1.
-        sigmas: standard deviations of the blur in rows and columns, float64, (B, 2).
-        curve, center, ratio: see `FittedDensity`.
-
-    Returns:
-        float64, (B, H, W).
-    """
+    """Log densities of maps, float64 (B, H, W), 0 to 1; `sigmas` of the blur in rows and columns, float64 (B, 2)."""
     height, width = tf.unstack(tf.shape(saliency)[1:])
     blurred = _gaussians(height, sigmas[:, 0]) @ saliency @ _gaussians(width, sigmas[:, 1], transposed=True)
     unnormalized = tf.math.log(_interpolate(blurred, CURVE_AT, curve))
@@ -215,8 +206,8 @@ def _on_grid(saliency: np.ndarray, positions: np.ndarray, total: int) -> tuple[n
     """A training image on the fit's grid.
 
     Returns:
-        The map, (n, n), 0 to 1; each cell's share of the fixations of all images, (n, n); and the blur's standard
-        deviation in rows and columns of the grid, for a `blur` of 1.
+        The map, (n, n), 0 to 1; each cell's share of the fixations of all images, (n, n); and the standard deviation in
+        rows and columns of the grid for a `blur` of 1.
     """
     scaled = stretched(saliency)
     values = on_pixels(scaled + 1e-12, (FIT_CELLS, FIT_CELLS))

@@ -174,12 +174,11 @@ class Blur:
 
 
 def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
-    """The saliency map of fixations: the sum of a Gaussian around each, scaled to a maximum of 255.
+    """The saliency map of fixations: the sum of a Gaussian of `sigma` pixels around each, scaled to a maximum of 255.
 
     Args:
         points: (n, 2 or more) integers, x and y first; n is at least 1. Repeated fixations are added.
         size: height and width of the image.
-        sigma: standard deviation in pixels.
 
     Returns:
         float32 (H, W), 0 to 255.
@@ -191,18 +190,13 @@ def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> n
 def make_saliency(
     folder: Path, blur: Blur | None = None, orientation: str = UPRIGHT, max_dropped: float = MAX_DROPPED
 ) -> Blur | None:
-    """Make the saliency maps of a dataset that has only fixations.
+    """Make the saliency maps of a dataset that has only fixations, see `read_fixations`, and print their blur.
 
     `folder/saliency/` is made if it is missing, and made again if the fixations, the stimuli or the blur have changed.
     Maps from elsewhere are never changed. The folder is written completely or not at all.
 
-    Args:
-        folder: of the dataset; see `read_fixations`.
-        blur: None for the blur of the existing maps, or else `Blur()`.
-        orientation, max_dropped: see `read_fixations`.
-
     Returns:
-        The blur of the new maps; None if no maps were made.
+        The blur of the new maps, that of the existing ones or `Blur()` by default; None if no maps were made.
 
     Raises:
         UserError: there are neither maps nor fixations, the fixations are invalid (see `read_fixations`), an image

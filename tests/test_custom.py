@@ -75,6 +75,7 @@ def test_evaluation_makes_missing_maps_too_and_keeps_those_of_training(photograp
     assert main.main(["evaluate", *flags, "--split", "all"]) == 0
     assert "Made saliency maps from the fixations, with a sigma of 2 %" in capsys.readouterr().out
     assert fixations.make_saliency(photographs_with_fixations, fixations.Blur(3.0))
+    capsys.readouterr()
     assert main.main(["evaluate", *flags]) == 0
     assert "Made saliency maps" not in capsys.readouterr().out
 

@@ -37,13 +37,7 @@ def names_clip(path: Path) -> bool:
 
 
 def regions_of_clip(path: Path, areas: Mapping[str, Area], options: Any, target: Path) -> int:
-    """Measure areas in every frame of a clip, and write tables, a plot over time and the record.
-
-    Args:
-        path: the clip.
-        areas: by name, the same in all frames.
-        options: `regions.Options`.
-        target: the folder to write or replace.
+    """Measure areas, the same in all frames, in every frame of a clip; write tables, a plot over time and the record.
 
     Returns:
         The exit status: 1 if the clip is damaged, else 0.
@@ -73,11 +67,7 @@ def regions_of_clip(path: Path, areas: Mapping[str, Area], options: Any, target:
 def crop_clip(path: Path, ratios: Sequence[str], options: Any, target: Path) -> int:
     """Crop a clip so that the crop follows attention, and write videos with its sound, a table and the record.
 
-    Args:
-        path: the clip; it is read twice.
-        ratios: of width to height, such as "9:16".
-        options: `crop.Options`.
-        target: the folder to write or replace.
+    The clip is read twice.
 
     Returns:
         The exit status: 1 if the clip is damaged, else 0.

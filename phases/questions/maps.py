@@ -171,11 +171,7 @@ def network_maps(options: MapOptions) -> Source:
 
 
 def existing_maps(path: Path, photographs: Mapping[str, Path], options: MapOptions) -> Source:
-    """Maps from a folder, or of a single photograph from a file.
-
-    Raises:
-        UserError: there is none for a photograph, or flags of a network were given too.
-    """
+    """Maps from a folder, or of one photograph from a file; a `UserError` if one is missing, or with network flags."""
     if options.weights or options.input_size or options.mirrored:
         raise UserError("--weights, --input-size and --mirrored do not change existing maps: leave them out or --maps.")
     if path.is_file() and len(photographs) == 1:

@@ -18,16 +18,7 @@ INK, BORDER = (255, 220, 0), (0, 0, 0)
 
 
 def draw_areas(photograph: Image.Image, areas: Mapping[str, Pixels], shares: Mapping[str, float]) -> Image.Image:
-    """Outline areas on a photograph, each with its name and share.
-
-    Args:
-        photograph: of any mode and size.
-        areas: by name.
-        shares: of attention, 0 to 1, by name.
-
-    Returns:
-        A new RGB image of the same size.
-    """
+    """Outline areas, each with its name and share of attention, 0 to 1; a new RGB image of the same size."""
     image = photograph.convert("RGB")
     pixels = np.array(image)
     line = max(1, round(max(image.size) / LINE))

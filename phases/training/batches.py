@@ -45,11 +45,9 @@ class Batch:
 
 
 def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group, Group]]:
-    """Split the training and validation images of a dataset by the input size that fits each image's shape.
+    """Split both parts of a dataset by the input size, of about so many pixels, that fits each image's shape.
 
-    Args:
-        groups: as `data.load_groups` returns them; their own sizes are ignored.
-        pixels: of the network's input; see `geometry.fitted_size`.
+    The groups' own sizes are ignored; see `geometry.fitted_size`.
     """
     by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
     for part, group in enumerate(groups):
@@ -118,9 +116,7 @@ TENSORFLOW = "tensorflow"
 def load_batches(plan: Sequence[Batch], augmentation: dict | None = None) -> tf.data.Dataset:
     """Read, decode, augment, resize and pad the batches of a plan, in parallel and prefetched.
 
-    Args:
-        plan: batches in order, of one epoch or several.
-        augmentation: options of `augment`, or None for unchanged images.
+    `augmentation` has options of `augment`; None leaves images unchanged.
 
     Returns:
         Pairs: images (B, H, W, 3) and saliency maps (B, H, W, 1), float32, 0 to 255.

@@ -32,14 +32,12 @@ def train(
     restart: bool = False,
     fit_pixels: int | None = None,
 ) -> None:
-    """Train, or resume an interrupted run with the same settings.
+    """Train, or resume an interrupted run with the same settings; see `phases.train.Options`.
 
     Args:
         groups: for each dataset by name, the training and the validation samples.
         params: values of `config.PARAMS` after recipe and flags, and the options for your own photographs.
-        variant, context, init, restart: see `phases.train.Options`.
-        fit_pixels: number of pixels of the network's input if it takes each photograph's shape, see
-            `geometry.fitted_size`; None to use the groups' sizes.
+        fit_pixels: pixels of the network's input if it takes each photograph's shape; None to use the groups' sizes.
 
     Raises:
         UserError: an existing run has other settings, another process is training it, initial weights are not
