@@ -81,8 +81,7 @@ def run(options: Options) -> int:
 def find_pairs(first: Path, second: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """The first and the second picture of each pair by the same name: that of the first.
 
-    Raises:
-        UserError: only one of the two is a folder, or a picture has no partner.
+    A `UserError` if only one of the two is a folder, or a picture has no partner.
     """
     if first.is_dir() != second.is_dir():
         raise UserError(f"Received {first} and {second}, expected two pictures or two folders.")

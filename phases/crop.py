@@ -86,8 +86,7 @@ def run(options: Options) -> int:
 def choose_kept(options: Options, photographs: Mapping[str, Path]) -> dict[str, Area]:
     """By photograph, the union of the areas that must not be cut; photographs without areas have no entry.
 
-    Raises:
-        UserError: an area is unknown or does not fit a photograph.
+    A `UserError` if an area is unknown or does not fit a photograph.
     """
     found = choose_areas(options.areas, (), photographs) if options.areas else {}
     names = {area for areas in found.values() for area in areas}

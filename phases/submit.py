@@ -100,8 +100,7 @@ def load_network(options: Options) -> "Network":
 def find_stimuli(benchmark: Benchmark, path: Path, trial: bool = False) -> list[Path]:
     """The test photographs below a folder; for a trial, any photographs.
 
-    Raises:
-        UserError: the number of photographs or of their folders is wrong.
+    A `UserError` if the number of photographs or of their folders is wrong.
     """
     # The archives also contain example maps, in folders of these names: CAT2000's and MIT300's.
     images = [image for image in list_images(path) if not {"Output", "SM"} & {*image.relative_to(path).parts}]

@@ -158,8 +158,8 @@ def plain_metrics(
 ) -> tuple[str, ...]:
     """Those of CC and KLD for which the contender's maps score better than the blurred density.
 
-    Networks are trained to predict blurred fixations, which these metrics compare with. A density is fitted to single
-    fixations, from maps that are blurred already, so blurring it again loses details that the maps have.
+    Networks are trained to predict blurred fixations, which these metrics compare with. Blurring a density of single
+    fixations loses details that the maps have.
     """
     truth = GroundTruth(cases, sigma)
 

@@ -84,8 +84,7 @@ def kernel_sums(cells: np.ndarray, sources: np.ndarray, of_rows: np.ndarray, of_
 def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]:
     """The share of `others` in the mixture of two densities with the highest likelihood, and its logarithm's mean.
 
-    Args:
-        values, others: both densities at the fixations, (N,), or one number for all.
+    Both densities are given at the fixations, (N,), or as one number for all.
     """
 
     def loss(share):

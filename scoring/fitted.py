@@ -68,11 +68,7 @@ class FittedDensity:
 
     @classmethod
     def load(cls, path: Path) -> "FittedDensity":
-        """Read a file of `save`.
-
-        Raises:
-            UserError: the file is missing or invalid.
-        """
+        """Read a file of `save`; a `UserError` if it is missing or invalid."""
         if not path.exists():
             raise UserError(f"No such file: {path}. Make one with '{command()} evaluate --fit'.")
         try:

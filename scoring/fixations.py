@@ -114,11 +114,7 @@ def _read_unpacked(folder: Path, stimuli: Mapping[str, Path]) -> dict[str, np.nd
 def read_fixation_map(file: Path, stimulus: Path, orientation: str = STORED) -> np.ndarray:
     """Fixations from a binary map: black, with one other value at fixations.
 
-    Args:
-        file: PNG, BMP, TIFF or JPEG; the values of a JPEG are rounded to black or white, because compression blurs
-            them.
-        stimulus: the photograph.
-        orientation: of the photograph.
+    The values of a JPEG are rounded to black or white, because compression blurs them.
 
     Returns:
         int64 (n, 3): x, y and `UNKNOWN_OBSERVER`, row by row of the map.
@@ -270,11 +266,7 @@ def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder
 
 
 def _read_record(record: Path) -> dict:
-    """The record of made maps.
-
-    Raises:
-        UserError: the maps have been changed since.
-    """
+    """The record of made maps; a `UserError` if the maps have been changed since."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
         if "source" in content and content["maps"] == _fingerprint_of_maps(record.parent):

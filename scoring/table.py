@@ -108,8 +108,7 @@ def _find_inside(
 ) -> np.ndarray:
     """Which fixations are inside their images, (n,) bool; a line says how many others are dropped.
 
-    Raises:
-        UserError: there are too many others, or the positions are normalized.
+    A `UserError` if there are too many others, or if the positions are normalized.
     """
     height, width = np.array(list(sizes.values()))[image].T
     x, y = rows[:, 1], rows[:, 2]

@@ -81,11 +81,7 @@ def choose_areas(path: Path | None, flags: Sequence[str], photographs: Mapping[s
 
 
 def parse_area(text: str) -> tuple[str, Box]:
-    """An area from the command line, "name:x,y,width,height" in pixels.
-
-    Raises:
-        UserError: it is something else.
-    """
+    """An area from the command line, "name:x,y,width,height" in pixels; a `UserError` for anything else."""
     name, _, numbers = text.rpartition(":")
     try:
         x, y, width, height = (float(number) for number in numbers.split(","))

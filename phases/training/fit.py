@@ -157,8 +157,7 @@ def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
 def choose_devices(gpus: int, batch_size: int) -> list[str]:
     """Names of the GPUs that share each batch, with at least one image each; empty if there are none.
 
-    Raises:
-        UserError: this machine has fewer GPUs, or a batch has fewer images.
+    A `UserError` if this machine has fewer GPUs, or a batch has fewer images.
     """
     found = find_gpus(gpus)
     if gpus > batch_size:
