@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 import tiny_archives
 from loopback import Loopback
+from PIL import Image
 from tiny_archives import zip_of
 
 from msinet.acquisition import transfer
@@ -146,6 +147,13 @@ def change_archives(monkeypatch):
         return rows
 
     return change
+
+
+def exif(orientation: int) -> Image.Exif:
+    """Metadata of a photograph that is turned to be shown; 6 turns it by 90 degrees to the right."""
+    metadata = Image.Exif()
+    metadata[0x0112] = orientation
+    return metadata
 
 
 def write(path: Path, contents) -> Path:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import exif
 from PIL import Image, ImageCms
 from test_questions_cli import HEAD, MAPS, SHAPE, areas, crop, record, run, table, work
 
@@ -33,9 +34,8 @@ def test_crops_apply_the_orientation_and_keep_the_color_profile(work, photograph
     pixels = photograph(*SHAPE)
     upright = Image.fromarray(pixels)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Stored turned to the left.
-    upright.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", quality=95, exif=exif, icc_profile=profile)
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save("turned.jpg", quality=95, exif=exif(6), icc_profile=profile)
     assert run("crop", "-p", "turned.jpg", "--maps", "maps/a.npy") == 0
     (row,) = table(work, "crops/crops.csv")
     with Image.open(work / "results" / "crops" / "turned_1x1.jpg") as cropped:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write
+from conftest import exif, write
 from PIL import Image, ImageOps
 
 import msinet
@@ -143,9 +143,8 @@ def test_example_with_one_input_size_predicts_the_map_of_test_with_that_size(run
 
 
 def test_examples_turn_photographs_upright(tmp_path, monkeypatch, photograph):
-    stored, exif = Image.fromarray(photograph(20, 30)), Image.Exif()
-    exif[0x0112] = 6  # A phone that was held upright.
-    stored.save(tmp_path / "photograph.png", exif=exif)
+    stored = Image.fromarray(photograph(20, 30))
+    stored.save(tmp_path / "photograph.png", exif=exif(6))
     monkeypatch.chdir(tmp_path)
     found = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(base.READ_PHOTOGRAPH, found)

@@ -144,13 +144,6 @@ def test_impossible_values_are_rejected_by_the_parser(flag, capsys):
     assert name in error and f"received {value}, expected a " in error
 
 
-@pytest.mark.parametrize("phase", ["train", "test"])
-def test_input_size_that_the_network_cannot_have_is_rejected_by_the_parser(phase, capsys):
-    with pytest.raises(SystemExit):
-        main.parse([phase, "--input-size", "48", "60"])
-    assert "multiple of 8" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("phase", ["train", "evaluate", "download", "reproduce"])
 def test_second_path_of_a_phase_that_takes_one_is_an_error(phase, capsys):
     with pytest.raises(SystemExit):

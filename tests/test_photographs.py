@@ -7,7 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write
+from conftest import exif, write
 from PIL import Image
 from test_test import decoded, good, record, results, run, weights
 
@@ -141,9 +141,7 @@ def test_portrait_of_a_phone_is_predicted_upright_with_its_overlay_unless_stored
 ):
     upright = photograph(64, 48)
     write(tmp_path / "in" / "upright.png", tf.io.encode_png(upright))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by 90 degrees to show"
-    Image.fromarray(np.rot90(upright)).save(tmp_path / "in" / "phone.png", exif=exif)
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "in" / "phone.png", exif=exif(6))
     assert run(tmp_path / "in", "--overlay") == 0
     for folder in ("images", "overlays"):
         files = [(results / folder / f"{name}.jpeg").read_bytes() for name in ("upright", "phone")]

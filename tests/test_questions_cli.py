@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import exif
 from PIL import Image
 
 import msinet
@@ -386,10 +387,8 @@ assert not {"tensorflow", "keras", "matplotlib"} & set(sys.modules)
 
 def test_areas_fit_photographs_that_are_turned(work, photograph):
     pixels = photograph(*SHAPE)
-    exif = Image.Exif()
-    exif[0x0112] = 6
     turned = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
-    turned.save("turned.jpg", quality=95, exif=exif)
+    turned.save("turned.jpg", quality=95, exif=exif(6))
     assert run("regions", "-p", "turned.jpg", "--maps", "maps/a.npy", "--area", "sign:38,5,20,30") == 0
     row = table(work, "regions/regions.csv")[0]
     assert float(row["share_of_attention"]) == pytest.approx(share(MAPS["a"], (38, 5, 20, 30)), rel=1e-4)
