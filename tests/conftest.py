@@ -17,6 +17,7 @@ from loopback import Loopback
 from PIL import Image
 from tiny_archives import zip_of
 
+from msinet import progress
 from msinet.acquisition import transfer
 from msinet.acquisition.datasets import DATASETS
 
@@ -47,6 +48,12 @@ def no_network(monkeypatch):
         return getaddrinfo(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+@pytest.fixture(autouse=True)
+def no_progress_lines(monkeypatch):
+    """On a slow machine, lines about the progress would join the messages that tests read."""
+    monkeypatch.setattr(progress, "LOG_SECONDS", 10_000)
 
 
 @pytest.fixture(scope="session")

@@ -293,20 +293,16 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(run, maps):
-    folder = maps("empty", noise)
-    for i in range(10):
-        (folder / f"{i:04d}.npy").unlink()
-        values = np.round(noise(i) * 255)
-        Image.fromarray(values.astype(np.uint16)).save(folder / f"{i:04d}.png")
-    shallow = folder.with_name("shallow")
-    shallow.mkdir()
-    for i in range(10):
-        Image.fromarray(np.round(noise(i) * 255).astype(np.uint8)).save(shallow / f"{i:04d}.png")
-    assert run("--maps", folder, shallow) == 0
+def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(run, tmp_path):
+    folders = [tmp_path / "deep", tmp_path / "shallow"]
+    for folder, dtype in zip(folders, (np.uint16, np.uint8), strict=True):
+        folder.mkdir()
+        for i in range(10):
+            Image.fromarray(np.round(noise(i) * 255).astype(dtype)).save(folder / f"{i:04d}.png")
+    assert run("--maps", *folders) == 0
     rows = run.rows()
     for metric in ("AUC", "NSS", "CC", "SIM"):
-        assert rows["empty", "0003"][metric] == pytest.approx(rows["shallow", "0003"][metric], abs=1e-4)
+        assert rows["deep", "0003"][metric] == pytest.approx(rows["shallow", "0003"][metric], abs=1e-4)
 
 
 def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narrow):

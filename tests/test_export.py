@@ -24,7 +24,6 @@ from msinet.phases import export
 from msinet.phases.formats import FORMATS, base, card, hub, node, tfjs
 from msinet.phases.formats.examples import run_example
 from msinet.photographs import sample_photograph
-from msinet.utils import check_writable
 
 ROOT = Path(__file__).parents[1]
 EVERY = [(name, bits) for name, offered in EXPORTS.items() for bits in offered]
@@ -409,8 +408,3 @@ def test_unwritable_results_are_detected_before_the_network_is_loaded(weights, t
     monkeypatch.setattr(msinet.network, "load", lambda *arguments, **options: pytest.fail("it was loaded"))
     assert main.main(["export", "--format", "weights", "--weights", str(weights), "--results", str(results)]) == 2
     assert "is not writable" in capsys.readouterr().err
-
-
-def test_check_writable_creates_an_empty_folder(tmp_path):
-    check_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []

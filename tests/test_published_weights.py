@@ -79,13 +79,3 @@ def test_prediction_and_training_fetch_missing_weights(published, tmp_path, monk
     choice = checkpoint.choose_weights("custom", results=tmp_path)
     assert choice == checkpoint.Choice(tmp_path / "saved_model.pb", "the published network for salicon")
     assert checkpoint.vgg16_weights().reason == "Keras' ImageNet VGG16"
-
-
-def test_prediction_without_a_network_connection_says_why_it_uses_the_lite_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path)
-    monkeypatch.setattr(checkpoint, "LITE_PATH", write(tmp_path / "lite.npz", b""))
-    choice = checkpoint.choose_weights("osie", results=tmp_path)
-    assert choice.path.name == "lite.npz"
-    assert choice.reason.endswith("because the published one is not available: drive.google.com cannot be reached")
-    with pytest.raises(DownloadError, match="model_osie_cpu are not available"):
-        checkpoint.choose_weights("osie", "published", results=tmp_path)

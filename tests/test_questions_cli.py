@@ -112,7 +112,7 @@ def test_shares_of_areas_are_written_and_printed(work, areas, capsys):
     assert written["overlaps"][0] == {"image": "a", "area": "sign", "other": "face", "pixels": 50}
 
 
-def test_every_kind_of_areas_gives_the_same_shares(work):
+def test_every_kind_of_areas_gives_the_same_shares_and_photographs_without_areas_are_skipped(work, capsys):
     x, y, width, height = AREAS["sign"]
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]
     (work / "polygon.csv").write_text(f"image,name,polygon\na,1,{' '.join(map(str, corners))}\n", encoding="utf-8")
@@ -126,24 +126,16 @@ def test_every_kind_of_areas_gives_the_same_shares(work):
         "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [corners]}],
     }
     (work / "coco.json").write_text(json.dumps(coco), encoding="utf-8")
-    for flags in (
-        ["--areas", "polygon.csv"],
-        ["--areas", "labels"],
-        ["--areas", "coco.json"],
-        ["--area", "1:5,10,20,10"],
-    ):
-        assert regions(*flags) == 0
-        row = table(work, "regions/regions.csv")[0]
+    assert regions("--area", "1:5,10,20,10") == 0
+    expected = table(work, "regions/regions.csv")
+    for path in ("polygon.csv", "labels", "coco.json"):
+        assert regions("--areas", path) == 0
+        (row,) = table(work, "regions/regions.csv")
+        assert row == expected[0]
+        assert "1 photograph without areas skipped." in capsys.readouterr().out
+        assert not (work / "results" / "regions" / "pictures" / "sub").exists()
         assert (row["image"], row["name"], row["pixels"]) == ("a", "1", "200")
         assert float(row["share_of_attention"]) == pytest.approx(share(MAPS["a"], AREAS["sign"]), rel=1e-4)
-
-
-def test_photographs_without_areas_are_skipped(work, capsys):
-    (work / "areas.csv").write_text("image,name,x,y,width,height\na,sign,5,10,20,10\n", encoding="utf-8")
-    assert regions("--areas", "areas.csv") == 0
-    assert len(table(work, "regions/regions.csv")) == 1
-    assert "1 photograph without areas skipped." in capsys.readouterr().out
-    assert not (work / "results" / "regions" / "pictures" / "sub").exists()
 
 
 def test_hot_spots_are_found_without_areas(work, capsys):
@@ -217,11 +209,7 @@ HEAD = "image,name,x,y,width,height"
     ("content", "words"),
     [
         (f"{HEAD}\na,sign,50,10,20,10", ["a.png", "'sign'", "outside the photograph of 60×40"]),
-        (f"{HEAD}\nc,sign,5,10,20,10", ["photographs that are not there: c"]),
         ("image,name,polygon\na,sign,0 0 20 20 20 0 0 20", ["a.png", "crosses itself"]),
-        (f"{HEAD}\na,sign,1,2,3,4\na.png,sign,1,2,3,4", ["line 3", "a second area 'sign'"]),
-        (HEAD, ["holds no area"]),
-        ("", ["expected image,name"]),
     ],
 )
 def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, words):
@@ -235,7 +223,6 @@ def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, wo
     ("command", "words"),
     [
         ("regions -p photos --maps maps --area sign:1,2,3", ["expected name:x,y,width,height"]),
-        ("regions -p photos --maps maps --area a:1,2,3,4 --area a:5,6,7,8", ["Several areas have the name a"]),
         ("regions -p photos/broken.png --maps maps/a.npy", ["photos/broken.png: not a readable image"]),
         ("regions -p nowhere", ["No such file or folder: nowhere"]),
         ("regions -p photos --maps nowhere", ["nowhere", "expected a folder"]),
