@@ -217,7 +217,13 @@ def write_maps(
     options: Options,
     write: Callable[[str, bytes], None],
 ) -> tuple[dict[str, bytes], str]:
-    """Encode the map of a photograph, and the overlay if it is wanted; call `write(name, contents)` for each.
+    """Encode the map of a photograph, and with `--overlay` the overlay, then write them.
+
+    Args:
+        photograph: names the files.
+        prediction: a `network.Prediction` of its file.
+        options: the format, and whether to write an overlay.
+        write: called with the name and the contents of each file.
 
     Returns:
         The files' contents by name, the map first, and an empty error. A photograph that failed has an error, and no
@@ -254,21 +260,23 @@ def map_pixels(prediction) -> int:
 
 
 def name_all(found: Mapping[Path, Path], suffix: str) -> list[Photograph]:
-    """Name the maps and overlays of images by the relative paths of `Found`; see `choose_names`."""
+    """Name the maps and overlays of images by the relative paths of `Found`; see `output_paths`."""
     named = name_maps([relative.as_posix() for relative in found.values()], suffix)
     return [photograph._replace(path=image.as_posix()) for image, photograph in zip(found, named, strict=True)]
 
 
 def name_maps(names: Sequence[str], suffix: str, folders: Sequence[str] = ()) -> list[Photograph]:
-    """Name the maps and overlays of images, given by relative paths with slashes; see `choose_names`."""
-    maps = choose_names(names, suffix, folders)
-    overlays = maps if suffix == ".jpeg" else choose_names(names, ".jpeg", folders)
+    """Name the maps and overlays of images, given by relative paths with slashes; see `output_paths`."""
+    maps = _choose_names(names, suffix, folders)
+    overlays = maps if suffix == ".jpeg" else _choose_names(names, ".jpeg", folders)
     rows = zip(names, maps, overlays, strict=True)
     return [Photograph(name, f"images/{saliency}", f"overlays/{overlay}") for name, saliency, overlay in rows]
 
 
-def choose_names(relative: Sequence[str], suffix: str, folders: Sequence[str] = ()) -> list[str]:
-    """The map of each image below its folder: the same subfolder and name with another suffix.
+def output_paths(
+    images: Sequence[Path], root: Path, folder: Path, suffix: str, folders: Sequence[str] = ()
+) -> dict[Path, Path]:
+    """Where the map of each image goes: the same subfolder and name below `folder`, with another suffix.
 
     When two images would share a map, or a map would have the name of a folder, each map's name keeps the image's
     suffix; if that name is taken too, a number follows. Names are compared as some file systems do, ignoring case and
@@ -276,10 +284,17 @@ def choose_names(relative: Sequence[str], suffix: str, folders: Sequence[str] = 
     be named folder by folder.
 
     Args:
-        relative: the paths of images below their folder, with slashes; texts, because many paths are slow.
-        suffix: of the maps.
-        folders: subfolders with other images.
+        images: files below `root`, or `root` itself.
+        root, folder, suffix: see above.
+        folders: subfolders with other images, relative to `root`.
     """
+    relative = [image.name if root == image else image.relative_to(root).as_posix() for image in images]
+    names = _choose_names(relative, suffix, folders)
+    return {image: folder / name for image, name in zip(images, names, strict=True)}
+
+
+def _choose_names(relative: Sequence[str], suffix: str, folders: Sequence[str]) -> list[str]:
+    """The names of `output_paths` for relative paths; texts, because many paths are slow."""
     above = {name.rpartition("/")[0] for name in relative}
     above |= {parent.as_posix() for name in above for parent in Path(name).parents}
     taken = {same_name(name) for name in above.union(folders)}

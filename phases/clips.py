@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..image_files import IMAGE_SUFFIXES, Unreadable
-from ..photographs import Found, Options, Photograph, choose_names, find_images
+from ..photographs import Found, Options, Photograph, find_images, output_paths
 from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map
 from ..videos.maps import predict, sample
@@ -22,11 +22,14 @@ from ..videos.writing import Archive, Writer, write_archive, write_clip
 
 
 def find_sources(paths: Sequence[Path | str], results: Path) -> tuple[Found, dict[Path | str, Path]]:
-    """The photographs and the clips that paths name: files, folders, patterns, cameras, and addresses of streams.
+    """The photographs and the clips that paths name.
+
+    Args:
+        paths: files, folders and patterns, see `photographs.find_images`; cameras, and addresses of streams.
+        results: the folder of results, which is left out.
 
     Returns:
-        The photographs, without those in the folder of results, see `photographs.find_images`; and for each clip the
-        path that its maps keep. The first stream is called "stream".
+        The photographs; and for each clip the path that its maps keep. The first stream is called "stream".
 
     Raises:
         UserError: there is none, a folder cannot be read, or there are clips but no PyAV.
@@ -45,10 +48,10 @@ def find_sources(paths: Sequence[Path | str], results: Path) -> tuple[Found, dic
 
 def name_clips(clips: Mapping[Path | str, Path], suffix: str) -> list[Photograph]:
     """Name the files of clips like those of photographs; `suffix` is that of photographs' maps."""
-    paths = [path.as_posix() for path in clips.values()]
-    maps, overlays = choose_names(paths, ".npz" if suffix == ".npy" else ".mp4"), choose_names(paths, ".mp4")
-    rows = zip(clips, maps, overlays, strict=True)
-    return [Photograph(str(source), f"videos/{name}", f"overlays/{overlay}") for source, name, overlay in rows]
+    paths = list(clips.values())
+    maps = output_paths(paths, Path(), Path("videos"), ".npz" if suffix == ".npy" else ".mp4")
+    overlays = output_paths(paths, Path(), Path("overlays"), ".mp4")
+    return [Photograph(str(source), maps[path].as_posix(), overlays[path].as_posix()) for source, path in clips.items()]
 
 
 def without_password(source: Path | str) -> str:
@@ -61,6 +64,11 @@ def without_password(source: Path | str) -> str:
 
 def predict_clips(network, clips: Sequence[Photograph], options: Options) -> dict:
     """Predict clips into `results/videos/`, and with `--overlay` into `results/overlays/` too; print the outcome.
+
+    Args:
+        network: a `network.Network`.
+        clips: see `name_clips`.
+        options: which frames to predict, and how to write the maps.
 
     Returns:
         What the run's record says about clips; {} if there are none.

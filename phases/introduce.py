@@ -10,7 +10,10 @@ from ..network import Network
 def introduce(network: Network, data: str, wanted: str | None, input_size, verbose: bool = False) -> None:
     """Print the network in one line; if it replaces a dataset's published network, also the other input size.
 
-    `data`, `wanted` and `input_size` are what the user asked for; `verbose` prints the record too.
+    Args:
+        network: the one that predicts.
+        data, wanted, input_size: what the user asked for with `--data`, `--weights` and `--input-size`.
+        verbose: also print what the run's record says.
     """
     print(network.summary())
     published = datasets.input_size(data)

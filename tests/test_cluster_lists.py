@@ -14,7 +14,7 @@ from conftest import write
 from msinet import main
 from msinet.data import list_images
 from msinet.listing import name_counts
-from msinet.photographs import choose_names, find_images
+from msinet.photographs import find_images, output_paths
 from msinet.utils import UserError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
@@ -36,9 +36,9 @@ def test_listing_gives_the_names_that_plain_test_gives(tmp_path):
         write(tmp_path / "in" / name, b"")
     for suffix in (".jpeg", ".npy"):
         listed = list(Photographs(str(tmp_path / "in"), "", suffix))
-        images = [file.relative_to(tmp_path / "in").as_posix() for file in list_images(tmp_path / "in")]
-        expected = [f"images/{name}" for name in choose_names(images, suffix)]
-        assert [photograph.map for photograph in sorted(listed)] == expected
+        images = list_images(tmp_path / "in")
+        expected = output_paths(images, tmp_path / "in", Path("images"), suffix)
+        assert {Path(photograph.path): Path(photograph.map) for photograph in listed} == expected
     one = Photographs(str(tmp_path / "in" / "x.png"), "", ".png")
     assert [photograph.map for photograph in one] == ["images/x.png"]
 
