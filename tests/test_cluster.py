@@ -24,6 +24,7 @@ from clusters import (
     modified,
     plain,
     small,
+    store,
     wait_until,
     write_photographs,
 )

@@ -14,6 +14,7 @@ from clusters import (
     index_of,
     options_for,
     small,
+    store,
     write_photographs,
 )
 from conftest import write

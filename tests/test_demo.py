@@ -7,8 +7,20 @@ import tensorflow as tf
 from browser import (
     LARGEST,
     NO_WEBGL,
+    address,
     assert_same_map,
+    browser,
+    camera_film,
     expected_map,
+    folder,
+    live,
+    network,
+    node,
+    page,
+    sample,
+    slow_address,
+    start_browser,
+    weights,
 )
 from conftest import exif, write
 from PIL import Image

@@ -2,6 +2,18 @@
 
 import numpy as np
 import pytest
+from browser import (
+    address,
+    browser,
+    camera_film,
+    folder,
+    live,
+    node,
+    page,
+    sample,
+    start_browser,
+    weights,
+)
 
 
 def test_no_text_is_cut_or_wrapped(page):

@@ -1,6 +1,18 @@
 """The browser demo's page in headless Chromium: areas, values, the slider, and outputs."""
 
 import pytest
+from browser import (
+    address,
+    browser,
+    camera_film,
+    folder,
+    live,
+    node,
+    page,
+    sample,
+    start_browser,
+    weights,
+)
 
 from msinet.attention.regions import regions
 
