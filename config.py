@@ -147,12 +147,7 @@ PARAMS = {
         TRAINING,
         limits=(0, 1000),
     ),
-    "cache": Param(
-        False, "decode and resize images only once and keep them on disk; not those that training augments", SPEED
-    ),
-    "tensorboard": Param(
-        False, "also write losses, learning rate, images per second and a few validation maps for TensorBoard", SPEED
-    ),
+    "tensorboard": Param(False, "also write losses and learning rate for TensorBoard", SPEED),
 }
 
 

@@ -95,23 +95,12 @@ def orientation_of(name: str, chosen: str) -> str:
 
 
 def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """Every image file below a folder, sorted by path; hidden files and folders are skipped.
-
-    Raises:
-        UserError: a folder below it cannot be read.
-    """
+    """Every image file below a folder, sorted by path; see `listing.list_names`."""
     return listing.list_files(folder, tuple(suffixes))
 
 
 def pair_files(folder: Path, orientation: str = STORED) -> list[Sample]:
     """Pair stimuli with saliency maps, and with fixation maps if that folder exists, by name.
-
-    Args:
-        folder: of the dataset.
-        orientation: see `Sample`.
-
-    Returns:
-        One `Sample` per stimulus, in the order of `files_by_name`.
 
     Raises:
         UserError: some files have no partner; the message lists them.
@@ -154,14 +143,7 @@ def is_named_like(file: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def split(samples: Sequence[Sample], row: Dataset) -> tuple[list[Sample], list[Sample]]:
-    """The published split of a dataset.
-
-    Args:
-        samples: all of its samples, in the order of `files_by_name`.
-        row: its row of `DATASETS`.
-
-    Returns:
-        The training samples and the validation samples.
+    """The training and the validation samples of a dataset's published split; `samples` as from `pair_files`.
 
     Raises:
         UserError: the number of samples is not the published one.
@@ -192,12 +174,9 @@ def split_indices(row: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def files_by_name(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Every image file below a folder by its name, the relative path without suffix.
+    """Every image file below a folder by its name, see `listing.files_by_name`.
 
     Sorted by path including the suffix, the order of the published splits: "a-1.jpg" before "a.jpg".
-
-    Raises:
-        UserError: two files share a name.
     """
     return listing.files_by_name(folder, list_images(folder, suffixes))
 
@@ -264,14 +243,12 @@ def _check_count(what: str, received: int, expected: int) -> None:
 def load_groups(
     name: str, path: Path, size: tuple[int, int], *, valid_fraction: float = 0.2, orientation: str = UPRIGHT
 ) -> tuple[Group, Group]:
-    """The training and the validation images of a dataset.
+    """The training and the validation images of a dataset, or of your own photographs ("custom").
 
     Args:
-        name: a key of `DATASETS`, or "custom" for your own photographs.
         path: see `find_dataset`.
         size: height and width of the network's input.
-        valid_fraction: share of your own photographs that validate; see `split_custom`.
-        orientation: of your own photographs; see `orientation_of`.
+        valid_fraction, orientation: of your own photographs; see `split_custom` and `orientation_of`.
     """
     samples = pair_files(find_dataset(name, path), orientation_of(name, orientation))
     if name == CUSTOM:

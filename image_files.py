@@ -101,11 +101,7 @@ def read_header(
 
 
 def image_size(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS, orientation: str = UPRIGHT) -> tuple[int, int]:
-    """Height and width of an image, from the file's header.
-
-    Raises:
-        UserError: the file cannot be read as one of `formats`.
-    """
+    """Height and width of an image, from the file's header; a `UserError` if it cannot be read as one of `formats`."""
     try:
         return read_header(file, formats, orientation=orientation).size
     except Unreadable as error:

@@ -83,10 +83,8 @@ def name_counts(counts: Counter[str]) -> str:
 def files_by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
     """Files below a folder by name, the relative path without suffix, in the given order.
 
-    Names are in Unicode's form NFC, because macOS writes an accent as a separate character.
-
-    Raises:
-        UserError: two files share a name.
+    Names are in Unicode's form NFC, because macOS writes an accent as a separate character. Two files that share a name
+    are a `UserError`.
     """
     named: dict[str, Path] = {}
     for file in files:

@@ -42,7 +42,7 @@ def cc(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
 
 
 def nss(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
-    """Normalised scanpath saliency with the true map in place of fixations.
+    """Normalized scanpath saliency with the true map in place of fixations.
 
     Args:
         true, predicted: as in `kld`.

@@ -118,16 +118,6 @@ def _unfinished(folder: Path, suffixes: str = "") -> Iterator[Path]:
             _clear(temporary, lock)
 
 
-@contextlib.contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in another one, removed after the block; if the process is killed, the next call removes it."""
-    parent.mkdir(parents=True, exist_ok=True)
-    sweep_leftovers(parent)
-    with _unfinished(parent) as folder:
-        folder.mkdir()
-        yield folder
-
-
 def sweep_leftovers(folder: Path) -> None:
     """Remove what killed processes left in a folder while they wrote files or folders into it.
 
@@ -198,16 +188,9 @@ def _holder(owner: Path) -> str:
 
 
 def check_space(folder: Path, size: int, purpose: str = "", reserve: int = 0) -> None:
-    """Check that `size` bytes fit into a folder.
+    """Raise a `NoSpaceError` unless `size` bytes fit into a folder, and `reserve` bytes stay free.
 
-    Args:
-        folder: where they will be written.
-        size: bytes.
-        purpose: what the space is needed for, in a few words.
-        reserve: bytes that must stay free.
-
-    Raises:
-        NoSpaceError: the message says how much is needed and how much is free.
+    `purpose` says in a few words what the space is needed for.
     """
     free = shutil.disk_usage(folder).free
     if free < size + reserve:
@@ -220,11 +203,7 @@ def check_space(folder: Path, size: int, purpose: str = "", reserve: int = 0) ->
 
 
 def check_writable(folder: Path) -> None:
-    """Check, before anything is computed, that a folder is writable; it is created when missing.
-
-    Raises:
-        UserError: it is not; the message says why.
-    """
+    """Raise a `UserError` unless a folder is writable; it is created when missing. Nothing is computed in vain then."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -237,11 +216,9 @@ def check_writable(folder: Path) -> None:
 
 
 def check_replaceable(folder: Path, marker: str) -> None:
-    """Raise if a folder holds anything that this program did not write.
+    """Raise a `UserError` if a folder holds anything that this program did not write.
 
-    Args:
-        folder: the folder to replace.
-        marker: the file that identifies folders of this program, and that it writes last.
+    `marker` is the file that identifies folders of this program, and that it writes last.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file: name a folder.")

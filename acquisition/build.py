@@ -14,10 +14,7 @@ from .obtain import Fetched, discard
 
 
 def make_dataset(row: Dataset, files: Sequence[Fetched], staging: Path) -> Path:
-    """Unpack and convert a dataset's archives, continuing an earlier run.
-
-    Returns:
-        The complete folder, still in `staging`.
+    """Unpack and convert a dataset's archives, continuing an earlier run; returns the complete folder in `staging`.
 
     Raises:
         DownloadError: an archive is damaged, dangerous, or not the expected one.

@@ -23,9 +23,7 @@ def convert(
 
     Args:
         stimuli: the photographs by name.
-        folder: of the dataset.
-        raw: folder with the raw files that `reader` reads.
-        reader: see `readers`.
+        folder, raw: of the dataset, and of the raw files that `reader` reads, see `readers`.
         sigma: of the Gaussian in pixels, or None if the archive has its own saliency maps.
 
     Returns:

@@ -11,15 +11,7 @@ def is_on_drive(url: str) -> bool:
 
 
 def confirmed_address(url: str, page: str) -> tuple[str | None, str]:
-    """The address behind the confirmation page of a large file.
-
-    Args:
-        url: of the page.
-        page: its HTML.
-
-    Returns:
-        The address, or None if this is not such a page; and the page's message in that case.
-    """
+    """The address behind the confirmation page of a large file, whose HTML is `page`, or None; and its message."""
     form = _Form()
     form.feed(page)
     if form.action is None:

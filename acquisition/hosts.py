@@ -15,11 +15,7 @@ CONNECT_SECONDS = 4  # for a host to answer; a missing network is reported withi
 
 
 def check_address(url: str) -> None:
-    """Raise unless a text is an http or https address.
-
-    Raises:
-        DownloadError: it is not; the message says what was received.
-    """
+    """Raise a `DownloadError` that says what was received, unless a text is an http or https address."""
     try:
         address = urlsplit(url)
         if address.scheme not in ("http", "https"):

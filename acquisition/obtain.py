@@ -41,7 +41,6 @@ def obtain(
     """Get an archive, with the right checksum.
 
     Args:
-        archive: the file.
         staging: the folder to download into; checksums of earlier downloads are next to it.
         source: the user's file or folder, the address of a mirror, or None for the published addresses.
         siblings: all archives that belong together.

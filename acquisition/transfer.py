@@ -59,17 +59,13 @@ def fetch(
     certificate_is_invalid: bool = False,
     dead: Mapping[str, str] | None = None,
 ) -> str:
-    """Download a file from the first source that works, resuming an earlier download.
+    """Download a file from the first http or https address that works, resuming an earlier download; returns its MD5.
 
     Args:
-        urls: http or https addresses of the same file, tried in order.
         path: the file to write; its folder exists.
         md5: the expected checksum in hexadecimal, if known.
         certificate_is_invalid: the hosts' certificates are known to be invalid; `md5` replaces them.
         dead: the result of `hosts.unreachable` for these addresses, if it is known already.
-
-    Returns:
-        The file's MD5 in hexadecimal.
 
     Raises:
         DownloadError: all sources failed; the details list each failure.

@@ -92,10 +92,7 @@ class Pixels:
 
 
 def as_area(value: Any) -> Area:
-    """An area from what a caller of the Python functions writes.
-
-    Args:
-        value: four numbers (x, y, width, height); corners, (N, 2); a boolean mask, (H, W); or an `Area`.
+    """An area from four numbers (x, y, width, height), corners (N, 2), a boolean mask (H, W), or an `Area`.
 
     Raises:
         UserError: it is something else.
@@ -119,11 +116,7 @@ def as_area(value: Any) -> Area:
 
 
 def find_pixels(areas: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, Pixels]:
-    """The pixels of each area of a photograph.
-
-    Args:
-        areas: by name; see `as_area`.
-        shape: height and width of the photograph.
+    """The pixels of each area, see `as_area`, of a photograph of this height and width.
 
     Raises:
         UserError: an area lies outside the photograph, holds no pixel, or is not a simple polygon; it says which.
@@ -206,13 +199,9 @@ def _filled(corners: np.ndarray, shape: tuple[int, int]) -> Pixels:
 
 
 def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The pixels whose centers are inside a polygon, (H, W) bool.
+    """The pixels whose centers are inside a polygon, (N, 2) float, x and y; (H, W) bool.
 
     Going along a row, every side that is crossed switches between outside and inside.
-
-    Args:
-        points: corners, (N, 2) float, x and y.
-        shape: height and width of the result.
     """
     height, width = shape
     switches = np.zeros((height, width + 1), np.int32)
@@ -227,10 +216,9 @@ def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def first_crossing(points: np.ndarray) -> tuple[int, int] | None:
-    """The first two sides of a polygon that cross, as their positions; None where none do. Touching is allowed.
+    """The first two sides of a polygon, (N, 2), that cross, as positions; None where none do. Touching is allowed.
 
-    Args:
-        points: corners, (N, 2) float; side i goes from corner i to the next.
+    Side i goes from corner i to the next.
     """
     starts, ends = points, np.roll(points, -1, axis=0)
     for i in range(len(points) - 2):
@@ -257,11 +245,7 @@ def _trimmed(top: int, left: int, inside: np.ndarray) -> Pixels:
 
 
 def parse_ratio(ratio: Any) -> float:
-    """Width over height from "16:9", (16, 9) or a number.
-
-    Raises:
-        UserError: it is something else, or not above 0.
-    """
+    """Width over height from "16:9", (16, 9) or a number above 0; a `UserError` for anything else."""
     try:
         parts = ratio.split(":") if isinstance(ratio, str) else ratio if np.ndim(ratio) else (ratio, 1)
         width, height = (float(part) for part in parts)
@@ -273,11 +257,7 @@ def parse_ratio(ratio: Any) -> float:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Check that no two areas of one photograph share a name.
-
-    Raises:
-        UserError: it names those that do.
-    """
+    """Raise a `UserError` that names areas of one photograph that share a name."""
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
         raise UserError(f"Several areas have the name {name_some(repeated)}: give each area of a photograph its own.")

@@ -65,8 +65,8 @@ def print_metrics(name: str) -> None:
     """Time each metric alone, without preparing the true map and the center bias."""
     protocol, truth, saliency = PROTOCOLS[name], scene(50), smooth_map(1)
     case, log_density = truth.cases[0], density.default_log_density(saliency)
-    image, centre_bias = protocol.true_map(truth, case), truth.log_centre_bias(case)
-    truth.log_centre_bias = lambda *_: centre_bias
+    image, center_bias = protocol.true_map(truth, case), truth.log_center_bias(case)
+    truth.log_center_bias = lambda *_: center_bias
     formulas = protocol.formulas(truth, case, saliency, log_density, case.fixations, lambda: image)
     print(f"\n| {name} | ms per image |\n| --- | --- |")
     for metric in protocol.metrics:

@@ -12,7 +12,6 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +26,7 @@ from benchmarks.speed import operations  # noqa: E402
 from msinet import data  # noqa: E402
 from msinet.config import RECIPES, VARIANTS, defaults  # noqa: E402
 from msinet.model import build_model  # noqa: E402
-from msinet.phases.training.batches import Batch, loaders, training_plan  # noqa: E402
+from msinet.phases.training.batches import Batch, load_batches, training_plan  # noqa: E402
 
 # Height and width of the photographs, and of the network's input for them.
 KINDS = {"SALICON": ((480, 640), (240, 320)), "MIT1003": ((768, 1024), (360, 360))}
@@ -46,12 +45,12 @@ def make_dataset(folder: Path, shape: tuple[int, int], count: int) -> data.Group
     return data.Group(data.pair_files(folder), (0, 0))
 
 
-def measure(load: Callable, plan: list[Batch]) -> tuple[float, float]:
+def measure(plan: list[Batch], augmentation: dict) -> tuple[float, float]:
     """Images per second and CPU milliseconds per image, without the first quarter of the plan."""
     spent = []
     for part in (plan[: len(plan) // 4], plan):
         start, used = time.perf_counter(), time.process_time()
-        images = sum(batch.shape[0] for batch, _ in load(part))
+        images = sum(batch.shape[0] for batch, _ in load_batches(part, augmentation))
         spent.append((images, time.perf_counter() - start, time.process_time() - used))
     images, seconds, used = (whole - quarter for quarter, whole in zip(*spent, strict=True))
     return images / seconds, 1e3 * used / images
@@ -78,17 +77,16 @@ def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             made = make_dataset(Path(folder) / "data", shape, options.images)
             group = data.Group(made.samples, size)
-            for recipe, cache in (("paper", False), ("paper", True), ("scratch", False)):
-                params = {**defaults(), **RECIPES[recipe], "batch_size": 8, "cache": cache}
+            for recipe, changes in RECIPES.items():
+                params = defaults() | changes
+                augmentation = {key: params[key] for key in ("mirror", "color", "crop") if params[key]}
                 plan = [
                     batch
                     for epoch in range(options.epochs)
                     for batch in training_plan([group], 8, 1, epoch, params["scales"])
                 ]
-                with loaders(Path(folder) / "cache", params, [group], []) as (load, _):
-                    speed, spent = measure(load, plan)
-                name = f"{recipe}, --cache" if cache else recipe
-                print(f"| {kind}, {shape[1]}×{shape[0]} | {name} | {speed:.0f} | {spent:.1f} |", flush=True)
+                speed, spent = measure(plan, augmentation)
+                print(f"| {kind}, {shape[1]}×{shape[0]} | {recipe} | {speed:.0f} | {spent:.1f} |", flush=True)
     print_demand(options.teraflops)
 
 

@@ -13,25 +13,19 @@ from ..attention.areas import find_pixels
 from ..attention.compare import Comparison, compare
 from ..attention.density import MEANING, LogDensity
 from ..attention.hot_spots import hot_spots
-from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from ..utils import UserError, count, name_some
 from .questions import outlines
 from .questions.area_files import AreasByPhotograph, choose_areas
 from .questions.maps import (
     MapOptions,
     Mapped,
-    answer_each,
-    describe,
-    existing_maps,
+    answer_all,
+    check_target,
     find_photographs,
-    load_density,
-    network_maps,
     read_photograph,
     save_picture,
 )
 from .questions.tables import percent, points, print_table, write_csv
-
-# The file that identifies the folder of a run.
-RECORD = "compare.json"
 
 # Grids that are printed; the files have all.
 MOST_GRIDS = 5
@@ -65,40 +59,29 @@ def run(options: Options) -> int:
     """
     first, second = find_pairs(options.first, options.second)
     areas = choose_pairs_of_areas(options, first, second)
-    target = options.results / "compare"
-    check_replaceable(target, RECORD)
-    check_writable(options.results)
-    density = load_density(options)
-    if options.maps:
-        sides = zip(options.maps, (first, second), strict=True)
-        sources = [existing_maps(path, photographs, options) for path, photographs in sides]
-    else:
-        sources = [network_maps(options)] * 2
-    with whole_folder(target) as folder:
-        pairs = zip(sources[0].maps(first), sources[1].maps(second), strict=True)
-        answer = partial(_compare, areas=areas, density=density, folder=folder)
-        answers, failures = answer_each(pairs, len(first), answer)
+    target, maps, misses = check_target(options, "compare"), options.maps or (), []
+
+    def write(folder: Path, answers: list[tuple[str, Comparison]]) -> dict:
         tables = _rows(answers)
         for name, rows in tables.items():
             if rows:
                 write_csv(folder / f"{name}.csv", rows)
         _print(answers)
-        record = {"first": str(options.first), "second": str(options.second), **describe(options, sources[0], failures)}
-        if options.maps:
-            record["maps"] = [source.record["maps"] for source in sources]
-        misses = find_misses(options.fail_below, answers)
-        write_record(folder / RECORD, {**record, **tables, "misses": misses})
+        misses.extend(find_misses(options.fail_below, answers))
+        return {**({"maps": list(map(str, maps))} if maps else {}), **tables, "misses": misses}
+
+    answer, asked = partial(_compare, areas=areas), {"first": str(options.first), "second": str(options.second)}
+    answers, status = answer_all(options, target, [first, second], maps, answer, write, **asked)
     print(f"{MEANING}\n{count(len(answers), 'pair')} compared; see {target}.")
     for miss in misses:
         print(f"failed: {miss}", file=sys.stderr)
-    return 1 if failures or misses else 0
+    return 1 if misses else status
 
 
 def find_pairs(first: Path, second: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """The first and the second picture of each pair by the same name: that of the first.
 
-    Raises:
-        UserError: only one of the two is a folder, or a picture has no partner.
+    A `UserError` if only one of the two is a folder, or a picture has no partner.
     """
     if first.is_dir() != second.is_dir():
         raise UserError(f"Received {first} and {second}, expected two pictures or two folders.")
@@ -162,9 +145,8 @@ def _compare(
     drawn = []
     for i, item in enumerate((first, second)):
         if own[i]:
-            rows = [(row.name, (row.first, row.second)[i].share_of_attention) for row in found.areas]
-            labels = {name: f"{name}  {share:.0%}" for name, share in rows}
-            drawn.append(outlines.draw_areas(pictures[i], find_pixels(own[i], item.saliency.shape), labels))
+            shares = {row.name: (row.first, row.second)[i].share_of_attention for row in found.areas}
+            drawn.append(outlines.draw_areas(pictures[i], find_pixels(own[i], item.saliency.shape), shares))
         else:
             drawn.append(outlines.draw_spots(pictures[i], hot_spots(item.saliency, density=density).spots))
     save_picture(outlines.side_by_side(*drawn), folder, first.name)
@@ -189,15 +171,9 @@ def _rows(answers: Sequence[tuple[str, Comparison]]) -> dict[str, list[dict[str,
         for name, found in answers
         for i, j in np.ndindex(*found.grid.shape)
     ]
+    columns = ("image", "first_x", "first_y", "second_x", "second_y", "movement")
     peaks = [
-        {
-            "image": name,
-            "first_x": found.first_peak[0],
-            "first_y": found.first_peak[1],
-            "second_x": found.second_peak[0],
-            "second_y": found.second_peak[1],
-            "movement": found.movement,
-        }
+        dict(zip(columns, (name, *found.first_peak, *found.second_peak, found.movement), strict=True))
         for name, found in answers
     ]
     return {"areas": areas, "grid": grid, "peaks": peaks}

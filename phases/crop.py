@@ -9,24 +9,12 @@ from ..attention.areas import Area, Union, parse_ratio
 from ..attention.crops import crop
 from ..attention.density import MEANING, LogDensity
 from ..photographs import sample_photograph
-from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from ..utils import UserError, count, name_some
 from .questions.area_files import choose_areas
 from .questions.clips import crop_clip, names_clip
-from .questions.maps import (
-    MapOptions,
-    Mapped,
-    answer_each,
-    describe,
-    existing_maps,
-    find_photographs,
-    load_density,
-    network_maps,
-)
+from .questions.maps import MapOptions, Mapped, answer_all, check_target, find_photographs
 from .questions.originals import open_original, save_crop
 from .questions.tables import percent, print_table, write_csv
-
-# The file that identifies the folder of a run.
-RECORD = "crops.json"
 
 
 @dataclass(frozen=True)
@@ -64,21 +52,20 @@ def run(options: Options) -> int:
         raise UserError(f"{path} is a clip: --maps, --keep, --areas, --size and --min-scale are for photographs only.")
     photographs = {} if moving else find_photographs(path)
     kept = choose_kept(options, photographs)
-    target = options.results / "crops"
-    check_replaceable(target, RECORD)
-    check_writable(options.results)
-    density = load_density(options)
+    target = check_target(options, "crops")
     if moving:
-        return crop_clip(path, ratios, options.speed, density, options, target / RECORD)
-    source = existing_maps(options.maps, photographs, options) if options.maps else network_maps(options)
-    with whole_folder(target) as folder:
-        answer = partial(_crop, ratios=ratios, kept=kept, options=options, density=density, folder=folder)
-        answers, failures = answer_each(zip(source.maps(photographs), strict=True), len(photographs), answer)
-        rows = [row for rows in answers for row in rows]
+        return crop_clip(path, ratios, options, target)
+    rows: list[dict] = []
+
+    def write(folder: Path, answers: list[list[dict]]) -> dict:
+        rows.extend(row for crops in answers for row in crops)
         write_csv(folder / "crops.csv", rows)
-        record = {"path": str(path), **describe(options, source, failures)}
         settings = {"ratios": ratios, "min_scale": options.min_scale, "size": options.size, "keep": list(options.keep)}
-        write_record(folder / RECORD, {**record, **settings, "crops": rows})
+        return {**settings, "crops": rows}
+
+    answer = partial(_crop, ratios=ratios, kept=kept, options=options)
+    maps = [options.maps] if options.maps else []
+    _, status = answer_all(options, target, [photographs], maps, answer, write, path=str(path))
     print_table(
         ("photograph", "ratio", "box", "attention kept", "by the center crop"),
         [
@@ -93,14 +80,13 @@ def run(options: Options) -> int:
         ],
     )
     print(f"{MEANING}\n{count(len(rows), 'crop')} written to {target}.")
-    return 1 if failures else 0
+    return status
 
 
 def choose_kept(options: Options, photographs: Mapping[str, Path]) -> dict[str, Area]:
     """By photograph, the union of the areas that must not be cut; photographs without areas have no entry.
 
-    Raises:
-        UserError: an area is unknown or does not fit a photograph.
+    A `UserError` if an area is unknown or does not fit a photograph.
     """
     found = choose_areas(options.areas, (), photographs) if options.areas else {}
     names = {area for areas in found.values() for area in areas}

@@ -7,12 +7,9 @@ from ..utils import whole_file
 
 
 def draw_losses(path: Path, histories: Mapping[str, Sequence[Mapping]], title: str = "") -> None:
-    """Draw the validation loss of trainings over the epochs as solid lines, and the training loss as dotted lines.
+    """Draw the validation loss of trainings, by label, over the epochs as solid lines, and the training loss dotted.
 
-    Args:
-        path: of the PNG.
-        histories: of each training by its label, one row per epoch, with "epoch", "loss" and "val_loss".
-        title: the beginning of the picture's title.
+    Each row of a history has "epoch", "loss" and "val_loss".
     """
     from matplotlib.figure import Figure  # pyplot would require a display.
 

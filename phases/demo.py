@@ -111,11 +111,8 @@ def choose_networks(data: str, weights: str | None, results: Path) -> list[Netwo
 def write_demo(folder: Path, networks: list[Network], photograph: Path, *, offline: bool = False) -> None:
     """Write all files that the page needs; on failure the folder stays as it was.
 
-    Args:
-        folder: to create or replace.
-        networks: the page offers them, and starts with the first.
-        photograph: the example on the page.
-        offline: whether browsers cache the page with its first network, so it opens offline too.
+    The page offers the networks, starts with the first, and shows the photograph as its example. If it is `offline`,
+    browsers cache it with its first network, so it opens without a connection too.
     """
     libraries = json.loads((DEMO_FOLDER / "libraries.json").read_text(encoding="utf-8"))
     installed = _install_libraries()
@@ -273,11 +270,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def make_server(folder: Path, port: int, handler: type[Handler] = Handler) -> Server:
-    """A server of one folder, only reachable from this computer.
-
-    Raises:
-        UserError: the port is taken, or needs other permissions.
-    """
+    """A server of one folder, only reachable from this computer; a `UserError` if the port cannot be used."""
     try:
         return Server(("127.0.0.1", port), functools.partial(handler, directory=str(folder)))
     except OSError as error:

@@ -9,9 +9,9 @@ from .. import data
 from ..acquisition import datasets
 from ..config import VALID_FRACTION
 from ..data import CUSTOM
+from ..scoring.fixations import make_saliency
 from ..scoring.protocols import PROTOCOLS
 from ..utils import UserError, quiet_stderr
-from .custom import make_missing_maps
 from .evaluation.options import Images, Options
 
 
@@ -42,7 +42,7 @@ def choose_images(options: Options) -> Images:
     """Find the dataset and choose the images to score; missing maps of your own photographs are made."""
     folder = data.find_dataset(options.data, options.path)
     if options.data == CUSTOM:
-        make_missing_maps(folder, options.params)
+        make_saliency(folder, None, options.params["orientation"], options.params["max_dropped"])
     if options.split == "all":
         return Images(folder, data.pair_files(folder, options.orientation))
     share = choose_fraction(options, folder) if options.data == CUSTOM else None

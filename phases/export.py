@@ -88,11 +88,7 @@ def run(options: Options) -> None:
 
 
 def require_packages(name: str, packages: Iterable[str]) -> None:
-    """Check that the packages of a format are installed.
-
-    Raises:
-        UserError: it names the first package that is missing.
-    """
+    """Raise a `UserError` that names the first package of a format that is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(

@@ -11,26 +11,20 @@ from ..attention.density import MEANING, LogDensity
 from ..attention.hot_spots import Gathering, hot_spots
 from ..attention.regions import Region, measure, totals
 from ..photographs import sample_photograph
-from ..utils import UserError, check_replaceable, check_writable, count, name_some, whole_folder, write_record
+from ..utils import UserError, count, name_some
 from .questions import outlines
 from .questions.area_files import choose_areas
 from .questions.clips import names_clip, regions_of_clip
 from .questions.maps import (
     MapOptions,
     Mapped,
-    answer_each,
-    describe,
-    existing_maps,
+    answer_all,
+    check_target,
     find_photographs,
-    load_density,
-    network_maps,
     read_photograph,
     save_picture,
 )
-from .questions.tables import percent, percent_range, print_table, write_csv
-
-# The file that identifies the folder of a run.
-RECORD = "regions.json"
+from .questions.tables import percent, percent_range, print_table, print_totals, write_csv
 
 
 @dataclass(frozen=True)
@@ -64,25 +58,18 @@ def run(options: Options) -> int:
     areas = choose_areas(options.areas, options.area, photographs)
     if moving and (options.maps or not areas):
         raise UserError(f"{path} is a clip: name areas with --area or --areas, and leave out --maps.")
-    target = options.results / "regions"
-    check_replaceable(target, RECORD)
-    check_writable(options.results)
-    density = load_density(options)
+    target = check_target(options, "regions")
     if moving:
-        return regions_of_clip(path, areas[path.stem], density, options, target / RECORD)
+        return regions_of_clip(path, areas[path.stem], options, target)
     chosen = {name: file for name, file in photographs.items() if name in areas} if areas else photographs
-    source = existing_maps(options.maps, chosen, options) if options.maps else network_maps(options)
     answer = partial(_measure_areas, areas=areas) if areas else partial(_find_spots, count=options.spots)
-    with whole_folder(target) as folder:
-        rows = zip(source.maps(chosen), strict=True)
-        answers, failures = answer_each(rows, len(chosen), partial(answer, density=density, folder=folder))
-        content = _write_areas(folder, answers) if areas else _write_spots(folder, answers)
-        record = {"path": str(path), **describe(options, source, failures), **content}
-        write_record(folder / RECORD, record)
+    write = _write_areas if areas else _write_spots
+    maps = [options.maps] if options.maps else []
+    answers, status = answer_all(options, target, [chosen], maps, answer, write, path=str(path))
     if skipped := len(photographs) - len(chosen):
         print(f"{count(skipped, 'photograph')} without areas skipped.")
     print(f"{MEANING}\n{count(len(answers), 'photograph')} measured; see {target}.")
-    return 1 if failures else 0
+    return status
 
 
 # --- Areas ------------------------------------------------------------------------------------------------------------
@@ -95,8 +82,8 @@ def _measure_areas(
     photograph = read_photograph(item)
     pixels = find_pixels(areas[item.name], item.saliency.shape)
     rows = measure(item.saliency, pixels, density)
-    labels = {row.name: f"{row.name}  {row.share_of_attention:.0%}" for row in rows}
-    save_picture(outlines.draw_areas(photograph, pixels, labels), folder, item.name)
+    shares = {row.name: row.share_of_attention for row in rows}
+    save_picture(outlines.draw_areas(photograph, pixels, shares), folder, item.name)
     return item.name, rows, overlaps(pixels)
 
 
@@ -140,13 +127,7 @@ def _write_areas(folder: Path, answers: list) -> dict[str, Any]:
     )
     if len(answers) > 1:
         print("\nMeans over the photographs that have the area:")
-        print_table(
-            ("area", "photographs", "share of area", "share of attention", "lift"),
-            [
-                (m.name, str(m.photographs), percent(m.share_of_area), percent(m.share_of_attention), f"{m.lift:.2f}")
-                for m in means
-            ],
-        )
+        print_totals(means, "photographs")
     if shared:
         pairs = [f"{row['area']} and {row['other']} ({row['pixels']} pixels of {row['image']})" for row in shared]
         print(f"Some areas overlap, so their shares do not add up: {name_some(pairs, '; ', 3)}.")

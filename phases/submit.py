@@ -72,11 +72,7 @@ def run(options: Options) -> None:
 
 
 def load_network(options: Options) -> "Network":
-    """The network that predicts.
-
-    Raises:
-        UserError: it would be the lite network although the user did not choose it.
-    """
+    """The network that predicts; a `UserError` if it would be the lite network although the user did not choose it."""
     from ..checkpoint import LITE_PATH
     from ..network import load
 
@@ -104,8 +100,7 @@ def load_network(options: Options) -> "Network":
 def find_stimuli(benchmark: Benchmark, path: Path, trial: bool = False) -> list[Path]:
     """The test photographs below a folder; for a trial, any photographs.
 
-    Raises:
-        UserError: the number of photographs or of their folders is wrong.
+    A `UserError` if the number of photographs or of their folders is wrong.
     """
     # The archives also contain example maps, in folders of these names: CAT2000's and MIT300's.
     images = [image for image in list_images(path) if not {"Output", "SM"} & {*image.relative_to(path).parts}]

@@ -12,9 +12,8 @@ from .. import data
 from ..acquisition import datasets
 from ..config import VALID_FRACTION
 from ..data import CUSTOM
-from ..scoring.fixations import Blur
+from ..scoring.fixations import Blur, make_saliency
 from ..utils import UserError, quiet_stderr
-from .custom import make_missing_maps
 
 # Options that only apply to your own photographs.
 OF_CUSTOM = ("valid_fraction", "sigma", "pixels_per_degree")
@@ -53,7 +52,8 @@ def run(options: Options) -> None:
         folder = data.find_dataset(CUSTOM, options.path)
         if not options.restart:
             check_resumed(Path(params["results"]), "+".join(options.data), own)
-        make_missing_maps(folder, params, Blur(options.sigma, options.pixels_per_degree))
+        blur = Blur(options.sigma, options.pixels_per_degree)
+        make_saliency(folder, blur, params["orientation"], params["max_dropped"])
     fixed = None if isinstance(options.input_size, str) else options.input_size
     sizes = {name: fixed or datasets.input_size(name) for name in options.data}
     groups = {

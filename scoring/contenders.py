@@ -12,14 +12,14 @@ from ..progress import ProgressBar
 from ..utils import UserError, name_some, parallel_map
 from . import density, metrics
 from .fitted import FittedDensity, fit_density
-from .ground_truth import Case, GroundTruth, pixels_at, read_saliency
+from .ground_truth import Case, GroundTruth, read_saliency
 from .protocols import TUEBINGEN, Protocol
 
 # Training images for the fit of a density; its 34 parameters do not need more.
 FIT_IMAGES = 200
 
 # Names of `baselines` and `score_gold_standard` in the table, reserved for them.
-UNIFORM, CENTRE_BIAS, GOLD_STANDARD = "uniform", "center bias", "gold standard"
+UNIFORM, CENTER_BIAS, GOLD_STANDARD = "uniform", "center bias", "gold standard"
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def baselines(truth: GroundTruth) -> list[Contender]:
     def uniform(cases):
         return (np.full(case.shape, 1 / np.prod(case.shape)) for case in cases)
 
-    def centre_bias(cases):
-        return parallel_map(lambda case: np.exp(truth.log_centre_bias(case)), cases)
+    def center_bias(cases):
+        return parallel_map(lambda case: np.exp(truth.log_center_bias(case)), cases)
 
-    bias = truth.centre_bias
-    record = {"baseline": CENTRE_BIAS, "bandwidth": bias.bandwidth, "uniform_share": bias.uniform}
+    bias = truth.center_bias
+    record = {"baseline": CENTER_BIAS, "bandwidth": bias.bandwidth, "uniform_share": bias.uniform}
     return [
         Contender(UNIFORM, uniform, _log_of_density, record={"baseline": UNIFORM}),
-        Contender(CENTRE_BIAS, centre_bias, _log_of_density, record=record),
+        Contender(CENTER_BIAS, center_bias, _log_of_density, record=record),
     ]
 
 
@@ -122,14 +122,13 @@ def score_contender(
 
 def _metric_maps(contender: Contender, truth: GroundTruth) -> Callable[[Case, np.ndarray], dict[str, np.ndarray]]:
     """A function that makes the maps for each metric, after a first pass over all predictions for their average."""
-    grid = (density.CELLS, density.CELLS)
     rows = zip(truth.cases, contender.maps(truth.cases), strict=True)
-    grids = parallel_map(lambda row: density.on_pixels(np.exp(contender.log_density(row[1])), grid), rows)
+    grids = parallel_map(lambda row: density.on_pixels(np.exp(contender.log_density(row[1])), density.GRID), rows)
     total = sum(_progress(grids, len(truth.cases), f"{contender.name}, average"))
     count = round(np.mean([len(case.fixations) for case in truth.cases]))
 
     def make(case: Case, log_density: np.ndarray) -> dict[str, np.ndarray]:
-        others = total - density.on_pixels(np.exp(log_density), grid)
+        others = total - density.on_pixels(np.exp(log_density), density.GRID)
         others = density.on_pixels(np.maximum(others, 1e-300), case.shape)
         return density.metric_maps(log_density, others, truth.kernel, max(1, count), truth.seed)
 
@@ -159,8 +158,8 @@ def plain_metrics(
 ) -> tuple[str, ...]:
     """Those of CC and KLD for which the contender's maps score better than the blurred density.
 
-    Networks are trained to predict blurred fixations, which these metrics compare with. A density is fitted to single
-    fixations, from maps that are blurred already, so blurring it again loses details that the maps have.
+    Networks are trained to predict blurred fixations, which these metrics compare with. Blurring a density of single
+    fixations loses details that the maps have.
     """
     truth = GroundTruth(cases, sigma)
 
@@ -183,32 +182,33 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
     observers has no score; at least one image must have them, see `Case.has_observers`.
     """
     known = [case for case in truth.cases if case.has_observers]
-    centres = {case.index: truth.centre_bias.grid(without=case.positions) for case in known}
-    gold = density.fit_gold_standard([(c.positions, c.known_observers, c.shape, centres[c.index]) for c in known])
+    centers = {case.index: truth.center_bias.grid(without=case.positions) for case in known}
+    gold = density.fit_gold_standard([(c.positions, c.known_observers, c.shape, centers[c.index]) for c in known])
     names = protocol.metrics
     of_fixations = [name for name in names if name in protocol.of_fixations]
     of_maps = [name for name in names if name not in protocol.of_fixations]
 
     def predict_others(case: Case, shape: tuple[int, int], chosen: np.ndarray, names: Sequence[str]) -> dict:
         """Score the prediction of the chosen fixations by all others, on `shape` pixels."""
-        grid = gold.grid(case.positions[~chosen], case.shape, centres[case.index])
+        grid = gold.grid(case.positions[~chosen], case.shape, centers[case.index])
         values = density.on_pixels(grid, shape)
-        seen = replace(case, shape=shape, fixations=pixels_at(case.positions, shape))
+        seen = replace(case, shape=shape, fixations=density.pixels_at(case.positions, shape))
         return protocol.score(truth, seen, values, np.log(values), seen.fixations[chosen], names)
 
     def score_one(case: Case) -> dict[str, float]:
-        if case.index not in centres:
+        if case.index not in centers:
             return dict.fromkeys(names, np.nan)
         observers = np.unique(case.known_observers)
         # The density has no finer details than its grid, and scoring on the grid is faster.
-        coarse = (density.CELLS, density.CELLS)
-        rows = [predict_others(case, coarse, case.known_observers == observer, of_fixations) for observer in observers]
+        rows = [
+            predict_others(case, density.GRID, case.known_observers == observer, of_fixations) for observer in observers
+        ]
         means = {name: float(np.mean([row[name] for row in rows])) for name in of_fixations}
         halves = predict_others(case, case.shape, np.isin(case.known_observers, observers[::2]), of_maps)
         return {name: {**means, **halves}[name] for name in names}
 
     rows = _progress(parallel_map(score_one, truth.cases), len(truth.cases), GOLD_STANDARD)
-    record = {"baseline": GOLD_STANDARD, "bandwidth": gold.bandwidth, "centre_bias_share": gold.centre}
+    record = {"baseline": GOLD_STANDARD, "bandwidth": gold.bandwidth, "centre_bias_share": gold.center}
     return list(rows), record
 
 

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from .metrics import as_distribution
+from .metrics import as_distribution, count_map
 
 # Keeps the density of a map's black pixels above zero.
 FLOOR = 1e-8
@@ -43,15 +43,17 @@ def relative(fixations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 # --- Kernel density on a grid -----------------------------------------------------------------------------------------
 
 
-def cells_of(positions: np.ndarray) -> np.ndarray:
-    """The cell of each relative position, (N, 2) integers."""
-    return np.minimum((np.asarray(positions) * CELLS).astype(int), CELLS - 1)
+GRID = (CELLS, CELLS)
 
 
-def histogram(positions: np.ndarray) -> np.ndarray:
-    """Counts of relative positions, (CELLS, CELLS) float64."""
-    rows, columns = cells_of(positions).T
-    return np.bincount(rows * CELLS + columns, minlength=CELLS**2).reshape(CELLS, CELLS).astype(np.float64)
+def pixels_at(positions: np.ndarray, shape: tuple[int, int] = GRID) -> np.ndarray:
+    """Relative positions as pixels of an image, or as cells of the grid, (N, 2) integers."""
+    return np.minimum((np.asarray(positions) * shape).astype(int), np.subtract(shape, 1))
+
+
+def histogram(positions: np.ndarray, shape: tuple[int, int] = GRID) -> np.ndarray:
+    """Counts of relative positions in the pixels of an image, or in the cells of the grid; float64."""
+    return count_map(pixels_at(positions, shape), shape)
 
 
 @functools.lru_cache(maxsize=256)
@@ -82,8 +84,7 @@ def kernel_sums(cells: np.ndarray, sources: np.ndarray, of_rows: np.ndarray, of_
 def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]:
     """The share of `others` in the mixture of two densities with the highest likelihood, and its logarithm's mean.
 
-    Args:
-        values, others: both densities at the fixations, (N,), or one number for all.
+    Both densities are given at the fixations, (N,), or as one number for all.
     """
 
     def loss(share):
@@ -97,7 +98,7 @@ def mixed(values: np.ndarray, others: np.ndarray | float) -> tuple[float, float]
 
 
 @dataclass(frozen=True)
-class CentreBias:
+class CenterBias:
     """Where people look regardless of the image: a kernel density of the fixations of many images.
 
     Attributes:
@@ -124,14 +125,14 @@ class CentreBias:
         return np.log(on_pixels(self.grid(without), shape))
 
 
-def fit_centre_bias(positions: Sequence[np.ndarray]) -> CentreBias:
+def fit_center_bias(positions: Sequence[np.ndarray]) -> CenterBias:
     """Choose bandwidth and mixture by the likelihood of each image's fixations, (N, 2), under those of the others."""
     every = np.concatenate([np.zeros((0, 2)), *positions])
     counts = histogram(every)
     chosen = [p for p in positions[:: max(1, len(positions) // MOST_IMAGES)] if len(p)]
     if len(chosen) < 2:
-        return CentreBias(counts, 0.1, 1.0)  # Nothing to learn from: uniform.
-    cells = [cells_of(p) for p in chosen]
+        return CenterBias(counts, 0.1, 1.0)  # Nothing to learn from: uniform.
+    cells = [pixels_at(p) for p in chosen]
 
     def best_mixture(bandwidth):
         kernel = kernel_matrix(float(bandwidth))
@@ -144,7 +145,7 @@ def fit_centre_bias(positions: Sequence[np.ndarray]) -> CentreBias:
         return mixed(np.maximum(np.concatenate(values), 0), 1 / CELLS**2)
 
     bandwidth = minimum(lambda x: -best_mixture(x)[1], 0.01, 0.3)
-    return CentreBias(counts, bandwidth, best_mixture(bandwidth)[0])
+    return CenterBias(counts, bandwidth, best_mixture(bandwidth)[0])
 
 
 def minimum(loss: Callable[[float], float], lowest: float, highest: float) -> float:
@@ -162,19 +163,19 @@ class GoldStandard:
 
     Attributes:
         bandwidth: of the Gaussian kernel, relative to the square root of the image's area.
-        centre: share of the center bias in the mixture.
+        center: share of the center bias in the mixture.
     """
 
     bandwidth: float
-    centre: float
+    center: float
 
-    def grid(self, positions: np.ndarray, shape: tuple[int, int], centre_grid: np.ndarray) -> np.ndarray:
-        """The density of observers' fixations, (N, 2), on the grid; `centre_grid` is `CentreBias.grid` without them."""
+    def grid(self, positions: np.ndarray, shape: tuple[int, int], center_grid: np.ndarray) -> np.ndarray:
+        """The density of observers' fixations, (N, 2), on the grid; `center_grid` is `CenterBias.grid` without them."""
         of_rows, of_columns = observers_kernels(shape, self.bandwidth)
         density = of_rows @ histogram(positions) @ of_columns.T
         mass = density.sum()
-        density = density / mass if mass > 0 else centre_grid
-        return (1 - self.centre) * density + self.centre * centre_grid
+        density = density / mass if mass > 0 else center_grid
+        return (1 - self.center) * density + self.center * center_grid
 
 
 def observers_kernels(shape: tuple[int, int], bandwidth: float) -> tuple[np.ndarray, np.ndarray]:
@@ -196,17 +197,17 @@ def fit_gold_standard(
     images = images[:: max(1, len(images) // MOST_IMAGES)]
 
     def best_mixture(bandwidth):
-        values, centres = [], []
-        for positions, observers, shape, centre_grid in images:
+        values, centers = [], []
+        for positions, observers, shape, center_grid in images:
             of_rows, of_columns = observers_kernels(shape, bandwidth)
-            cells = cells_of(positions)
+            cells = pixels_at(positions)
             masses = of_rows.sum(0)[cells[:, 0]] * of_columns.sum(0)[cells[:, 1]]
             for observer in np.unique(observers):
                 own = observers == observer
                 density = kernel_sums(cells[own], cells[~own], of_rows, of_columns)
                 values.append(density / masses[~own].sum())
-                centres.append(centre_grid[tuple(cells[own].T)])
-        return mixed(np.concatenate(values), np.concatenate(centres))
+                centers.append(center_grid[tuple(cells[own].T)])
+        return mixed(np.concatenate(values), np.concatenate(centers))
 
     bandwidth = minimum(lambda x: -best_mixture(x)[1], 0.01, 0.2)
     return GoldStandard(bandwidth, best_mixture(bandwidth)[0])
@@ -251,7 +252,7 @@ def blurred(log_density: np.ndarray, kernel: float) -> np.ndarray:
 
 
 def similarity_map(values: np.ndarray, kernel: float, count: int, seed: int = 0, draws: int = SIM_DRAWS) -> np.ndarray:
-    """The map, (H, W) with sum 1, that maximises the expected similarity under a density, `values`.
+    """The map, (H, W) with sum 1, that maximizes the expected similarity under a density, `values`.
 
     The expected similarity with true maps q is the sum of E[min(p, q)] over the pixels. On the simplex it is maximal if
     P(q > p) is the same for all pixels, so p is the same quantile of each pixel's true values, with a sum of 1 over the

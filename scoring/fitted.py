@@ -13,20 +13,20 @@ from scipy.optimize import minimize
 from ..installation import command
 from ..progress import ProgressBar
 from ..utils import UserError, write_json
-from .density import FLOOR, on_pixels
+from .density import FLOOR, histogram, on_pixels
 from .metrics import as_distribution
 
-KNOTS, CENTRE_KNOTS = 20, 12
+KNOTS, CENTER_KNOTS = 20, 12
 
 # Positions of the curve's knots: denser at small values, which most pixels have, and where its logarithm is steep.
 CURVE_AT = np.linspace(0, 1, KNOTS) ** 2
-CENTRE_AT = np.linspace(0, 1, CENTRE_KNOTS)
+CENTER_AT = np.linspace(0, 1, CENTER_KNOTS)
 
 # Weight of the squared steps of the center bias, relative to the likelihood of a fixation in nats.
 SMOOTHING = 1e-3
 
 # Bounds of the parameters, see `_split`: beyond them numbers overflow, or a single fixation could cost any amount.
-BOUNDS = [(-6, -0.7), (-3, 3), *[(-10, 2)] * KNOTS, *[(-15, 15)] * CENTRE_KNOTS]
+BOUNDS = [(-6, -0.7), (-3, 3), *[(-10, 2)] * KNOTS, *[(-15, 15)] * CENTER_KNOTS]
 
 # Fitting uses maps on a grid with this many cells along each side, and this many maps at a time.
 FIT_CELLS = 128
@@ -43,7 +43,7 @@ class FittedDensity:
     Attributes:
         blur: standard deviation of the Gaussian, relative to the square root of the image's area.
         curve: (20,) positive and rising, at the values `CURVE_AT` of the blurred map, which was scaled to 0 to 1.
-        centre: (12,) logarithms of the factors at equal steps of the elliptic distance, from the center to a corner.
+        center: (12,) logarithms of the factors at equal steps of the elliptic distance, from the center to a corner.
         ratio: weight of the vertical in that distance, relative to the horizontal; both relative to half the side.
         plain: metrics for which the saliency map itself scored better on the images of the fit than the map that is
             made from the density; see `contenders.plain_metrics`.
@@ -51,7 +51,7 @@ class FittedDensity:
 
     blur: float
     curve: np.ndarray
-    centre: np.ndarray
+    center: np.ndarray
     ratio: float
     plain: tuple[str, ...] = ()
 
@@ -60,30 +60,26 @@ class FittedDensity:
         scaled = stretched(saliency)
         sigmas = np.full((1, 2), self.blur * np.sqrt(scaled.size))
         with _on_processor():
-            return _log_densities(scaled[None], sigmas, self.curve, self.centre, self.ratio).numpy()[0]
+            return _log_densities(scaled[None], sigmas, self.curve, self.center, self.ratio).numpy()[0]
 
     def save(self, path: Path) -> None:
-        curves = {"curve": self.curve.tolist(), "centre": self.centre.tolist()}
+        curves = {"curve": self.curve.tolist(), "centre": self.center.tolist()}
         write_json(path, {"blur": self.blur, **curves, "ratio": self.ratio, "plain": self.plain})
 
     @classmethod
     def load(cls, path: Path) -> "FittedDensity":
-        """Read a file of `save`.
-
-        Raises:
-            UserError: the file is missing or invalid.
-        """
+        """Read a file of `save`; a `UserError` if it is missing or invalid."""
         if not path.exists():
             raise UserError(f"No such file: {path}. Make one with '{command()} evaluate --fit'.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            curve, centre = (np.array(content[name], np.float64) for name in ("curve", "centre"))
+            curve, center = (np.array(content[name], np.float64) for name in ("curve", "centre"))
             plain = tuple(map(str, content.get("plain", ())))
-            loaded = cls(float(content["blur"]), curve, centre, float(content["ratio"]), plain)
+            loaded = cls(float(content["blur"]), curve, center, float(content["ratio"]), plain)
             positive = [loaded.blur, loaded.ratio, *curve]
-            if curve.shape != (KNOTS,) or centre.shape != (CENTRE_KNOTS,) or min(positive) <= 0:
+            if curve.shape != (KNOTS,) or center.shape != (CENTER_KNOTS,) or min(positive) <= 0:
                 raise ValueError("its values are out of range")
-            if not np.isfinite([*positive, *centre]).all():
+            if not np.isfinite([*positive, *center]).all():
                 raise ValueError("its values are not finite")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a fitted density: {error}. Make one with 'evaluate --fit'.") from error
@@ -103,24 +99,15 @@ def _on_processor():
     return tf.device("/CPU:0")  # GPUs are slow in float64.
 
 
-def _log_densities(saliency, sigmas, curve, centre, ratio):
-    """Log densities of maps of one size.
-
-    Args:
-        saliency: float64, (B, H, W), 0 to 1.
-        sigmas: standard deviations of the blur in rows and columns, float64, (B, 2).
-        curve, centre, ratio: see `FittedDensity`.
-
-    Returns:
-        float64, (B, H, W).
-    """
+def _log_densities(saliency, sigmas, curve, center, ratio):
+    """Log densities of maps, float64 (B, H, W), 0 to 1; `sigmas` of the blur in rows and columns, float64 (B, 2)."""
     height, width = tf.unstack(tf.shape(saliency)[1:])
     blurred = _gaussians(height, sigmas[:, 0]) @ saliency @ _gaussians(width, sigmas[:, 1], transposed=True)
     unnormalized = tf.math.log(_interpolate(blurred, CURVE_AT, curve))
     sides = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
     vertical, horizontal = ((tf.range(0.5, side) * 2 / side - 1) ** 2 for side in sides)  # -1 to 1, squared
     distance = tf.sqrt((ratio * vertical[:, None] + horizontal) / (1 + ratio))  # (H, W), 0 to 1 in the corners
-    unnormalized += _interpolate(distance, CENTRE_AT, centre)
+    unnormalized += _interpolate(distance, CENTER_AT, center)
     return unnormalized - tf.reduce_logsumexp(unnormalized, axis=(1, 2), keepdims=True)
 
 
@@ -174,7 +161,7 @@ def fit_density(
 def likelihood_loss(
     maps: Iterable[np.ndarray], positions: Sequence[np.ndarray]
 ) -> tuple[Callable[..., tuple[float, np.ndarray]], np.ndarray]:
-    """The function that `fit_density` minimises, and its start.
+    """The function that `fit_density` minimizes, and its start.
 
     Returns:
         A function from parameters, (34,) float64, to the negative mean log likelihood of a fixation relative to
@@ -186,16 +173,16 @@ def likelihood_loss(
         default = as_distribution(saliency)
         lowest.append((default.min() + FLOOR) / (np.ptp(default) or 1))  # On the scale of `stretched`.
     curve_steps = np.append(np.median(lowest), np.diff(CURVE_AT))
-    start = np.concatenate([[np.log(BLURS[0]), 0], np.log(curve_steps), np.zeros(CENTRE_KNOTS)])
+    start = np.concatenate([[np.log(BLURS[0]), 0], np.log(curve_steps), np.zeros(CENTER_KNOTS)])
     dataset = [np.stack(column) for column in zip(*rows, strict=True)]
 
     @tf.function(reduce_retracing=True)
     def batch_loss(parameters, smoothing, saliency, shares, scales):
         with tf.GradientTape() as tape:
             tape.watch(parameters)
-            blur, ratio, curve, centre = _split(parameters)
-            value = -tf.reduce_sum(shares * _log_densities(saliency, blur * scales, curve, centre, ratio))
-            value += smoothing * tf.reduce_sum((centre[1:] - centre[:-1]) ** 2)
+            blur, ratio, curve, center = _split(parameters)
+            value = -tf.reduce_sum(shares * _log_densities(saliency, blur * scales, curve, center, ratio))
+            value += smoothing * tf.reduce_sum((center[1:] - center[:-1]) ** 2)
         return value, tape.gradient(value, parameters)
 
     def loss(parameters, smoothing: float = 0.0):
@@ -215,14 +202,13 @@ def _on_grid(saliency: np.ndarray, positions: np.ndarray, total: int) -> tuple[n
     """A training image on the fit's grid.
 
     Returns:
-        The map, (n, n), 0 to 1; each cell's share of the fixations of all images, (n, n); and the blur's standard
-        deviation in rows and columns of the grid, for a `blur` of 1.
+        The map, (n, n), 0 to 1; each cell's share of the fixations of all images, (n, n); and the standard deviation in
+        rows and columns of the grid for a `blur` of 1.
     """
     scaled = stretched(saliency)
     values = on_pixels(scaled + 1e-12, (FIT_CELLS, FIT_CELLS))
     values = values * scaled.mean() * FIT_CELLS**2  # From a sum of 1 back to the map's scale.
-    rows, columns = np.minimum((positions * FIT_CELLS).astype(int), FIT_CELLS - 1).T
-    counts = np.bincount(rows * FIT_CELLS + columns, minlength=FIT_CELLS**2).reshape(FIT_CELLS, FIT_CELLS)
+    counts = histogram(positions, (FIT_CELLS, FIT_CELLS))
     return np.clip(values, 0, 1), counts / total, FIT_CELLS * np.sqrt(scaled.size) / np.array(scaled.shape)
 
 
@@ -234,5 +220,5 @@ def _split(parameters):
 
 def unpack(parameters: np.ndarray) -> FittedDensity:
     """Parameters, (34,), as a density; see `_split`."""
-    blur, ratio, curve, centre = (part.numpy() for part in _split(tf.constant(parameters)))
-    return FittedDensity(float(blur), curve, centre, float(ratio))
+    blur, ratio, curve, center = (part.numpy() for part in _split(tf.constant(parameters)))
+    return FittedDensity(float(blur), curve, center, float(ratio))

@@ -16,8 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from ..acquisition.convert import gaussian_blur
 from ..acquisition.datasets import is_unpacked
-from ..acquisition.gaze import lit_pixels
-from ..acquisition.readers import read_salicon
+from ..acquisition.readers import lit_pixels, read_salicon
 from ..data import files_by_name, list_images, not_maps, other_size, part
 from ..image_files import (
     IMAGE_SUFFIXES,
@@ -115,11 +114,7 @@ def _read_unpacked(folder: Path, stimuli: Mapping[str, Path]) -> dict[str, np.nd
 def read_fixation_map(file: Path, stimulus: Path, orientation: str = STORED) -> np.ndarray:
     """Fixations from a binary map: black, with one other value at fixations.
 
-    Args:
-        file: PNG, BMP, TIFF or JPEG; the values of a JPEG are rounded to black or white, because compression blurs
-            them.
-        stimulus: the photograph.
-        orientation: of the photograph.
+    The values of a JPEG are rounded to black or white, because compression blurs them.
 
     Returns:
         int64 (n, 3): x, y and `UNKNOWN_OBSERVER`, row by row of the map.
@@ -175,12 +170,11 @@ class Blur:
 
 
 def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
-    """The saliency map of fixations: the sum of a Gaussian around each, scaled to a maximum of 255.
+    """The saliency map of fixations: the sum of a Gaussian of `sigma` pixels around each, scaled to a maximum of 255.
 
     Args:
         points: (n, 2 or more) integers, x and y first; n is at least 1. Repeated fixations are added.
         size: height and width of the image.
-        sigma: standard deviation in pixels.
 
     Returns:
         float32 (H, W), 0 to 255.
@@ -192,18 +186,13 @@ def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> n
 def make_saliency(
     folder: Path, blur: Blur | None = None, orientation: str = UPRIGHT, max_dropped: float = MAX_DROPPED
 ) -> Blur | None:
-    """Make the saliency maps of a dataset that has only fixations.
+    """Make the saliency maps of a dataset that has only fixations, see `read_fixations`, and print their blur.
 
     `folder/saliency/` is made if it is missing, and made again if the fixations, the stimuli or the blur have changed.
     Maps from elsewhere are never changed. The folder is written completely or not at all.
 
-    Args:
-        folder: of the dataset; see `read_fixations`.
-        blur: None for the blur of the existing maps, or else `Blur()`.
-        orientation, max_dropped: see `read_fixations`.
-
     Returns:
-        The blur of the new maps; None if no maps were made.
+        The blur of the new maps, that of the existing ones or `Blur()` by default; None if no maps were made.
 
     Raises:
         UserError: there are neither maps nor fixations, the fixations are invalid (see `read_fixations`), an image
@@ -249,6 +238,7 @@ def make_saliency(
             for _ in ProgressBar(written, total=len(fixations), desc="Saliency maps", unit="map"):
                 pass
         write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
+    print(f"Made saliency maps from the fixations, with a sigma of {blur}: {target}.")
     return blur
 
 
@@ -276,11 +266,7 @@ def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder
 
 
 def _read_record(record: Path) -> dict:
-    """The record of made maps.
-
-    Raises:
-        UserError: the maps have been changed since.
-    """
+    """The record of made maps; a `UserError` if the maps have been changed since."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
         if "source" in content and content["maps"] == _fingerprint_of_maps(record.parent):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..acquisition.convert import gaussian_blur
-from ..acquisition.gaze import UNKNOWN_OBSERVER
+from ..acquisition.readers import UNKNOWN_OBSERVER
 from ..data import BLACK, Sample, other_size
 from ..image_files import STORED, Unreadable, image_size
 from ..images import read_map
@@ -93,10 +93,10 @@ class GroundTruth:
                     f"{case.shape[1]}×{case.shape[0]} pixels: choose a smaller one."
                 )
         self.cases, self.sigma, self.seed = cases, sigma, seed
-        self.centre_bias = density.fit_centre_bias([case.positions for case in cases])
+        self.center_bias = density.fit_center_bias([case.positions for case in cases])
         self.every = np.concatenate([np.zeros((0, 2)), *(case.positions for case in cases)])
         # One table per image size keeps the shuffled AUC linear in the number of images.
-        self._counts = functools.lru_cache(maxsize=32)(lambda shape: _count_at(self.every, shape))
+        self._counts = functools.lru_cache(maxsize=32)(lambda shape: density.histogram(self.every, shape))
 
     def own_map(self, case: Case) -> np.ndarray:
         """The saliency map of an image in the dataset, float64 (H, W).
@@ -118,7 +118,7 @@ class GroundTruth:
     def other_fixations(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """All fixations of the other images at this image's size: distinct pixels (M, 2) and their counts."""
         counts = self._counts(case.shape).copy()
-        np.subtract.at(counts, tuple(pixels_at(case.positions, case.shape).T), 1)
+        np.subtract.at(counts, tuple(density.pixels_at(case.positions, case.shape).T), 1)
         found = np.flatnonzero(counts)
         return np.column_stack(np.divmod(found, case.shape[1])), counts.ravel()[found]
 
@@ -128,20 +128,11 @@ class GroundTruth:
         others = np.delete(np.arange(len(self.cases)), case.index)
         drawn = random.choice(others, min(images, len(others)), replace=False)
         positions = np.concatenate([np.zeros((0, 2)), *(self.cases[i].positions for i in drawn)])
-        return _count_at(positions, case.shape) > 0
+        return density.histogram(positions, case.shape) > 0
 
-    def log_centre_bias(self, case: Case) -> np.ndarray:
+    def log_center_bias(self, case: Case) -> np.ndarray:
         """The log density of the other images' fixations."""
-        return self.centre_bias.log_density(case.shape, without=case.positions)
-
-
-def pixels_at(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Relative positions as pixels of an image, (N, 2)."""
-    return np.minimum((positions * shape).astype(int), np.subtract(shape, 1))
-
-
-def _count_at(positions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return metrics.count_map(pixels_at(positions, shape), shape)
+        return self.center_bias.log_density(case.shape, without=case.positions)
 
 
 def estimate_kernel(cases: Sequence[Case], count: int = 8) -> float:

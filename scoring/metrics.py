@@ -97,7 +97,7 @@ def sauc_tuebingen(
 
 
 def nss_tuebingen(saliency: np.ndarray, fixations: np.ndarray) -> float:
-    """Normalised scanpath saliency: mean at the fixations, in (population) standard deviations of the map."""
+    """Normalized scanpath saliency: mean at the fixations, in (population) standard deviations of the map."""
     return _nss(_checked(saliency), fixations, degrees=0)
 
 
@@ -169,7 +169,7 @@ def auc_shuffled_mit(saliency: np.ndarray, fixation_map: np.ndarray, other_map: 
 
 
 def nss_mit(saliency: np.ndarray, fixation_map: np.ndarray) -> float:
-    """Normalised scanpath saliency with the sample's standard deviation, n - 1 (NSS.m)."""
+    """Normalized scanpath saliency with the sample's standard deviation, n - 1 (NSS.m)."""
     saliency, fixated = _pair(saliency, fixation_map)
     return _nss(saliency, np.argwhere(fixated > 0), degrees=1)
 

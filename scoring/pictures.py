@@ -21,14 +21,9 @@ MOST_WORST = 20
 def draw_examples(
     path: Path, contender: Contender, truth: GroundTruth, protocol: Protocol, rows: Sequence[dict], metric: str
 ) -> None:
-    """Draw the best, the median and the worst images: photograph with fixations, true map, and prediction.
+    """Draw the best, the median and the worst images by a metric: photograph with fixations, true map, and prediction.
 
-    Args:
-        path: of the picture.
-        contender: the source of the predictions.
-        truth, protocol: the ground truth and the metrics.
-        rows: the contender's scores of each image.
-        metric: the score that ranks the images.
+    `rows` are the contender's scores of each image.
     """
     values, order = rank(rows, metric, protocol)
     if not order:
@@ -57,10 +52,7 @@ def draw_examples(
 def draw_worst(
     path: Path, contender: Contender, truth: GroundTruth, protocol: Protocol, rows: Sequence[dict], metric: str
 ) -> None:
-    """Draw the worst tenth of the images, at most `MOST_WORST`, the worst first: map over photograph, and fixations.
-
-    Args: as `draw_examples`.
-    """
+    """Draw the worst tenth of the images, at most `MOST_WORST`, the worst first: map over photograph, and fixations."""
     values, order = rank(rows, metric, protocol)
     chosen = order[::-1][: min(MOST_WORST, -(-len(order) // 10))]
     if not chosen:

@@ -105,7 +105,7 @@ class Tuebingen(Protocol):
             "CC": lambda: metrics.cc(of("CC"), image()),
             "SIM": lambda: metrics.sim_tuebingen(of("SIM"), image()),
             "KLD": lambda: metrics.kld(of("KLD"), image()),
-            "IG": lambda: metrics.ig_tuebingen(log_density, truth.log_centre_bias(case), fixations),
+            "IG": lambda: metrics.ig_tuebingen(log_density, truth.log_center_bias(case), fixations),
         }
 
 
@@ -131,7 +131,7 @@ class Mit(Protocol):
             "CC": lambda: metrics.cc(maps, image()),
             "SIM": lambda: metrics.sim_mit(maps, image()),
             "KLD": lambda: metrics.kld(maps, image()),
-            "IG": lambda: metrics.ig_mit(maps, binary, np.exp(truth.log_centre_bias(case))),
+            "IG": lambda: metrics.ig_mit(maps, binary, np.exp(truth.log_center_bias(case))),
             "EMD": lambda: metrics.emd_mit(maps, image()),
         }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..acquisition.gaze import UNKNOWN_OBSERVER
+from ..acquisition.readers import UNKNOWN_OBSERVER
 from ..image_files import IMAGE_SUFFIXES
 from ..utils import UserError, name_some, print_once
 
@@ -108,8 +108,7 @@ def _find_inside(
 ) -> np.ndarray:
     """Which fixations are inside their images, (n,) bool; a line says how many others are dropped.
 
-    Raises:
-        UserError: there are too many others, or the positions are normalized.
+    A `UserError` if there are too many others, or if the positions are normalized.
     """
     height, width = np.array(list(sizes.values()))[image].T
     x, y = rows[:, 1], rows[:, 2]

@@ -14,8 +14,10 @@ import pytest
 import tensorflow as tf
 import tiny_archives
 from loopback import Loopback
+from PIL import Image
 from tiny_archives import zip_of
 
+from msinet import progress
 from msinet.acquisition import transfer
 from msinet.acquisition.datasets import DATASETS
 
@@ -46,6 +48,12 @@ def no_network(monkeypatch):
         return getaddrinfo(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+@pytest.fixture(autouse=True)
+def no_progress_lines(monkeypatch):
+    """On a slow machine, lines about the progress would join the messages that tests read."""
+    monkeypatch.setattr(progress, "LOG_SECONDS", 10_000)
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +142,25 @@ def tiny(server, monkeypatch):
         return files
 
     return make
+
+
+@pytest.fixture
+def change_archives(monkeypatch):
+    """Change fields of a dataset's archives: `change_archives("osie", md5="0")` -> the archives."""
+
+    def change(name, **fields):
+        rows = tuple(replace(archive, **fields) for archive in DATASETS[name].archives)
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], archives=rows))
+        return rows
+
+    return change
+
+
+def exif(orientation: int) -> Image.Exif:
+    """Metadata of a photograph that is turned to be shown; 6 turns it by 90 degrees to the right."""
+    metadata = Image.Exif()
+    metadata[0x0112] = orientation
+    return metadata
 
 
 def write(path: Path, contents) -> Path:

@@ -32,11 +32,10 @@ MAY_IMPORT = {
     "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks geometry "
     "videos",
     "photographs": "images data utils config image_files listing videos.reading",
-    "phases": "phases.custom phases.evaluation phases.formats phases.questions phases.training phases.distributed "
+    "phases": "phases.evaluation phases.formats phases.questions phases.training phases.distributed "
     "phases.introduce progress "
     "photographs network attention scoring checkpoint images data precision model loss acquisition.datasets utils "
     "config installation image_files listing phases.clips videos",
-    "phases.custom": "scoring",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so a user can repeat each row of its page with a command.
     "phases.reproduce": "phases.reproduction utils",

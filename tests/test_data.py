@@ -53,21 +53,9 @@ def test_every_mismatch_is_named_in_one_error(tiny_dataset):
         assert complaint in str(error.value)
 
 
-def test_two_files_with_the_same_name_are_an_error(tiny_dataset):
-    folder = tiny_dataset(count=1)
-    (folder / "stimuli" / "0000.jpg").write_bytes((folder / "stimuli" / "0000.png").read_bytes())
-    with pytest.raises(UserError, match="Two files for one image"):
-        data.pair_files(folder)
-
-
-def test_hidden_files_of_other_systems_are_skipped(tiny_dataset):
+def test_hidden_files_and_folders_with_names_like_images_are_not_images(tiny_dataset):
     folder = tiny_dataset(count=2)
     write(folder / "stimuli" / "._0000.png", b"resource fork")
-    assert len(data.pair_files(folder)) == 2
-
-
-def test_folders_with_names_like_images_are_not_images(tiny_dataset):
-    folder = tiny_dataset(count=2)
     (folder / "stimuli" / "album.jpg").mkdir()
     write(folder / "stimuli" / "album.jpg" / "x.png", b"")
     assert [file.name for file in data.list_images(folder / "stimuli")] == ["0000.png", "0001.png", "x.png"]
@@ -174,17 +162,12 @@ def test_hashes_detect_other_names_and_changed_files_but_not_copies(tiny_dataset
         ("stimuli/0001.png", b"no image", ["stimuli", "0001.png", "not a readable image"]),
         ("saliency/0001.png", b"no image", ["saliency", "0001.png", "Expected JPEG or PNG"]),
         ("saliency/0001.png", (64, 49), ["saliency", "0001.png", "64×49", "64×48"]),
-        ("saliency/0001.png", None, ["saliency/0001 is missing"]),
-        ("saliency/surplus.png", (64, 48), ["saliency/surplus has no stimulus"]),
-        ("fixations/0001.png", None, ["fixations/0001 is missing"]),
         ("stimuli/0001.bmp", (64, 48), ["Two files for one image", "0001.bmp", "0001.png"]),
     ],
 )
 def test_faulty_files_of_the_user_are_one_clear_line(tiny_dataset, file, contents, words):
     folder = tiny_dataset(count=3)
-    if contents is None:
-        (folder / file).unlink()
-    elif isinstance(contents, bytes):
+    if isinstance(contents, bytes):
         write(folder / file, contents)
     else:
         Image.new("L", contents).save(folder / file)

@@ -22,7 +22,7 @@ from browser import (
     start_browser,
     weights,
 )
-from conftest import write
+from conftest import exif, write
 from PIL import Image
 
 from msinet import images, main
@@ -82,10 +82,8 @@ def test_transparent_picture_is_seen_on_white(page, network, photograph):
 
 
 def test_picture_of_a_phone_is_upright(page, network, photograph, tmp_path):
-    image, exif = photograph(60, 90, seed=5), Image.Exif()
-    exif[0x0112] = 6
-    path = tmp_path / "phone.jpg"
-    Image.fromarray(image).save(path, exif=exif, quality=100, subsampling=0)
+    image, path = photograph(60, 90, seed=5), tmp_path / "phone.jpg"
+    Image.fromarray(image).save(path, exif=exif(6), quality=100, subsampling=0)
     page.upload(path)
     page.wait("map.height === 90")
     expected = expected_map(network, np.rot90(image, -1))

@@ -1,6 +1,7 @@
 """The browser demo's files: missing ones, backends, static hosting, the server, and the command."""
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import json
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -182,15 +184,10 @@ def test_geometry_equals_that_of_test(node, tmp_path):
 
 
 def test_server_names_types_isolates_the_page_and_serves_only_the_folder(address, folder):
-    port = int(address.rsplit(":", 1)[1].strip("/"))
-
     def get(path):
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("GET", path)
-        response = connection.getresponse()
-        response.read()
-        connection.close()
-        return response
+        with contextlib.closing(http.client.HTTPConnection(urlsplit(address).netloc)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse()
 
     for path, kind in (
         ("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css"),

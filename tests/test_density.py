@@ -57,8 +57,8 @@ def simulated_positions(images=40, count=30, uniform=0.2, seed=0):
 
 def test_center_bias_leaves_an_images_own_fixations_out():
     positions = simulated_positions()
-    bias = density.fit_centre_bias(positions)
-    others = density.CentreBias(density.histogram(np.concatenate(positions[1:])), bias.bandwidth, bias.uniform)
+    bias = density.fit_center_bias(positions)
+    others = density.CenterBias(density.histogram(np.concatenate(positions[1:])), bias.bandwidth, bias.uniform)
     np.testing.assert_allclose(bias.grid(without=positions[0]), others.grid(), atol=1e-15)
     assert abs(bias.grid() - others.grid()).max() > 1e-7
     assert abs(logsumexp(bias.log_density((60, 80)))) < 1e-9
@@ -66,11 +66,11 @@ def test_center_bias_leaves_an_images_own_fixations_out():
 
 def test_center_bias_has_the_best_leave_one_image_out_likelihood():
     positions = simulated_positions()
-    bias = density.fit_centre_bias(positions)
+    bias = density.fit_center_bias(positions)
 
     def likelihood(bandwidth, uniform):
-        changed = density.CentreBias(bias.counts, bandwidth, uniform)
-        return np.mean([np.log(changed.grid(without=p)[tuple(density.cells_of(p).T)]).mean() for p in positions])
+        changed = density.CenterBias(bias.counts, bandwidth, uniform)
+        return np.mean([np.log(changed.grid(without=p)[tuple(density.pixels_at(p).T)]).mean() for p in positions])
 
     best = likelihood(bias.bandwidth, bias.uniform)
     for factor in (0.7, 1.4):
@@ -82,24 +82,24 @@ def test_center_bias_has_the_best_leave_one_image_out_likelihood():
 
 def test_center_bias_without_fixations_is_uniform():
     for positions in ([], [np.zeros((0, 2))] * 3, [np.full((5, 2), 0.5)]):
-        log_density = density.fit_centre_bias(positions).log_density((4, 6))
+        log_density = density.fit_center_bias(positions).log_density((4, 6))
         np.testing.assert_allclose(log_density, -np.log(24))
 
 
 def test_gold_standard_finds_the_width_of_common_targets():
-    random, centre = np.random.default_rng(0), np.full((density.CELLS,) * 2, 1 / density.CELLS**2)
+    random, center = np.random.default_rng(0), np.full((density.CELLS,) * 2, 1 / density.CELLS**2)
     images = []
     for _ in range(30):
         targets = random.uniform(0.2, 0.8, (3, 2))
         # Round in pixels: the image is twice as wide as high.
         offsets = random.normal(0, 8, (60, 2)) / (100, 200)
         positions = np.clip(targets[random.integers(0, 3, 60)] + offsets, 0, 0.999)
-        images.append((positions, np.repeat(np.arange(6), 10), (100, 200), centre))
+        images.append((positions, np.repeat(np.arange(6), 10), (100, 200), center))
     gold = density.fit_gold_standard(images)
     # A kernel estimate of a Gaussian needs a narrower kernel than the Gaussian, of 8 / sqrt(100 * 200).
-    assert 0.015 < gold.bandwidth < 0.057 and gold.centre < 0.2
-    grid = gold.grid(images[0][0], (100, 200), centre)
-    assert grid.sum() == pytest.approx(1) and grid.max() > 10 * centre.max()
+    assert 0.015 < gold.bandwidth < 0.057 and gold.center < 0.2
+    grid = gold.grid(images[0][0], (100, 200), center)
+    assert grid.sum() == pytest.approx(1) and grid.max() > 10 * center.max()
 
 
 # --- Fitted densities -------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def small_grid(monkeypatch):
 def truth():
     """A density with a curve, a blur and a center bias that are not the initial ones."""
     curve = 0.05 + fitting.CURVE_AT**2
-    return fitting.FittedDensity(0.05, curve, -2 * np.linspace(0, 1, fitting.CENTRE_KNOTS) ** 2, 1.5)
+    return fitting.FittedDensity(0.05, curve, -2 * np.linspace(0, 1, fitting.CENTER_KNOTS) ** 2, 1.5)
 
 
 def test_loss_of_the_fit_is_the_likelihood_of_the_fitted_density(small_grid, truth):
@@ -139,8 +139,8 @@ def test_fit_recovers_known_parameters_and_gains_information_on_other_images(sma
     # The scale of the curve and the offset of the center bias do not matter. Few pixels reach the ends of either.
     curves = [np.log(d.curve[6:17]) - np.log(d.curve[12]) for d in (fitted, truth)]
     np.testing.assert_allclose(*curves, atol=0.35)
-    centres = [d.centre[1:10] - d.centre[5] for d in (fitted, truth)]
-    np.testing.assert_allclose(*centres, atol=0.35)
+    centers = [d.center[1:10] - d.center[5] for d in (fitted, truth)]
+    np.testing.assert_allclose(*centers, atol=0.35)
 
     baseline = np.full((24, 24), -np.log(24**2))
     gains = []

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write
+from conftest import exif, write
 from PIL import Image, ImageOps
 
 import msinet
@@ -24,7 +24,6 @@ from msinet.phases import export
 from msinet.phases.formats import FORMATS, base, card, hub, node, tfjs
 from msinet.phases.formats.examples import run_example
 from msinet.photographs import sample_photograph
-from msinet.utils import check_writable
 
 ROOT = Path(__file__).parents[1]
 EVERY = [(name, bits) for name, offered in EXPORTS.items() for bits in offered]
@@ -143,9 +142,8 @@ def test_example_with_one_input_size_predicts_the_map_of_test_with_that_size(run
 
 
 def test_examples_turn_photographs_upright(tmp_path, monkeypatch, photograph):
-    stored, exif = Image.fromarray(photograph(20, 30)), Image.Exif()
-    exif[0x0112] = 6  # A phone that was held upright.
-    stored.save(tmp_path / "photograph.png", exif=exif)
+    stored = Image.fromarray(photograph(20, 30))
+    stored.save(tmp_path / "photograph.png", exif=exif(6))
     monkeypatch.chdir(tmp_path)
     found = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(base.READ_PHOTOGRAPH, found)
@@ -410,8 +408,3 @@ def test_unwritable_results_are_detected_before_the_network_is_loaded(weights, t
     monkeypatch.setattr(msinet.network, "load", lambda *arguments, **options: pytest.fail("it was loaded"))
     assert main.main(["export", "--format", "weights", "--weights", str(weights), "--results", str(results)]) == 2
     assert "is not writable" in capsys.readouterr().err
-
-
-def test_check_writable_creates_an_empty_folder(tmp_path):
-    check_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []

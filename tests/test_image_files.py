@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import write
+from conftest import exif, write
 from PIL import Image, ImageOps, PngImagePlugin
 
 from msinet import image_files, images
@@ -34,12 +34,6 @@ def read(path, orientation=UPRIGHT) -> np.ndarray:
     return pixels
 
 
-def tagged(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
 # --- Orientation ------------------------------------------------------------------------------------------------------
 
 
@@ -47,7 +41,7 @@ def tagged(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
 def test_photographs_are_turned_as_their_exif_tag_says(corners, tmp_path, orientation, suffix):
     path = tmp_path / f"a.{suffix}"
-    corners.save(path, exif=tagged(orientation), **({"lossless": True} if suffix == "webp" else {}))
+    corners.save(path, exif=exif(orientation), **({"lossless": True} if suffix == "webp" else {}))
     with Image.open(path) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
     assert np.abs(read(path) - expected).mean() < 6

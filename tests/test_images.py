@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import exif
 from PIL import Image
 
 from msinet import images
@@ -81,7 +82,5 @@ def test_first_frame_of_an_animation_is_used():
 
 def test_decoding_alone_keeps_the_stored_pixels(photograph):
     buffer = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees to show"
-    Image.fromarray(photograph(48, 64)).save(buffer, "JPEG", exif=exif)
+    Image.fromarray(photograph(48, 64)).save(buffer, "JPEG", exif=exif(6))
     assert images.decode_image(tf.constant(buffer.getvalue()), 3).shape == (48, 64, 3)

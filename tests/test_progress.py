@@ -25,6 +25,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("tqdm.std.time", clock)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 30)
     return clock
 
 

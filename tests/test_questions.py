@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from msinet.attention.areas import Box, Pixels, find_pixels
-from msinet.attention.crops import Crop
 from msinet.attention.hot_spots import HotSpot
 from msinet.phases.questions import outlines
 from msinet.phases.questions.area_files import decode_rle, parse_areas, read_areas
@@ -166,7 +165,7 @@ def test_each_gray_value_of_a_label_image_is_an_area(tmp_path):
 def test_outlines_and_names_contrast_with_dark_and_light_photographs(side, shade):
     photograph = Image.new("RGB", (side, side * 2 // 3), (shade,) * 3)
     areas = find_pixels({"box": Box(side * 0.3, side * 0.2, side * 0.4, side * 0.3)}, photograph.size[::-1])
-    drawn = np.asarray(outlines.draw_areas(photograph, areas, {"box": "box  25 %"})).astype(int)
+    drawn = np.asarray(outlines.draw_areas(photograph, areas, {"box": 0.25})).astype(int)
     assert drawn.shape == (side * 2 // 3, side, 3)
     left = round(side * 0.3)
     across = drawn[round(side * 0.4), left - 1 : left + side // 40]
@@ -185,18 +184,16 @@ def test_labels_of_areas_in_one_place_do_not_cover_each_other():
     image = Image.new("RGB", (600, 400), "gray")
     inside = np.ones((50, 50), bool)
     areas = {name: Pixels(100, 100, inside) for name in "abc"}
-    one = outlines.draw_areas(image, {"a": areas["a"]}, {"a": "aaaa"})
-    three = outlines.draw_areas(image, areas, {name: name * 4 for name in areas})
+    one = outlines.draw_areas(image, {"a": areas["a"]}, {"a": 0.5})
+    three = outlines.draw_areas(image, areas, dict.fromkeys(areas, 0.5))
     plates = [int(np.all(np.asarray(drawn)[:, 110] == outlines.BORDER, axis=1).sum()) for drawn in (one, three)]
     assert plates[1] > 2 * plates[0]
 
 
-def test_hot_spots_crops_and_pairs_are_drawn_inside_the_picture():
+def test_hot_spots_and_pairs_are_drawn_inside_the_picture():
     image = Image.new("RGB", (300, 200), "white")
     spots = outlines.draw_spots(image, [HotSpot(150, 100, 40, 0.5), HotSpot(295, 195, 30, 0.1)])
     row = np.asarray(spots)[100]
     assert np.any(np.all(row[108:114] == outlines.INK, axis=1))
-    cropped = np.asarray(outlines.draw_crop(image, Crop(50, 0, 200, 200, 0.8, 0.7), "1:1"))
-    assert np.any(np.all(cropped[100, 50:54] == outlines.BORDER, axis=1)) and np.all(cropped[100, 49] == 255)
     both = outlines.side_by_side(image, Image.new("L", (600, 800)))
     assert both.height == 200 and both.width > 300 + 150

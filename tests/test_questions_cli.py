@@ -8,15 +8,15 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from conftest import exif
+from PIL import Image
 
 import msinet
 from msinet import checkpoint, main, model
 from msinet.attention import density
 from msinet.attention.density import MEANING
 from msinet.phases.questions import outlines
-from msinet.phases.questions.originals import save_crop
-from msinet.scoring.fitted import CENTRE_AT, CURVE_AT, FittedDensity
+from msinet.scoring.fitted import CENTER_AT, CURVE_AT, FittedDensity
 
 SHAPE = 40, 60
 AREAS = {"sign": (5, 10, 20, 10), "face": (20, 5, 30, 20)}
@@ -112,7 +112,7 @@ def test_shares_of_areas_are_written_and_printed(work, areas, capsys):
     assert written["overlaps"][0] == {"image": "a", "area": "sign", "other": "face", "pixels": 50}
 
 
-def test_every_kind_of_areas_gives_the_same_shares(work):
+def test_every_kind_of_areas_gives_the_same_shares_and_photographs_without_areas_are_skipped(work, capsys):
     x, y, width, height = AREAS["sign"]
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]
     (work / "polygon.csv").write_text(f"image,name,polygon\na,1,{' '.join(map(str, corners))}\n", encoding="utf-8")
@@ -126,24 +126,16 @@ def test_every_kind_of_areas_gives_the_same_shares(work):
         "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [corners]}],
     }
     (work / "coco.json").write_text(json.dumps(coco), encoding="utf-8")
-    for flags in (
-        ["--areas", "polygon.csv"],
-        ["--areas", "labels"],
-        ["--areas", "coco.json"],
-        ["--area", "1:5,10,20,10"],
-    ):
-        assert regions(*flags) == 0
-        row = table(work, "regions/regions.csv")[0]
+    assert regions("--area", "1:5,10,20,10") == 0
+    expected = table(work, "regions/regions.csv")
+    for path in ("polygon.csv", "labels", "coco.json"):
+        assert regions("--areas", path) == 0
+        (row,) = table(work, "regions/regions.csv")
+        assert row == expected[0]
+        assert "1 photograph without areas skipped." in capsys.readouterr().out
+        assert not (work / "results" / "regions" / "pictures" / "sub").exists()
         assert (row["image"], row["name"], row["pixels"]) == ("a", "1", "200")
         assert float(row["share_of_attention"]) == pytest.approx(share(MAPS["a"], AREAS["sign"]), rel=1e-4)
-
-
-def test_photographs_without_areas_are_skipped(work, capsys):
-    (work / "areas.csv").write_text("image,name,x,y,width,height\na,sign,5,10,20,10\n", encoding="utf-8")
-    assert regions("--areas", "areas.csv") == 0
-    assert len(table(work, "regions/regions.csv")) == 1
-    assert "1 photograph without areas skipped." in capsys.readouterr().out
-    assert not (work / "results" / "regions" / "pictures" / "sub").exists()
 
 
 def test_hot_spots_are_found_without_areas(work, capsys):
@@ -175,7 +167,7 @@ def test_pictures_outline_areas_and_circle_hot_spots(work, areas):
 
 
 def test_a_fitted_density_makes_the_shares(work):
-    fitted = FittedDensity(0.05, np.linspace(0.1, 1, len(CURVE_AT)), np.zeros(len(CENTRE_AT)), 1.0)
+    fitted = FittedDensity(0.05, np.linspace(0.1, 1, len(CURVE_AT)), np.zeros(len(CENTER_AT)), 1.0)
     fitted.save(work / "density.json")
     assert regions("--area", "sign:5,10,20,10", "--density", "density.json") == 0
     row = table(work, "regions/regions.csv")[0]
@@ -186,7 +178,7 @@ def test_a_fitted_density_makes_the_shares(work):
 
 
 def test_a_density_of_a_large_map_is_that_of_the_reduced_map(monkeypatch):
-    fitted = FittedDensity(0.05, np.linspace(0.1, 1, len(CURVE_AT)), np.zeros(len(CENTRE_AT)), 1.0)
+    fitted = FittedDensity(0.05, np.linspace(0.1, 1, len(CURVE_AT)), np.zeros(len(CENTER_AT)), 1.0)
     exact = density.attention(MAPS["a"], density.Reduced(fitted))
     np.testing.assert_array_equal(exact, np.exp(fitted.log_density(MAPS["a"])))
     monkeypatch.setattr(density, "DENSITY_CELLS", 30)
@@ -217,11 +209,7 @@ HEAD = "image,name,x,y,width,height"
     ("content", "words"),
     [
         (f"{HEAD}\na,sign,50,10,20,10", ["a.png", "'sign'", "outside the photograph of 60×40"]),
-        (f"{HEAD}\nc,sign,5,10,20,10", ["photographs that are not there: c"]),
         ("image,name,polygon\na,sign,0 0 20 20 20 0 0 20", ["a.png", "crosses itself"]),
-        (f"{HEAD}\na,sign,1,2,3,4\na.png,sign,1,2,3,4", ["line 3", "a second area 'sign'"]),
-        (HEAD, ["holds no area"]),
-        ("", ["expected image,name"]),
     ],
 )
 def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, words):
@@ -235,7 +223,6 @@ def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, wo
     ("command", "words"),
     [
         ("regions -p photos --maps maps --area sign:1,2,3", ["expected name:x,y,width,height"]),
-        ("regions -p photos --maps maps --area a:1,2,3,4 --area a:5,6,7,8", ["Several areas have the name a"]),
         ("regions -p photos/broken.png --maps maps/a.npy", ["photos/broken.png: not a readable image"]),
         ("regions -p nowhere", ["No such file or folder: nowhere"]),
         ("regions -p photos --maps nowhere", ["nowhere", "expected a folder"]),
@@ -367,91 +354,6 @@ def test_folders_are_compared_by_name_and_the_second_picture_may_have_its_own_ar
     assert float(row["second_share"]) == pytest.approx(share(MAPS["sub/b"], (30, 10, 20, 10)), rel=1e-4)
 
 
-# --- crop -------------------------------------------------------------------------------------------------------------
-
-
-def test_crops_are_the_photographs_own_pixels(work, capsys):
-    assert crop("--ratio", "1:1", "--ratio", "2:1", "--ratio", "1:1") == 0
-    rows = table(work, "crops/crops.csv")
-    files = [f"{name}_{ratio}.png" for name in MAPS for ratio in ("1x1", "2x1")]
-    assert [row["file"] for row in rows] == files
-    for row in rows:
-        best = msinet.crop(MAPS[row["image"]], row["ratio"])
-        assert (int(row["x"]), int(row["y"]), int(row["width"]), int(row["height"])) == (
-            best.x, best.y, best.width, best.height,
-        )  # fmt: skip
-        assert float(row["share"]) == pytest.approx(best.share, rel=1e-4)
-        assert float(row["center_share"]) == pytest.approx(best.center_share, rel=1e-4)
-        original = np.asarray(Image.open(work / "photos" / f"{row['image']}.png"))
-        cropped = np.asarray(Image.open(work / "results" / "crops" / row["file"]))
-        np.testing.assert_array_equal(cropped, original[best.y : best.y + best.height, best.x : best.x + best.width])
-    assert record(work, "crops/crops.json")["domain"] == "photographs"
-    assert MEANING in capsys.readouterr().out
-
-
-def test_crops_apply_the_orientation_and_keep_the_color_profile(work, photograph):
-    pixels = photograph(*SHAPE)
-    upright = Image.fromarray(pixels)
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Stored turned to the left.
-    upright.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", quality=95, exif=exif, icc_profile=profile)
-    assert run("crop", "-p", "turned.jpg", "--maps", "maps/a.npy") == 0
-    (row,) = table(work, "crops/crops.csv")
-    with Image.open(work / "results" / "crops" / "turned_1x1.jpg") as cropped:
-        assert cropped.size == (40, 40) and cropped.info["icc_profile"] == profile
-        assert cropped.getexif().get(0x0112, 1) == 1
-        x = int(row["x"])
-        assert np.abs(np.asarray(cropped).astype(int) - pixels[:, x : x + 40]).mean() < 8
-
-
-@pytest.mark.parametrize(
-    ("suffix", "mode"),
-    [("png", mode) for mode in ("RGBA", "L", "P", "1", "I;16")] + [("webp", "RGBA"), ("gif", "P"), ("bmp", "RGB")],
-)
-def test_crops_of_every_kind_of_file_are_reduced_to_a_size(work, photograph, mode, suffix):
-    pixels = photograph(*SHAPE)
-    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 256)
-    (deep if mode == "I;16" else Image.fromarray(pixels).convert(mode)).save(f"odd.{suffix}")
-    assert run("crop", "-p", f"odd.{suffix}", "--maps", "maps/a.npy", "--ratio", "3:2", "--size", "30") == 0
-    (row,) = table(work, "crops/crops.csv")
-    with Image.open(work / "results" / "crops" / row["file"]) as cropped:
-        assert cropped.size == (30, 20)
-        assert row["file"] == ("odd_3x2.webp" if suffix == "webp" else "odd_3x2.png")
-        values = np.asarray(cropped.convert("RGB") if cropped.mode in "P1" else cropped)
-        assert len(np.unique(values)) > 50
-    assert run("crop", "-p", f"odd.{suffix}", "--maps", "maps/a.npy", "--size", "3000") == 0
-    with Image.open(work / "results" / "crops" / row["file"].replace("3x2", "1x1")) as cropped:
-        assert cropped.size == (40, 40)
-
-
-def test_crops_with_channels_that_png_does_not_store_become_rgb(tmp_path):
-    original = Image.new("CMYK", (40, 20), (255, 0, 0, 0))
-    original.info["icc_profile"] = b"of CMYK"
-    assert save_crop(original, msinet.crop(np.ones((20, 40)), "1:1"), tmp_path, "a", None) == "a.png"
-    with Image.open(tmp_path / "a.png") as cropped:
-        assert cropped.getpixel((3, 3)) == (0, 255, 255) and "icc_profile" not in cropped.info
-
-
-def test_areas_to_keep_are_never_cut(work, areas):
-    def box(*flags):
-        assert crop("--ratio", "1:1", *flags) == 0
-        return [(int(row["x"]), int(row["x"]) + int(row["width"])) for row in table(work, "crops/crops.csv")]
-
-    assert box()[0][0] < 10 and box()[1][0] > 10
-    kept = box("--keep", "logo:0,0,5,5", "--keep", "other:30,5,5,5")
-    assert all(left == 0 for left, _ in kept)
-    (work / "areas.csv").write_text(f"{HEAD}\na,edge,55,0,5,5\n", encoding="utf-8")
-    assert box("--keep", "edge", "--areas", areas)[0][1] == 60
-
-
-def test_a_smaller_crop_is_allowed_by_min_scale(work):
-    assert crop("--min-scale", "0.4") == 0
-    assert int(table(work, "crops/crops.csv")[0]["width"]) < 40
-    assert crop() == 0
-    assert int(table(work, "crops/crops.csv")[0]["width"]) == 40
-
-
 # --- Python -----------------------------------------------------------------------------------------------------------
 
 
@@ -472,10 +374,8 @@ assert not {"tensorflow", "keras", "matplotlib"} & set(sys.modules)
 
 def test_areas_fit_photographs_that_are_turned(work, photograph):
     pixels = photograph(*SHAPE)
-    exif = Image.Exif()
-    exif[0x0112] = 6
     turned = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
-    turned.save("turned.jpg", quality=95, exif=exif)
+    turned.save("turned.jpg", quality=95, exif=exif(6))
     assert run("regions", "-p", "turned.jpg", "--maps", "maps/a.npy", "--area", "sign:38,5,20,30") == 0
     row = table(work, "regions/regions.csv")[0]
     assert float(row["share_of_attention"]) == pytest.approx(share(MAPS["a"], (38, 5, 20, 30)), rel=1e-4)

@@ -19,119 +19,18 @@ import pytest
 import tensorflow as tf
 from conftest import write
 from loopback import status
-from test_checkpoint import encoder_of, write_checkpoint, write_frozen_graph
-from tiny_archives import zip_of
+from reproductions import arrays_of, internet, networks, quick, run, vgg16
 
-from msinet import checkpoint, download, main, model
+from msinet import checkpoint, main
 from msinet.acquisition import datasets
 from msinet.acquisition.datasets import BENCHMARKS, DATASETS, Benchmark
-from msinet.config import MAPS, PARAMS, PROTOCOLS, SPEED, TRAINING, defaults
+from msinet.config import PROTOCOLS
 from msinet.phases import evaluate, train
-from msinet.phases.reproduction import ledger, page, plan, reference, rows, steps
-from msinet.phases.reproduction.ledger import Outcome, brief, key_of
+from msinet.phases.reproduction import ledger, page, plan
 from msinet.scoring import pictures
-from msinet.utils import DownloadError, UserError, locked
+from msinet.utils import UserError
 
 ROOT = Path(__file__).parents[1]
-
-
-def arrays_of(seed, width=0.125):
-    return checkpoint.arrays_of(model.build_model(width=width, seed=seed))
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory):
-    """The archives of small published networks, one for each dataset and unlike each other."""
-    folder, archives = tmp_path_factory.mktemp("networks"), {}
-    base = arrays_of(1)
-    for number, name in enumerate(DATASETS):
-        arrays = base | {"decoder/conv4/kernel": np.roll(base["decoder/conv4/kernel"], number, axis=2)}
-        write_frozen_graph(folder / name, arrays, model.CHANNELS_LAST)
-        archives[name] = zip_of({f"model_{name}_cpu.pb": (folder / name).read_bytes()})
-    return archives
-
-
-@pytest.fixture
-def internet(server, tiny, networks, tmp_path, monkeypatch):
-    """All archives and published networks at the loopback server, tiny, and nothing fetched yet."""
-    for name, archive in networks.items():
-        tiny(name)
-        file = f"model_{name}_cpu.zip"
-        row = datasets.Archive(
-            file, (server.serve(f"/{file}", archive),), ((rf"model_{name}_cpu\.pb", f"model_{name}_cpu.pb"),)
-        )
-        monkeypatch.setitem(
-            DATASETS, name, replace(DATASETS[name], networks=(replace(row, result=f"model_{name}_cpu.pb"),))
-        )
-    for module in (checkpoint, download):
-        monkeypatch.setattr(module, "WEIGHTS_FOLDER", tmp_path / "weights")
-    (tmp_path / "weights").mkdir()
-    return server
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-    """`reproduce` in its own folders: the exit status. `page()`, `rows()` and `printed` are of the last run."""
-
-    def reproduce_some(*flags, results=tmp_path / "results"):
-        capsys.readouterr()
-        fixed = ["-p", tmp_path / "data", "--results", results]
-        reproduce_some.folder = results / "reproduction"
-        code = main.main([str(a) for a in ("reproduce", *fixed, *flags)])
-        reproduce_some.printed = capsys.readouterr().out
-        return code
-
-    reproduce_some.page = lambda: (reproduce_some.folder / "README.md").read_text(encoding="utf-8")
-    reproduce_some.json = lambda: json.loads((reproduce_some.folder / "results.json").read_text(encoding="utf-8"))
-    reproduce_some.rows = lambda: {
-        (row["network"], row["title"], row["dataset"], row["protocol"]): row for row in reproduce_some.json()["rows"]
-    }
-    return reproduce_some
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """`evaluate` and `train` in a moment, with numbers that depend on what they get: how often each was done."""
-    calls = Counter()
-
-    def score(options):
-        calls[options.name] += 1
-        words = [options.data, options.protocol, str(options.params["seed"]), options.params["precision"]]
-        words += [checkpoint.file_sha256(Path(path)) for path in options.weights or []]
-        value = int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:4], "big") / 2**32
-        column = {"NSS": {"mean": value, "low": value - 0.1, "high": value + 0.1, "images": 4}, "CC": None}
-        names = ["uniform", "center bias"] if options.baselines else []
-        summary = {
-            "scores": dict.fromkeys(("it", *names), column),
-            "contenders": {"it": {}},
-            "images": 4,
-            "fixations": 9,
-            "saliency": None,
-        }
-        write(options.folder_of_runs / options.name / "per_image.csv", b"")
-        write(options.folder_of_runs / options.name / "summary.json", json.dumps(summary).encode())
-
-    def learn(options):
-        (name,), seed, results = options.data, options.params["seed"], Path(options.params["results"])
-        calls[f"train {name} {options.context} {seed}"] += 1
-        contents = f"{name} {options.context} {seed} {options.init}".encode()
-        for kind in ("best", "latest"):
-            write(results / "ckpts" / kind / f"{name}.weights.h5", contents)
-        rows = "epoch,loss,val_loss,learning_rate,seconds\n1,2.0,1.5,1e-05,1\n2,1.0,1.25,1e-05,1\n"
-        write(results / "history" / f"{name}.csv", rows.encode())
-
-    monkeypatch.setattr(evaluate, "run", score)
-    monkeypatch.setattr(train, "run", learn)
-    return calls
-
-
-@pytest.fixture
-def vgg16(internet, tmp_path, monkeypatch):
-    """The published encoder, as narrow as the lite network."""
-    write_checkpoint(tmp_path / "vgg16_hybrid.ckpt", encoder_of(arrays_of(3, width=0.25)))
-    files = {file.name: file.read_bytes() for file in tmp_path.glob("vgg16_hybrid.ckpt.*")}
-    row = replace(datasets.VGG16[0], urls=(internet.serve("/vgg16_hybrid.zip", zip_of(files)),))
-    monkeypatch.setattr(datasets, "VGG16", (row,))
 
 
 def without_costs(folder: Path) -> dict[str, str]:
@@ -188,13 +87,13 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
 def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, run, monkeypatch):
     monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)
     flags = ["--variant", "lite", "--epochs", "1", "--weights", "lite", "--input-size", "24", "32"]
-    assert run("--train", "-d", "salicon", "osie", "fiwi", *flags) == 0
+    assert run("--train", "-d", "salicon", "osie", *flags) == 0
     rows, steps, page = run.rows(), {step["name"]: step for step in run.json()["steps"]}, run.page()
     salicon, osie = (steps[f"train on {name}, aspp, seed 42"]["result"] for name in ("salicon", "osie"))
     assert salicon["init"] == "vgg16" and osie["init"] == salicon["best"]
     known = checkpoint.read_knowledge(Path(osie["best"]))
     assert list(known.datasets) == ["osie"] and known.input_size == (24, 32)
-    for name in ("salicon", "osie", "fiwi"):
+    for name in ("salicon", "osie"):
         assert rows["trained", "trained here", name, "mit"]["scores"]["NSS"]["images"] >= 1
         assert f"![Loss over the epochs on {name}](curves_{name}.png)" in page
         assert (run.folder / f"curves_{name}.png").stat().st_size > 10_000
@@ -348,34 +247,6 @@ def test_finished_steps_are_repeated_only_if_something_changed(internet, quick, 
     assert run(*flags) == 0 and sorted(quick.values()) == [1] * 14 + [2] * 4
 
 
-OTHER = {
-    "orientation": "stored",
-    "precision": "bfloat16",
-    "seed": 7,
-}  # another value for each parameter that affects maps
-
-
-@pytest.mark.parametrize("key", [key for key, row in PARAMS.items() if row.affects == MAPS])
-def test_parameter_that_affects_maps_changes_an_evaluation_and_its_command(key, tmp_path):
-    keys, printed = [], []
-    for params in (defaults(), {**defaults(), key: OTHER[key]}):
-        options = plan.Options(["osie"], tmp_path, params)
-        (step,) = [s for s in plan.make_plan(options) if s.name == "evaluate published network on osie, mit"]
-        found = {need: {"folder": "f", "path": "w", "identity": "i"} for need in step.needs}
-        keys.append(key_of(step, found))
-        printed.append(steps.command_of(Outcome(step, result={"scores": {}}, inputs=found), options))
-    assert keys[0] != keys[1]
-    assert f"--{key} {OTHER[key]}" in printed[1] and f"--{key} " not in printed[0]
-
-
-@pytest.mark.parametrize("key", PARAMS)
-def test_training_is_repeated_unless_a_parameter_affects_only_speed(key):
-    params = {**defaults(), key: "another"}
-    assert (plan.decisive("train", params) != plan.decisive("train", defaults())) == (PARAMS[key].affects != SPEED)
-    assert plan.decisive("evaluate", params) == plan.decisive("evaluate", defaults()) or PARAMS[key].affects == MAPS
-    assert PARAMS[key].affects in (MAPS, TRAINING, SPEED)
-
-
 def test_every_command_has_the_options_of_its_step(internet, vgg16, run, quick, monkeypatch):
     flags = ["-d", "osie", "--train", "--seed", "5", "--batch-size", "3", "--scales", "0.5", "1", "--mirror"]
     assert run(*flags, "--weights", "lite", "--precision", "bfloat16", "--input-size", "24", "32") == 0
@@ -471,129 +342,3 @@ def test_page_that_cannot_be_written_is_printed(internet, quick, run, monkeypatc
     monkeypatch.setattr(page.Report, "write", full)
     assert run("-d", "osie") == 1
     assert "Protocol mit, means\n\npublished network\n " in run.printed and "No space left on device" in run.printed
-
-
-@pytest.mark.parametrize(("width", "blocks"), [(50, 2), (100, 1)])
-def test_tables_fit_the_terminal(width, blocks):
-    names = ("AUC", "sAUC", "NSS", "CC", "SIM", "KLD", "IG")
-    scores = {name: rows.Score(0.5, 0.4, 0.6, 9) for name in names}
-    found = [
-        rows.Row(
-            "published", "published SALICON network, not fine-tuned, and many more words", "osie", "tuebingen", scores
-        ),
-        rows.Row("trained", "trained here", "dutomron", "tuebingen", reason="the loss became nan " * 5),
-    ]
-    lines = page.for_terminal(found, "tuebingen", width).splitlines()
-    assert max(map(len, lines)) <= width
-    assert sum(line.startswith("osie ") for line in lines) == blocks
-    assert " ".join(" ".join(lines).split()).count("0.500") == len(names)
-    assert "dutomron: failed, the loss became nan" in " ".join(lines)
-
-
-def test_errors_in_a_few_words():
-    assert (
-        brief(DownloadError("It is not available.", ["why"], "a.b: Google Drive's quota; wait"))
-        == "a.b: Google Drive's quota"
-    )
-    assert brief(UserError("The loss became nan. Try another.")) == "The loss became nan"
-    assert brief(OSError(errno.ENOSPC, "No space left")) == "the disk is full"
-    assert brief(MemoryError()) == "there is not enough memory"
-    assert brief(KeyError("x")) == "KeyError: 'x'" and len(brief(UserError("x" * 500))) == 160
-
-
-# --- Before anything is done ------------------------------------------------------------------------------------------
-
-
-def test_dry_run_prints_downloads_and_disk_space_and_does_nothing(internet, quick, run, tmp_path, monkeypatch):
-    assert run("--dry-run", "-d", "osie", "salicon", "--train") == 0
-    lines = {line[4:].split("  ")[0]: line for line in run.printed.splitlines()}
-    assert "0.07 GB" in lines["data of osie"] and "2.30 GB" in lines["data of salicon"]
-    assert "0.10 GB" in lines["published network of osie"] and "0.06 GB" in lines["VGG16"]
-    assert "0.70 GB" in lines["train on osie, aspp, seed 42"]  # three checkpoints, two with the optimizer's state
-    assert "Together: 2.63 GB to download" in run.printed and "of disk space." in run.printed
-    assert not quick and not internet.requests and not (tmp_path / "results").exists()
-    assert not (tmp_path / "data").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--seeds", "2"], "--train"),
-        (["--context", "plain"], "--train"),
-        (["-p", "DATA/osie"], "folder of one dataset"),
-        (["--reference", "nowhere.csv"], "nowhere.csv cannot be read"),
-    ],
-)
-def test_mistakes_are_told_before_anything_is_done(internet, quick, tmp_path, capsys, flags, words):
-    (tmp_path / "osie" / "stimuli").mkdir(parents=True)
-    flags = [flag.replace("DATA", str(tmp_path)) for flag in flags]
-    assert main.main(["reproduce", "--results", str(tmp_path / "results"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1 and not internet.requests
-
-
-def test_another_process_in_the_same_folder_is_refused(internet, quick, run, capsys, tmp_path):
-    (tmp_path / "results" / "reproduction").mkdir(parents=True)
-    with locked(tmp_path / "results" / "reproduction" / ".lock", "is using it"):
-        assert run("-d", "osie") == 2
-    assert not quick
-    assert run("-d", "osie") == 0
-
-
-# --- Numbers from elsewhere -------------------------------------------------------------------------------------------
-
-
-def test_reference_numbers_are_shown_and_marked_outside_the_interval(internet, quick, run, tmp_path):
-    assert run("-d", "osie", "fiwi") == 0
-    ours = run.rows()["published", "published network", "osie", "mit"]["scores"]["NSS"]["mean"]
-    lines = ["# a comment", "dataset,metric,value,source,protocol", f"osie,NSS,{ours + 0.05},Table 1,mit"]
-    lines += [f'osie,NSS,{ours - 0.25},"Table 2, left",mit', "salicon,CC,0.9,not asked for,"]
-    table = write(tmp_path / "reference.csv", "\n".join(lines).encode())
-    assert run("-d", "osie", "fiwi", "--reference", table) == 0
-    near, far = run.json()["references"]
-    assert (near["outside"], far["outside"]) == (False, True)
-    assert near["difference"] == pytest.approx(-0.05) and far["difference"] == pytest.approx(0.25)
-    section = run.page().partition("## Published and reproduced")[2].partition("## ")[0]
-    (line,) = [line for line in section.splitlines() if "Table 2, left" in line]
-    assert (
-        "+0.250" in line and "**outside**" in line and "outside" not in section.partition("Table 1")[0].split("\n")[-1]
-    )
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("moon,NSS,1,x", "line 3: received the dataset 'moon'"),
-        ("osie,NSSS,1,x", "line 3: received the metric 'NSSS'"),
-        ("osie,NSS,high,x", "line 3: received the value 'high'"),
-    ],
-)
-def test_reference_that_cannot_be_understood_is_named(tmp_path, line, words):
-    path = write(tmp_path / "r.csv", f"dataset,metric,value,source\n# comment\n{line}\n".encode())
-    with pytest.raises(UserError, match=re.escape(words)):
-        reference.read(path)
-    with pytest.raises(UserError, match="no column source"):
-        reference.read(write(tmp_path / "s.csv", b"dataset,metric,value\n"))
-
-
-def test_file_of_references_that_ships_has_numbers_of_another_split_and_says_so():
-    rows = reference.read(ROOT / "docs" / "reference.csv")
-    numbers = {"AUC": 0.865, "CC": 0.899, "KLD": 0.307, "sAUC": 0.736, "IG": 0.793, "NSS": 1.931, "SIM": 0.784}
-    assert {row.metric: row.value for row in rows} == numbers
-    for row in rows:
-        assert (row.dataset, row.networks) == ("salicon", ["published"])
-        assert "hidden test split, not the validation split" in row.source and "TempSAL" in row.source
-
-
-# --- For a paper ------------------------------------------------------------------------------------------------------
-
-
-def test_latex_has_a_line_for_each_dataset_and_as_many_cells_as_columns(internet, quick, run, monkeypatch):
-    internet.faults["/model_fiwi_cpu.zip"] = [status(404)]
-    assert run("-d", "osie", "fiwi") == 1
-    text = (run.folder / "tables.tex").read_text(encoding="utf-8")
-    assert text.count(r"\begin{tabular}{lr}") == text.count(r"\bottomrule") == 2  # NSS alone has values here.
-    lines = [line for line in text.splitlines() if line.strip().startswith(("osie &", "fiwi &"))]
-    assert len(lines) == 2 * 2 * 5 and all(line.count(" & ") == 1 and line.endswith(r"\\") for line in lines)
-    (failed, _) = [line for line in lines if "failed" in line]
-    assert r"\multicolumn{1}{l}{failed: published network of fiwi" in failed and "_" not in failed.replace(r"\_", "")

@@ -5,7 +5,6 @@ import os
 import struct
 import subprocess
 import sys
-import unicodedata
 import zlib
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from conftest import write
 from PIL import Image
 
 import msinet
-from msinet import checkpoint, data, download, images, main, model, utils
-from msinet.photographs import output_paths
+from msinet import checkpoint, download, images, main, model, utils
 
 
 @pytest.fixture
@@ -78,37 +76,6 @@ def test_formats_agree(good, results, run):
     # JPEG is lossy even at quality 100, the more so in a map as rough as that of random weights.
     assert np.abs(decoded(images / "good.jpeg") - raw * 255).mean() <= 3
     assert tf.io.extract_jpeg_shape(tf.io.read_file(str(images / "good.jpeg"))).numpy().tolist() == [48, 64, 1]
-
-
-def test_subfolders_and_equal_names_never_overwrite_each_other(photograph, tmp_path, results, run):
-    names = ["x.png", "sub/x.png", "sub/x.bmp.png", "sub/X.jpg", "odd näme (1) 日本.png"]
-    for i, name in enumerate(names):
-        encode = tf.io.encode_jpeg if name.endswith("jpg") else tf.io.encode_png
-        write(tmp_path / "in" / name, encode(photograph(seed=i)))
-    assert run(tmp_path / "in", "--overlay") == 0
-    expected = ["x.jpeg", "sub/x.png.jpeg", "sub/X.jpg.jpeg", "sub/x.bmp.jpeg", "odd näme (1) 日本.jpeg"]
-    for folder in (results / "images", results / "overlays"):
-        assert {path.relative_to(folder).as_posix() for path in data.list_images(folder)} == set(expected)
-
-
-def test_every_image_has_its_own_map_whatever_the_names(tmp_path):
-    names = ["photo.jpg", "photo.png", "photo.jpg.png", "photo.png.jpg", "PHOTO.JPG", "sub/photo.jpg", "a.png"]
-    names += ["photo.jpg-2.png", "a.b.png", "x\u0301.png", "\u1e8b.png", "cafe\u0301.jpg", "caf\u00e9.jpg"]
-    images = [tmp_path / name for name in names]
-    targets = output_paths(images, tmp_path, tmp_path / "out", ".jpeg")
-    spelled = {unicodedata.normalize("NFC", str(target)).casefold() for target in targets.values()}
-    assert len(spelled) == len(names) == len(targets)
-    assert targets[tmp_path / "a.png"].name == "a.jpeg" and targets[tmp_path / "photo.png"].name == "photo.png.jpeg"
-    assert all(target.parent.name in ("out", "sub") for target in targets.values())
-
-
-@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="there every file's name is valid text")
-def test_images_whose_names_are_not_valid_text_are_predicted(photograph, tmp_path, run, results):
-    name = os.fsdecode(b"latin\xe9")
-    write(tmp_path / "in" / f"{name}.png", tf.io.encode_png(photograph()))
-    assert run(tmp_path / "in", "--overlay") == 0
-    assert (results / "images" / f"{name}.jpeg").exists()
-    assert (results / "overlays" / f"{name}.jpeg").exists()
 
 
 def test_images_too_narrow_for_the_network_are_predicted(tmp_path, run, results):
@@ -183,38 +150,12 @@ def test_batches_give_the_maps_that_single_images_give(photograph, tmp_path, wei
         np.testing.assert_allclose(single.saliency, together.saliency, atol=0.01)
 
 
-@pytest.mark.parametrize(
-    "bounds",
-    [{"ahead": 8}, {"workers": 4, "ahead": 16, "weight": lambda item: 10, "most": 80}],
-    ids=["by number", "by weight"],
-)
-def test_images_in_flight_are_bounded(bounds):
-    read = []
-    squares = utils.parallel_map(lambda x: x * x, (read.append(i) or i for i in range(1000)), **bounds)
-    assert [next(squares) for _ in range(3)] == [0, 1, 4]
-    assert len(read) <= 11
-    assert list(squares) == [i * i for i in range(3, 1000)]
-
-
-def test_image_above_the_bound_is_processed_alone():
-    assert list(utils.parallel_map(lambda x: x, [1, 2], weight=lambda x: 99, most=30)) == [1, 2]
-
-
 def test_overlay_is_the_mean_of_photograph_and_colors(photograph):
     image = photograph()
     dark = images.blend(image, np.zeros((48, 64), np.float32))
     bright = images.blend(image, np.full((48, 64), 255, np.float32))
     assert np.abs(dark.astype(int) - image // 2).max() <= 3
     assert bright.mean() > dark.mean() + 50
-
-
-@pytest.mark.parametrize("make", ["missing", "empty folder"])
-def test_path_without_images_is_a_clear_error(tmp_path, run, capsys, make):
-    path = tmp_path / "nothing"
-    if make == "empty folder":
-        path.mkdir()
-    assert run(path) == 2
-    assert str(path) in capsys.readouterr().err
 
 
 def test_full_disk_keeps_the_existing_map_and_names_its_file(good, results, run, monkeypatch, capsys):
@@ -335,23 +276,6 @@ def test_name_too_long_for_a_map_is_a_failure_of_one_image(good, results, photog
     assert record(results)["written"] == 1 and len(record(results)["failures"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("-p", ""), "received an empty path"),
-        (("--input-size", "8", "100000"), "at most 4096"),
-        (("--input-size", "4096", "4096"), "pixels, which need 10 GB"),
-        (("--input-size", "8"), "a height and a width, or auto"),
-        (("--input-size", "8", "9"), "a multiple of 8"),
-        (("--max-pixels", "9999999999"), "a whole number from 1 to"),
-    ],
-)
-def test_flags_out_of_bounds_are_one_clear_line(flags, words, capsys):
-    with pytest.raises(SystemExit) as status:
-        main.parse(["test", *flags])
-    assert status.value.code == 2 and words in capsys.readouterr().err
-
-
 def test_first_frame_of_an_animated_webp_is_a_photograph_in_python(tmp_path, photograph, weights):
     first, second = (Image.fromarray(photograph(seed=seed)) for seed in (1, 2))
     first.save(tmp_path / "moving.webp", save_all=True, append_images=[second], duration=100, lossless=True)
@@ -386,103 +310,3 @@ def test_input_size_auto_and_mirrored_change_the_map_and_are_recorded(photograph
     np.testing.assert_array_equal(maps[1], fixed)
     found = record(tmp_path / "results2")
     assert found["fit_shape"] is True and found["mirrored"] is True
-
-
-# --- Which files are photographs --------------------------------------------------------------------------------------
-
-
-def names_of(results) -> set[str]:
-    return {path.relative_to(results / "images").as_posix() for path in (results / "images").rglob("*.jpeg")}
-
-
-@pytest.fixture
-def folders(photograph, tmp_path):
-    """Two folders with photographs of the same names."""
-    for i, name in enumerate(("a/x.png", "a/sub/y.png", "b/x.png")):
-        write(tmp_path / name, tf.io.encode_png(photograph(seed=i)))
-    return tmp_path / "a", tmp_path / "b"
-
-
-def test_several_paths_are_predicted_however_they_are_named(folders, run, results, tmp_path, monkeypatch):
-    a, b = map(str, folders)
-    monkeypatch.chdir(tmp_path)
-    assert run(a, b, "--overlay") == 0
-    assert names_of(results) == {"a/x.jpeg", "a/sub/y.jpeg", "b/x.jpeg"}
-    for flags in ((f"{a}/x.png", f"{b}/x.png", "a/x.png"), (f"{a}/x.png", "-p", f"{b}/x.png")):
-        another = tmp_path / f"r{len(flags)}{len(flags[1])}"
-        assert run(*flags, "--results", str(another)) == 0
-        assert names_of(another) == {"x.jpeg", "x-2.jpeg"}
-        assert (another / "images" / "x-2.jpeg").read_bytes() == (results / "images" / "b" / "x.jpeg").read_bytes()
-
-
-@pytest.mark.parametrize(
-    "arguments", [["a/x.png", "--overlay", "b"], ["--overlay", "a/x.png", "b"], ["a/*.png", "b/*"]]
-)
-def test_photographs_are_named_without_a_flag_and_by_patterns(folders, weights, tmp_path, monkeypatch, arguments):
-    monkeypatch.chdir(tmp_path)
-    fixed = ["--weights", str(weights), "--results", "r", "--input-size", "48", "64", "--format", "jpeg"]
-    assert main.main(["test", *arguments, *fixed]) == 0
-    assert record(tmp_path / "r")["written"] == 2 and record(tmp_path / "r")["path"] == [
-        word for word in arguments if word != "--overlay"
-    ]
-
-
-def test_pattern_without_a_match_is_a_clear_error(run, capsys, tmp_path):
-    assert run(tmp_path / "*.jpg") == 2
-    assert "No image matches the pattern" in capsys.readouterr().err
-
-
-def test_skipped_files_are_counted_by_suffix(good, run, results, capsys):
-    for name in ("a.txt", "b.TXT", "c.cr2", "README", ".hidden.xyz", "@eaDir/good.png", "__MACOSX/good.png"):
-        write(good / name, b"text")
-    assert run(good) == 0
-    assert "Skipped files that are not photographs: 2 .txt, 1 without suffix, 1 .cr2." in capsys.readouterr().out
-    assert record(results)["written"] == 1 and record(results)["skipped"] == "2 .txt, 1 without suffix, 1 .cr2"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
-def test_linked_folders_are_followed_once_and_cycles_end(photograph, tmp_path, run, results):
-    write(tmp_path / "in" / "own" / "x.png", tf.io.encode_png(photograph()))
-    write(tmp_path / "elsewhere" / "y.png", tf.io.encode_png(photograph()))
-    for name, target in (("a", "elsewhere"), ("b", "elsewhere"), ("c", "in"), ("d", "in/own")):
-        (tmp_path / "in" / name).symlink_to(tmp_path / target, target_is_directory=True)
-    assert run(tmp_path / "in") == 0
-    assert names_of(results) == {"own/x.jpeg", "a/y.jpeg"}
-
-
-def test_own_maps_and_overlays_are_never_predicted(good, run, capsys):
-    for _ in range(3):
-        assert run(good, "--overlay", "--results", str(good / "out")) == 0
-        printed = capsys.readouterr().out
-        assert "1 map written" in printed
-    assert "Left out 2 images in the folder of results." in printed
-    assert run(good, "--results", str(good)) == 2
-    assert "choose another folder of results" in capsys.readouterr().err
-
-
-def test_maps_never_replace_photographs(photograph, tmp_path, run, capsys):
-    path = write(tmp_path / "mine" / "images" / "x.jpeg", tf.io.encode_jpeg(photograph()))
-    before = path.read_bytes()
-    assert run(path, "--results", str(tmp_path / "mine")) == 2
-    assert "would replace the photograph" in capsys.readouterr().err and path.read_bytes() == before
-
-
-# --- Orientation ------------------------------------------------------------------------------------------------------
-
-
-def test_portrait_of_a_phone_is_predicted_upright_with_its_overlay_unless_stored_is_asked_for(
-    photograph, tmp_path, run, results
-):
-    upright = photograph(64, 48)
-    write(tmp_path / "in" / "upright.png", tf.io.encode_png(upright))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by 90 degrees to show"
-    Image.fromarray(np.rot90(upright)).save(tmp_path / "in" / "phone.png", exif=exif)
-    assert run(tmp_path / "in", "--overlay") == 0
-    for folder in ("images", "overlays"):
-        files = [(results / folder / f"{name}.jpeg").read_bytes() for name in ("upright", "phone")]
-        assert files[0] == files[1]
-    assert record(results)["orientation"] == "upright"
-    assert run(tmp_path / "in", "--orientation", "stored", "--overlay") == 0
-    assert decoded(results / "images" / "phone.jpeg").shape == (48, 64)
-    assert record(results)["orientation"] == "stored"

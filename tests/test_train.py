@@ -106,8 +106,8 @@ def assert_same_losses(results: Path, others: Path) -> None:
 def test_continued_run_gives_the_losses_of_an_uninterrupted_one(run, results, tmp_path):
     flags = ("--mirror", "--color", "0.2", "--crop", "0.2", "--weight-decay", "0.01", "--batch-size", "2")
     flags += ("--weight-average", "0.9", "--cc-weight", "1", "--nss-weight", "0.1", "--warmup-steps", "2")
-    assert run(*flags, "--epochs", "4", results=tmp_path / "straight") == 0
-    assert run(*flags, "--epochs", "2") == run(*flags, "--epochs", "4") == 0
+    assert run(*flags, "--epochs", "2", results=tmp_path / "straight") == 0
+    assert run(*flags, "--epochs", "1") == run(*flags, "--epochs", "2") == 0
     assert_same_losses(tmp_path / "straight", results)
 
 
@@ -277,59 +277,25 @@ def find_datasets(group) -> list:
     return found
 
 
-def test_cached_images_are_the_same_and_are_gone_afterwards(tiny_dataset, tmp_path):
-    folder = tiny_dataset(count=5, height=60, width=40)
-    groups = [[group] for group in data.load_groups("custom", folder, (48, 64))]
-    plan = batches.training_plan(groups[0], 2, seed=0, epoch=0)
-    with batches.loaders(tmp_path / "cache", {**defaults(), "cache": True}, *groups) as (training, validation):
-        for (images, truths), (cached, cached_truths) in zip(batches.load_batches(plan), training(plan), strict=True):
-            np.testing.assert_array_equal(cached, images)
-            np.testing.assert_array_equal(cached_truths, truths)
-        for file in (folder / "stimuli").iterdir():
-            file.unlink()  # Nothing of it is read again.
-        assert len(list(validation(batches.validation_plan(groups[1], 1)))) == 1
-        assert len(list(training(plan))) == len(plan)
-    assert not list((tmp_path / "cache").iterdir())
-
-
-def test_training_that_varies_its_images_caches_those_of_the_validation_only(tiny_dataset, tmp_path, capsys):
-    groups = [[group] for group in data.load_groups("custom", tiny_dataset(count=5), (48, 64))]
-    with batches.loaders(tmp_path / "cache", {**defaults(), "cache": True, "mirror": True}, *groups) as (training, _):
-        assert training.keywords == {"augmentation": {"mirror": True}}
-        assert len(list((tmp_path / "cache").rglob("*.raw"))) == 1
-    assert "only the validation images are cached" in capsys.readouterr().out
-
-
-def test_cache_that_does_not_fit_on_the_disk_is_not_begun(run, results, monkeypatch, capsys):
-    usage = shutil.disk_usage(results.parent)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5 * 16 * 48 * 64 - 1))
-    assert run("--cache") == 2
-    assert "The disk is full" in capsys.readouterr().err and not list((results / "cache").iterdir())
-
-
-def test_bfloat16_training_with_a_cache_leaves_float32_weights_and_says_so_in_its_record(run, results, bfloat16):
-    assert run("--precision", "bfloat16", "--cache") == 0
+def test_bfloat16_training_leaves_float32_weights_and_says_so_in_its_record(run, results, bfloat16):
+    assert run("--precision", "bfloat16") == 0
     record = json.loads((results / "history" / "custom.json").read_text(encoding="utf-8"))
-    assert record["settings"]["precision"] == "bfloat16" and "cache" not in record["settings"]
+    assert record["settings"]["precision"] == "bfloat16"
     with h5py.File(results / "ckpts" / "latest" / "custom.weights.h5") as file:
         kinds = {value.dtype for key in ("layers", "optimizer") for value in find_datasets(file[key])}
     assert np.dtype("float32") in kinds and all(kind == np.float32 or kind.kind == "i" for kind in kinds)
-    assert not list((results / "cache").iterdir())
 
 
-def test_tensorboard_gets_losses_speed_and_validation_maps(run, results):
+def test_tensorboard_gets_losses_and_learning_rate(run, results):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     assert run("--tensorboard") == 0
-    tags = {}
+    tags = set()
     for part in ("train", "validation"):
         for file in (results / "tensorboard" / "custom" / part).glob("events*"):
             for record in tf.data.TFRecordDataset(str(file)):
                 event = tf.compat.v1.Event.FromString(record.numpy())
-                tags |= {f"{part}/{value.tag}": value for value in event.summary.value}
-    expected = {"train/epoch_loss", "train/epoch_learning_rate", "train/images_per_second", "validation/epoch_loss"}
-    assert expected <= tags.keys()
-    assert tags["train/images_per_second"].tensor is not None
-    assert "validation/photograph, map, truth/0" in tags
+                tags |= {f"{part}/{value.tag}" for value in event.summary.value}
+    assert {"train/epoch_loss", "train/epoch_learning_rate", "validation/epoch_loss"} <= tags
 
 
 def test_tensorboard_that_is_not_installed_is_one_clear_line(run, monkeypatch, capsys):
@@ -337,13 +303,6 @@ def test_tensorboard_that_is_not_installed_is_one_clear_line(run, monkeypatch, c
     assert run("--tensorboard") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "pip install tensorboard" in error
-
-
-def test_picture_for_tensorboard_is_the_photograph_its_map_and_the_truth():
-    photograph, saliency = np.full((2, 4, 3), 51.0, np.float32), np.full((2, 4, 1), 0.5, np.float32)
-    picture = callbacks.side_by_side(photograph, saliency, 100 * saliency).numpy()
-    assert picture.shape == (2, 12, 3)
-    np.testing.assert_allclose(picture[0, ::4], [[0.2] * 3, [0.5] * 3, [1.0] * 3])
 
 
 def test_second_training_of_a_run_is_refused_and_names_the_first(run, results, capsys):
@@ -383,7 +342,7 @@ def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(
     tiny_dataset(count=5, height=64, width=48)
     plans = []
 
-    def stop(strategy, plan, load):
+    def stop(strategy, plan, augmentation=None):
         plans.append(plan)
         raise UserError("enough")
 

@@ -242,8 +242,18 @@ def test_only_a_folder_as_this_program_wrote_it_is_replaced(tmp_path):
     assert kept.read_bytes() == b"years of work"
 
 
-def test_scratch_folder_leaves_other_folders_alone(tmp_path):
-    kept = write(tmp_path / "cache" / "salicon" / "thesis.txt", b"years of work")
-    with utils.scratch_folder(tmp_path / "cache") as folder:
-        write(folder / "0.raw", b"0")
-    assert not folder.exists() and kept.read_bytes() == b"years of work"
+@pytest.mark.parametrize(
+    "bounds",
+    [{"ahead": 8}, {"workers": 4, "ahead": 16, "weight": lambda item: 10, "most": 80}],
+    ids=["by number", "by weight"],
+)
+def test_images_in_flight_are_bounded(bounds):
+    read = []
+    squares = utils.parallel_map(lambda x: x * x, (read.append(i) or i for i in range(1000)), **bounds)
+    assert [next(squares) for _ in range(3)] == [0, 1, 4]
+    assert len(read) <= 11
+    assert list(squares) == [i * i for i in range(3, 1000)]
+
+
+def test_image_above_the_bound_is_processed_alone():
+    assert list(utils.parallel_map(lambda x: x, [1, 2], weight=lambda x: 99, most=30)) == [1, 2]

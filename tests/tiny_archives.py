@@ -1,4 +1,4 @@
-"""Tiny archives in the exact formats of the seven datasets, and their fixations."""
+"""Tiny archives in the exact formats of the seven datasets, their fixations, and downloads of them that fail."""
 
 import io
 import tempfile
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
+
+from msinet import download
+from msinet.utils import DownloadError
 
 HEIGHT, WIDTH = 40, 56
 COUNT = 4  # images of every dataset
@@ -174,3 +178,26 @@ def zip_of(members: dict, method: int = zipfile.ZIP_DEFLATED) -> bytes:
             info = member if isinstance(member, zipfile.ZipInfo) else zipfile.ZipInfo(member)
             archive.writestr(info, contents, method)
     return buffer.getvalue()
+
+
+# --- Changes and failures ---------------------------------------------------------------------------------------------
+
+
+def add(member, contents=b"x"):
+    return lambda members: members[0].update({member: contents})
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def fails(name, folder, *words, source=None) -> str:
+    """The download fails with these words, and leaves no folder of the dataset."""
+    with pytest.raises(DownloadError) as error:
+        download.dataset(name, folder, source)
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    first, *others = message.split("\n")
+    assert len(first) < 400 and all(line.startswith("  ") for line in others)
+    assert not (folder / name).exists()
+    return message

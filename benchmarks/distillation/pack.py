@@ -80,7 +80,7 @@ def fixations_of(folder: Path, valid: list[data.Sample]) -> dict[str, np.ndarray
     truth = GroundTruth(cases) if cases else None
     return {
         case.sample.name: np.column_stack(
-            [case.fixations, truth.log_centre_bias(case)[tuple(case.fixations.T)]]
+            [case.fixations, truth.log_center_bias(case)[tuple(case.fixations.T)]]
         ).astype(np.float32)
         for case in cases
     }

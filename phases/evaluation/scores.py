@@ -74,7 +74,7 @@ def evaluate(options: Options, images: Images) -> None:
         **settings,
         "images": len(images.scored),
         "fixations": sum(len(case.fixations) for case in truth.cases),
-        "centre_bias": {"bandwidth": truth.centre_bias.bandwidth, "uniform_share": truth.centre_bias.uniform},
+        "centre_bias": {"bandwidth": truth.center_bias.bandwidth, "uniform_share": truth.center_bias.uniform},
         "contenders": records,
         "scores": report.as_json(columns),
         "differences_from_the_first": report.as_json(compared),
@@ -89,7 +89,7 @@ def evaluate(options: Options, images: Images) -> None:
 
 def load_models(options: Options, images: Images) -> list[Contender]:
     """The networks and folders to compare, each with a unique name."""
-    taken = {contenders.UNIFORM, contenders.CENTRE_BIAS, contenders.GOLD_STANDARD} if options.baselines else set()
+    taken = {contenders.UNIFORM, contenders.CENTER_BIAS, contenders.GOLD_STANDARD} if options.baselines else set()
     models = []
     chosen: Sequence[str | None] = options.weights or ([] if options.maps else [None])
     for wanted in chosen:

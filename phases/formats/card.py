@@ -101,13 +101,7 @@ def provenance(network: Network) -> Provenance:
 
 
 def describe_use(form: Format, network: Network, row: dict) -> str:
-    """How to use a network in one runtime: packages, a program, its measured differences, and notes.
-
-    Args:
-        form: the format.
-        network: what was exported.
-        row: from `proof.prove`.
-    """
+    """How to use a network in one runtime: packages, a program, its differences (a row of `proof.prove`), and notes."""
     photographs = [
         f"{name} {found['difference']:.1e} (input {'×'.join(map(str, found['input_size']))})"
         for name, found in row["photographs"].items()
@@ -128,13 +122,7 @@ def describe_use(form: Format, network: Network, row: dict) -> str:
 def describe_export(title: str, files: list[str], network: Network, data: str, bits: int, use: str) -> str:
     """The text of MODEL.md: the network, its training data and license, its input and output, and how to use it.
 
-    Args:
-        title: of the text.
-        files: that hold the network.
-        network: what was exported.
-        data: the dataset whose input size it has.
-        bits: of a weight.
-        use: from `describe_use`.
+    `data` is the dataset whose input size the network has, `use` the text of `describe_use`.
     """
     origin = provenance(network)
     height, width = network.input_size

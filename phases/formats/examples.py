@@ -27,13 +27,9 @@ for i in range(int(sys.argv[2])):
 
 
 def run_example(form: Format, folder: Path, photographs: Sequence[np.ndarray], network: Network) -> list[np.ndarray]:
-    """Run a format's example on a copy of an export; returns the maps that it wrote, float32 (H, W), 0 to 1.
+    """Run a format's example on a copy of an export.
 
-    Args:
-        form: the format.
-        folder: the export.
-        photographs: uint8, (H, W, 3), or (H, W, 4) with transparency.
-        network: that was exported.
+    Photographs are uint8, (H, W, 3), or (H, W, 4) with transparency; the maps that it wrote float32 (H, W), 0 to 1.
 
     Raises:
         UserError: the example failed.

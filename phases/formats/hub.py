@@ -20,13 +20,7 @@ ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suf
 
 
 def write_repository(network: Network, folder: Path, text: str) -> None:
-    """Write the model card, `config.json`, the license and Git's attributes.
-
-    Args:
-        network: what was exported.
-        folder: with the files of `PARTS`.
-        text: from `card.describe_export`.
-    """
+    """Write the model card, `text` with a header, and `config.json`, the license and Git's attributes."""
     origin = provenance(network)
     # The card of the bundled networks follows as a chapter.
     card = "\n" + bundled.CARD.read_text(encoding="utf-8") if origin.facts else ""

@@ -33,21 +33,13 @@ TEXT_BYTES = 2_000_000
 def prove(parts: Sequence[Format], network: Network, folder: Path, path: Path, bound: float, advice: str) -> list[dict]:
     """Compare an export with the program: the network alone, and its example from photograph to map.
 
-    Args:
-        parts: the networks in the export.
-        network: the exported network.
-        folder: the export.
-        path: the photograph.
-        bound: the greatest difference that is accepted.
-        advice: what to do if the difference is greater.
-
     Returns:
-        For each part the greatest differences of a pixel of the map: "difference" of the network alone,
+        For each part the greatest differences of a pixel of the map, 0 to 1: "difference" of the network alone,
         "example_difference" of the example on PNGs, "photographs" with each one's, and "jpeg_difference" if Pillow
-        decodes the JPEG file.
+        decodes the JPEG file at `path`.
 
     Raises:
-        UserError: the first or the second exceeds the bound.
+        UserError: the first or the second exceeds the bound; the message ends with `advice`.
     """
     rows = []
     with tf.device("CPU"):  # The products of GPUs are less exact than the bound.
@@ -124,11 +116,7 @@ def runtime_versions(parts: Sequence[Format]) -> dict[str, str]:
 
 
 def require_space(copies: int, network: Network, folder: Path) -> None:
-    """Check for enough disk space before anything is written: HDF5 crashes when the disk is full.
-
-    Raises:
-        UserError: it says how much space is missing.
-    """
+    """Raise a `UserError` if the disk is too small for the export: HDF5 crashes when the disk is full."""
     size = sum(values.nbytes for values in network.arrays.values()) * copies + TEXT_BYTES
     check_space(folder, size)
     check_space(Path(tempfile.gettempdir()), size)  # The example runs on a copy.

@@ -60,12 +60,7 @@ def read_areas(path: Path, photographs: Sequence[str]) -> AreasByPhotograph:
 
 
 def choose_areas(path: Path | None, flags: Sequence[str], photographs: Mapping[str, Path]) -> AreasByPhotograph:
-    """The areas of a file, or those of flags, which every photograph has; checked against the photographs' sizes.
-
-    Args:
-        path: see `read_areas`; None for those of the flags.
-        flags: see `parse_area`.
-        photographs: files by name.
+    """The areas of a file, else those of flags, which every photograph has; checked against the photographs' sizes.
 
     Raises:
         UserError: an area is not one, or does not fit a photograph; the message names both.
@@ -86,11 +81,7 @@ def choose_areas(path: Path | None, flags: Sequence[str], photographs: Mapping[s
 
 
 def parse_area(text: str) -> tuple[str, Box]:
-    """An area from the command line, "name:x,y,width,height" in pixels.
-
-    Raises:
-        UserError: it is something else.
-    """
+    """An area from the command line, "name:x,y,width,height" in pixels; a `UserError` for anything else."""
     name, _, numbers = text.rpartition(":")
     try:
         x, y, width, height = (float(number) for number in numbers.split(","))

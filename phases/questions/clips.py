@@ -11,7 +11,7 @@ import numpy as np
 
 from ...attention.areas import Area, find_pixels, parse_ratio
 from ...attention.crops import crop, crop_sizes
-from ...attention.density import MEANING, LogDensity
+from ...attention.density import MEANING
 from ...attention.follow import follow
 from ...attention.regions import measure, totals
 from ...image_files import Unreadable
@@ -20,8 +20,8 @@ from ...utils import UserError, count, whole_folder, write_record
 from ...videos.maps import is_cut, predict, sample, thumbnail
 from ...videos.reading import Clip, Frame, is_clip, is_live, open_clip
 from ...videos.writing import write_clip
-from .maps import MapOptions, describe, network_maps
-from .tables import percent, print_table, write_csv
+from .maps import MapOptions, describe, load_density, network_maps
+from .tables import print_totals, write_csv
 
 
 def names_clip(path: Path) -> bool:
@@ -36,22 +36,13 @@ def names_clip(path: Path) -> bool:
     return is_clip(path)
 
 
-def regions_of_clip(
-    path: Path, areas: Mapping[str, Area], density: LogDensity | None, options: Any, record: Path
-) -> int:
-    """Measure areas in every frame of a clip, and write tables, a plot over time and the record.
-
-    Args:
-        path: the clip.
-        areas: by name, the same in all frames.
-        density: see `attention.density.attention`.
-        options: `regions.Options`.
-        record: the file of the run's record; its folder is replaced.
+def regions_of_clip(path: Path, areas: Mapping[str, Area], options: Any, target: Path) -> int:
+    """Measure areas, the same in all frames, in every frame of a clip; write tables, a plot over time and the record.
 
     Returns:
         The exit status: 1 if the clip is damaged, else 0.
     """
-    source = network_maps(options)
+    density, source = load_density(options), network_maps(options)
     table, rows = [], []
     with _opened(path) as clip, contextlib.closing(_maps(clip, source.network, options)) as maps:
         pixels = None
@@ -61,45 +52,27 @@ def regions_of_clip(
             rows += found
             table += [{"time": float(frame.time), **asdict(row)} for row in found]
     means = totals(rows)
-    with whole_folder(record.parent) as folder:
+    with whole_folder(target) as folder:
         write_csv(folder / "regions.csv", table)
         write_csv(folder / "totals.csv", [asdict(mean) for mean in means])
         _plot(table, list(areas), folder / f"{path.stem}.png")
         settings = {"every": options.every, "fps": options.fps, "smooth": options.smooth}
         content = {"path": str(path), **describe(options, source, [clip.error] if clip.error else []), **settings}
-        write_record(folder / record.name, {**content, "totals": [asdict(mean) for mean in means]})
-    print_table(
-        ("area", "frames", "share of area", "share of attention", "lift"),
-        [
-            (m.name, str(m.photographs), percent(m.share_of_area), percent(m.share_of_attention), f"{m.lift:.2f}")
-            for m in means
-        ],
-    )
-    print(f"{MEANING}\n{count(len(table) // len(areas), 'frame')} measured; see {record.parent}.")
+        write_record(folder / f"{target.name}.json", {**content, "totals": [asdict(mean) for mean in means]})
+    print_totals(means, "frames")
+    print(f"{MEANING}\n{count(len(table) // len(areas), 'frame')} measured; see {target}.")
     return _report(clip)
 
 
-def crop_clip(
-    path: Path,
-    ratios: Sequence[str],
-    speed: float,
-    density: LogDensity | None,
-    options: MapOptions,
-    record: Path,
-) -> int:
+def crop_clip(path: Path, ratios: Sequence[str], options: Any, target: Path) -> int:
     """Crop a clip so that the crop follows attention, and write videos with its sound, a table and the record.
 
-    Args:
-        path: the clip; it is read twice.
-        ratios: of width to height, such as "9:16".
-        speed: how far a crop moves in a second at most, as a share of the clip's longer side.
-        options: where maps come from.
-        density, record: see `regions_of_clip`.
+    The clip is read twice.
 
     Returns:
         The exit status: 1 if the clip is damaged, else 0.
     """
-    source = network_maps(options)
+    density, source = load_density(options), network_maps(options)
     times, cuts, before = [], [], None
     corners: dict[str, list] = {ratio: [] for ratio in ratios}
     shape = (0, 0)
@@ -114,20 +87,20 @@ def crop_clip(
                 best = crop(saliency, ratio, density=density)
                 corners[ratio].append((best.x, best.y))
     table = []
-    with whole_folder(record.parent) as folder:
+    with whole_folder(target) as folder:
         for ratio in ratios:
             # Sides are even, because most players show no other videos.
             size = tuple(max(2, side - side % 2) for side in crop_sizes(shape, parse_ratio(ratio), 1)[0])
-            moved = follow(np.array(corners[ratio]), np.array(times), speed * max(shape), cuts)
+            moved = follow(np.array(corners[ratio]), np.array(times), options.speed * max(shape), cuts)
             boxes = np.round(np.clip(moved, 0, np.array(shape[::-1]) - size[::-1])).astype(int)
             _write_crop(path, boxes, size, folder / f"{path.stem}_{ratio.replace(':', 'x')}.mp4")
             for time, (x, y) in zip(times, boxes.tolist(), strict=True):
                 table.append({"ratio": ratio, "time": time, "x": x, "y": y, "width": size[1], "height": size[0]})
         write_csv(folder / "crops.csv", table)
         content = {"path": str(path), **describe(options, source, [clip.error] if clip.error else [])}
-        settings = {"ratios": list(ratios), "speed": speed, "cuts": [times[cut] for cut in cuts]}
-        write_record(folder / record.name, {**content, **settings})
-    print(f"{MEANING}\n{count(len(ratios), 'crop')} of {count(len(times), 'frame')} written to {record.parent}.")
+        settings = {"ratios": list(ratios), "speed": options.speed, "cuts": [times[cut] for cut in cuts]}
+        write_record(folder / f"{target.name}.json", {**content, **settings})
+    print(f"{MEANING}\n{count(len(ratios), 'crop')} of {count(len(times), 'frame')} written to {target}.")
     return _report(clip)
 
 

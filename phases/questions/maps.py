@@ -3,8 +3,9 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,17 @@ from ...image_files import MAP_SUFFIXES, Unreadable, read_header
 from ...listing import files_by_name
 from ...photographs import find_images
 from ...progress import ProgressBar
-from ...utils import UserError, name_some, only_python_on_stderr, parallel_map, quiet_stderr
+from ...utils import (
+    UserError,
+    check_replaceable,
+    check_writable,
+    name_some,
+    only_python_on_stderr,
+    parallel_map,
+    quiet_stderr,
+    whole_folder,
+    write_record,
+)
 
 # Limits memory: a pixel of a map takes up to 60 bytes while a question is answered.
 PIXELS_IN_FLIGHT = 24_000_000
@@ -85,6 +96,54 @@ def load_density(options: MapOptions) -> LogDensity | None:
     return Reduced(FittedDensity.load(options.density))
 
 
+def check_target(options: MapOptions, name: str) -> Path:
+    """The folder of a run, `results/<name>`, whose record is `<name>.json`.
+
+    Raises:
+        UserError: it cannot be written, or has other files.
+    """
+    target = options.results / name
+    check_replaceable(target, f"{name}.json")
+    check_writable(options.results)
+    return target
+
+
+def answer_all(
+    options: MapOptions,
+    target: Path,
+    sides: Sequence[Mapping[str, Path]],
+    maps: Sequence[Path],
+    answer: Callable[..., Any],
+    write: Callable[[Path, list], dict],
+    **asked,
+) -> tuple[list, int]:
+    """Answer a question about every photograph, or about every pair, and write the folder of the run.
+
+    Args:
+        options: where maps come from.
+        target: see `check_target`.
+        sides: the photographs, or the first and the second ones of pairs, by name.
+        maps: existing maps for each of the sides; empty to predict them.
+        answer: a function of one `Mapped` of each side, `density` and `folder`; it may write pictures into the folder.
+        write: a function of the folder and the answers, which writes tables; returns what the record says about them.
+        asked: what the record says about the question.
+
+    Returns:
+        The answers, and the exit status: 1 if some photographs failed, else 0.
+    """
+    density = load_density(options)
+    if maps:
+        sources = [existing_maps(path, photographs, options) for path, photographs in zip(maps, sides, strict=True)]
+    else:
+        sources = [network_maps(options)] * len(sides)
+    with whole_folder(target) as folder:
+        rows = zip(*(source.maps(side) for source, side in zip(sources, sides, strict=True)), strict=True)
+        answers, failures = _answer_each(rows, len(sides[0]), partial(answer, density=density, folder=folder))
+        content = {**asked, **describe(options, sources[0], failures), **write(folder, answers)}
+        write_record(folder / f"{target.name}.json", content)
+    return answers, 1 if failures else 0
+
+
 # --- Maps -------------------------------------------------------------------------------------------------------------
 
 
@@ -112,11 +171,7 @@ def network_maps(options: MapOptions) -> Source:
 
 
 def existing_maps(path: Path, photographs: Mapping[str, Path], options: MapOptions) -> Source:
-    """Maps from a folder, or of a single photograph from a file.
-
-    Raises:
-        UserError: there is none for a photograph, or flags of a network were given too.
-    """
+    """Maps from a folder, or of one photograph from a file; a `UserError` if one is missing, or with network flags."""
     if options.weights or options.input_size or options.mirrored:
         raise UserError("--weights, --input-size and --mirrored do not change existing maps: leave them out or --maps.")
     if path.is_file() and len(photographs) == 1:
@@ -143,20 +198,8 @@ def existing_maps(path: Path, photographs: Mapping[str, Path], options: MapOptio
     return Source(lambda chosen: map(read, chosen.items()), {"maps": str(path)})
 
 
-def answer_each(rows: Iterator[tuple[Mapped, ...]], total: int, answer: Callable[..., Any]) -> tuple[list, list[str]]:
-    """Answer a question about every photograph, or about every pair, in threads and in order; print what failed.
-
-    Args:
-        rows: what each question is about.
-        total: how many there are.
-        answer: a function of one of the rows; it may raise UserError or Unreadable for one that fails.
-
-    Returns:
-        The answers, and a sentence for each row that failed.
-
-    Raises:
-        UserError: all failed.
-    """
+def _answer_each(rows: Iterator[tuple[Mapped, ...]], total: int, answer: Callable[..., Any]) -> tuple[list, list[str]]:
+    """Answer in threads and in order, and print what failed; returns the answers, and a sentence for each failure."""
 
     def one(row: tuple[Mapped, ...]) -> tuple[Any, str]:
         if lacking := [item for item in row if item.saliency is None]:

@@ -32,16 +32,9 @@ def open_original(item: Mapped) -> Image.Image:
 
 
 def save_crop(original: Image.Image, box: Crop, folder: Path, name: str, side: int | None) -> str:
-    """Write a crop in the photograph's own format.
+    """Write a crop in the photograph's own format; returns the file's name below the folder.
 
-    Args:
-        original: see `open_original`.
-        box: what to keep.
-        folder, name: of the file, without suffix; the name may contain subfolders.
-        side: the longer side is reduced to this; None to keep all pixels.
-
-    Returns:
-        The file's name below the folder.
+    `name` has no suffix and may contain subfolders. The longer side is reduced to `side`; None keeps all pixels.
     """
     picture = original.crop((box.x, box.y, box.x + box.width, box.y + box.height))
     if side and max(picture.size) > side:

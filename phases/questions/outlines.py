@@ -7,7 +7,6 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
 from ...attention.areas import Pixels
-from ...attention.crops import Crop
 from ...attention.hot_spots import HotSpot
 
 # Sides of a photograph to the thickness of lines and the height of letters.
@@ -18,17 +17,8 @@ LEAST_LETTERS = 11
 INK, BORDER = (255, 220, 0), (0, 0, 0)
 
 
-def draw_areas(photograph: Image.Image, areas: Mapping[str, Pixels], labels: Mapping[str, str]) -> Image.Image:
-    """Outline areas on a photograph.
-
-    Args:
-        photograph: of any mode and size.
-        areas: by name.
-        labels: what to write at each, by name.
-
-    Returns:
-        A new RGB image of the same size.
-    """
+def draw_areas(photograph: Image.Image, areas: Mapping[str, Pixels], shares: Mapping[str, float]) -> Image.Image:
+    """Outline areas, each with its name and share of attention, 0 to 1; a new RGB image of the same size."""
     image = photograph.convert("RGB")
     pixels = np.array(image)
     line = max(1, round(max(image.size) / LINE))
@@ -36,7 +26,7 @@ def draw_areas(photograph: Image.Image, areas: Mapping[str, Pixels], labels: Map
         for thickness, color in ((3 * line, BORDER), (2 * line, INK), (line, BORDER)):
             pixels[area.window][_border(area.inside, thickness)] = color
     image = Image.fromarray(pixels)
-    _write(image, {labels[name]: (area.left, area.top) for name, area in areas.items()})
+    _write(image, {f"{name}  {shares[name]:.0%}": (area.left, area.top) for name, area in areas.items()})
     return image
 
 
@@ -52,12 +42,6 @@ def draw_spots(photograph: Image.Image, spots: Sequence[HotSpot]) -> Image.Image
             draw.ellipse(box, outline=color, width=width)
     _write(image, {f"{i + 1}: {spot.share:.0%}": (int(spot.x), int(spot.y)) for i, spot in enumerate(spots)})
     return image
-
-
-def draw_crop(photograph: Image.Image, box: Crop, label: str) -> Image.Image:
-    """Outline a crop on a photograph; a new RGB image."""
-    inside = np.ones((box.height, box.width), bool)
-    return draw_areas(photograph, {label: Pixels(box.y, box.x, inside)}, {label: label})
 
 
 def side_by_side(first: Image.Image, second: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...attention.regions import Total
 from ...scoring.report import aligned
 
 # Rows that are printed; the files have all.
@@ -26,6 +27,13 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(aligned([head, *rows[:MOST_ROWS]]).encode(errors="backslashreplace").decode())
     if len(rows) > MOST_ROWS:
         print(f"… and {len(rows) - MOST_ROWS} more rows in the file.")
+
+
+def print_totals(means: Sequence[Total], unit: str) -> None:
+    """Print the means of each area over all photographs or frames, which `unit` names."""
+    head = ("area", unit, "share of area", "share of attention", "lift")
+    shares = [(percent(mean.share_of_area), percent(mean.share_of_attention)) for mean in means]
+    print_table(head, [(m.name, str(m.photographs), *s, f"{m.lift:.2f}") for m, s in zip(means, shares, strict=True)])
 
 
 def percent(share: float) -> str:

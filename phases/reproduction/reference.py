@@ -29,8 +29,7 @@ class Reference:
 def read(path: Path) -> list[Reference]:
     """Read a table of numbers: CSV in UTF-8 with commas; lines that begin with "#" are comments.
 
-    Raises:
-        UserError: the file cannot be read, or a line is invalid.
+    A `UserError` if the file cannot be read, or a line is invalid.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -1,9 +1,8 @@
 """The batches of a training run: which images are in each, how they are loaded, augmented and sent to the devices."""
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from ...images import (
     read_stimulus,
     resize_to_fit,
 )
-from ...utils import check_space, scratch_folder
 
 # --- Plans: which images are in each batch ----------------------------------------------------------------------------
 
@@ -47,11 +45,9 @@ class Batch:
 
 
 def group_by_shape(groups: tuple[Group, Group], pixels: int) -> list[tuple[Group, Group]]:
-    """Split the training and validation images of a dataset by the input size that fits each image's shape.
+    """Split both parts of a dataset by the input size, of about so many pixels, that fits each image's shape.
 
-    Args:
-        groups: as `data.load_groups` returns them; their own sizes are ignored.
-        pixels: of the network's input; see `geometry.fitted_size`.
+    The groups' own sizes are ignored; see `geometry.fitted_size`.
     """
     by_size: dict[tuple[int, int], tuple[list[Sample], list[Sample]]] = {}
     for part, group in enumerate(groups):
@@ -114,17 +110,13 @@ def share_out(plan: Sequence[Batch], devices: int) -> list[Batch]:
 
 # --- Loading ----------------------------------------------------------------------------------------------------------
 
-Loader = Callable[[Sequence[Batch]], tf.data.Dataset]
-
 TENSORFLOW = "tensorflow"
 
 
 def load_batches(plan: Sequence[Batch], augmentation: dict | None = None) -> tf.data.Dataset:
     """Read, decode, augment, resize and pad the batches of a plan, in parallel and prefetched.
 
-    Args:
-        plan: batches in order, of one epoch or several.
-        augmentation: options of `augment`, or None for unchanged images.
+    `augmentation` has options of `augment`; None leaves images unchanged.
 
     Returns:
         Pairs: images (B, H, W, 3) and saliency maps (B, H, W, 1), float32, 0 to 255.
@@ -159,7 +151,10 @@ def load_batches(plan: Sequence[Batch], augmentation: dict | None = None) -> tf.
         return tf.ensure_shape(images, (None, None, None, 3)), tf.ensure_shape(truths, (None, None, None, 1))
 
     files, size, number = tf.TensorSpec((None,), tf.string), tf.TensorSpec((2,), tf.int32), tf.TensorSpec((), tf.int32)
-    return _mapped(rows, (files, files, tf.TensorSpec((None, 2), tf.string), size, number, number), load, len(plan))
+    signature = (files, files, tf.TensorSpec((None, 2), tf.string), size, number, number)
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
+    return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _read(path, reader, decode: Callable, in_python: Callable, dtype):
@@ -180,83 +175,14 @@ def _map_in_python(path: bytes, _: bytes) -> np.ndarray:
     return read_map(Path(os.fsdecode(path)))[..., None]
 
 
-def load_cached(plan: Sequence[Batch], files: Mapping[tuple[Sample, tuple[int, int]], Path]) -> tf.data.Dataset:
-    """Like `load_batches` without augmentation, from the files of `write_cache`."""
-
-    def rows():
-        for batch in plan:
-            yield [os.fsencode(files[sample, batch.size]) for sample in batch.samples], batch.size
-
-    def load(paths, size):
-        pairs = tf.map_fn(
-            lambda path: tf.reshape(tf.io.decode_raw(tf.io.read_file(path), tf.float32), (size[0], size[1], 4)),
-            paths,
-            fn_output_signature=tf.TensorSpec((None, None, 4), tf.float32),
-        )
-        return pairs[..., :3], pairs[..., 3:]
-
-    return _mapped(rows, (tf.TensorSpec((None,), tf.string), tf.TensorSpec((2,), tf.int32)), load, len(plan))
-
-
-def _mapped(rows: Callable, signature, load: Callable, count: int) -> tf.data.Dataset:
-    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
-    return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def write_cache(groups: Sequence[Group], folder: Path) -> dict[tuple[Sample, tuple[int, int]], Path]:
-    """Decode, resize and pad every sample once, and store the result, 16 bytes per pixel of the network's input.
-
-    Args:
-        groups: samples, and the size of the network's input for each.
-        folder: receives one file per sample; the operating system keeps as many in memory as fit.
-
-    Returns:
-        The file of each sample at its size, for `load_cached`.
-
-    Raises:
-        UserError: the disk is too small.
-    """
-    check_space(folder, sum(16 * len(group.samples) * group.size[0] * group.size[1] for group in groups))
-    plan = [Batch([sample], group.size) for group in groups for sample in group.samples]
-    files = {}
-    for i, (batch, (image, truth)) in enumerate(zip(plan, load_batches(plan), strict=True)):
-        file = folder / f"{i}.raw"
-        np.concatenate([image[0], truth[0]], axis=-1).tofile(file)
-        files[batch.samples[0], batch.size] = file
-    return files
-
-
-@contextlib.contextmanager
-def loaders(
-    folder: Path, params: Mapping, train_groups: Sequence[Group], valid_groups: Sequence[Group]
-) -> Iterator[tuple[Loader, Loader]]:
-    """The functions that turn plans into datasets, for training and for validation.
-
-    If `params` asks for a cache, `folder` holds it during the block, and is removed afterwards.
-    """
-    augmentation = {key: params[key] for key in ("mirror", "color", "crop") if params[key]}
-    training = functools.partial(load_batches, augmentation=augmentation)
-    if not params["cache"]:
-        yield training, load_batches
-        return
-    varied = bool(augmentation) or any(scale != 1 for scale in params["scales"])
-    if varied:
-        print("Training augments its images, so only the validation images are cached.")
-    with scratch_folder(folder) as scratch:
-        files = write_cache([*valid_groups, *([] if varied else train_groups)], scratch)
-        cached = functools.partial(load_cached, files=files)
-        yield training if varied else cached, cached
-
-
-def feed(strategy: tf.distribute.Strategy, plan: Sequence[Batch], load: Loader = load_batches):
-    """The batches of a plan, each split across the devices of a strategy; `load` turns a plan into a dataset."""
+def feed(strategy: tf.distribute.Strategy, plan: Sequence[Batch], augmentation: dict | None = None):
+    """The batches of a plan, each split across the devices of a strategy; see `load_batches`."""
     devices = strategy.num_replicas_in_sync
     if devices == 1:
-        return load(plan)
+        return load_batches(plan, augmentation)
     shares = share_out(plan, devices)
     # Endless, because Keras does not learn the length of a distributed dataset and stops by its number of steps.
-    return strategy.distribute_datasets_from_function(lambda _: load(shares).repeat())
+    return strategy.distribute_datasets_from_function(lambda _: load_batches(shares, augmentation).repeat())
 
 
 # --- Augmentation -----------------------------------------------------------------------------------------------------

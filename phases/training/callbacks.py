@@ -3,19 +3,13 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ...progress import ProgressBar
 from ...utils import UserError
-from .batches import Batch, load_batches
-
-BOARD_IMAGES = 4  # validation images shown after each epoch
 
 
 class EpochEnd(keras.callbacks.Callback):
@@ -67,46 +61,6 @@ class ValidateAverage(keras.callbacks.Callback):
 
     def on_test_end(self, logs=None):
         self.stack.close()
-
-
-class Board(keras.callbacks.TensorBoard):
-    """Writes the speed and a few maps of the first validation batches, in addition to Keras' data for TensorBoard.
-
-    An epoch trains with so many `images`.
-    """
-
-    def __init__(self, folder: Path, validation: Sequence[Batch], images: int):
-        super().__init__(folder, write_graph=False)
-        self.shown = [replace(batch, samples=batch.samples[:BOARD_IMAGES]) for batch in validation[:BOARD_IMAGES]]
-        self.images = images
-
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
-        self.started, self.seconds = time.monotonic(), 0.0
-
-    def on_test_begin(self, logs=None):
-        super().on_test_begin(logs)
-        self.seconds = time.monotonic() - self.started
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        with self._train_writer.as_default(epoch):
-            tf.summary.scalar("images_per_second", self.images / self.seconds)
-        pictures = []
-        with averaged_weights(self.model):
-            for photographs, truths in load_batches(self.shown):
-                pictures += [
-                    side_by_side(*row) for row in zip(photographs, self.model(photographs), truths, strict=True)
-                ]
-        with self._val_writer.as_default(epoch):
-            for i, picture in enumerate(pictures[:BOARD_IMAGES]):
-                tf.summary.image(f"photograph, map, truth/{i}", picture[None])
-
-
-def side_by_side(photograph: tf.Tensor, saliency: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
-    """A photograph, 0 to 255, its map, 0 to 1, and the true map, 0 to 255: float32 (H, 3 W, 3), 0 to 1."""
-    maps = [tf.repeat(x, 3, axis=-1) for x in (saliency, truth / tf.maximum(tf.reduce_max(truth), 1e-7))]
-    return tf.concat([photograph / 255, *maps], axis=1)
 
 
 @contextlib.contextmanager

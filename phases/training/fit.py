@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from ... import checkpoint
@@ -15,8 +16,8 @@ from ...images import find_damaged
 from ...model import build_model, choose_layout, describe_device, find_gpus
 from ...precision import check_precision
 from ...utils import UserError, count, name_some
-from .batches import feed, group_by_shape, loaders, training_plan, validation_plan
-from .callbacks import Board, EpochEnd, ValidateAverage
+from .batches import feed, group_by_shape, training_plan, validation_plan
+from .callbacks import EpochEnd, ValidateAverage
 from .optimizer import compile_model, explain_learning_rate
 from .run import Run
 
@@ -31,14 +32,12 @@ def train(
     restart: bool = False,
     fit_pixels: int | None = None,
 ) -> None:
-    """Train, or resume an interrupted run with the same settings.
+    """Train, or resume an interrupted run with the same settings; see `phases.train.Options`.
 
     Args:
         groups: for each dataset by name, the training and the validation samples.
         params: values of `config.PARAMS` after recipe and flags, and the options for your own photographs.
-        variant, context, init, restart: see `phases.train.Options`.
-        fit_pixels: number of pixels of the network's input if it takes each photograph's shape, see
-            `geometry.fitted_size`; None to use the groups' sizes.
+        fit_pixels: pixels of the network's input if it takes each photograph's shape; None to use the groups' sizes.
 
     Raises:
         UserError: an existing run has other settings, another process is training it, initial weights are not
@@ -103,16 +102,13 @@ def _train(
         print(note)
 
     run.record(params, device)
-    with (
-        _failures_explained([*train_groups, *valid_groups]),
-        loaders(run.cache_path, params, train_groups, valid_groups) as load,
-    ):
-        _fit(model, strategy, run, params, steps, load, train_groups, valid_groups)
+    with _failures_explained([*train_groups, *valid_groups]):
+        _fit(model, strategy, run, params, steps, train_groups, valid_groups)
     run.record(params, device)
     print(f"Done. The best checkpoint has validation loss {run.best():.4f}: {run.best_path}")
 
 
-def _fit(model, strategy, run: Run, params: Mapping, steps: int, load, train_groups, valid_groups) -> None:
+def _fit(model, strategy, run: Run, params: Mapping, steps: int, train_groups, valid_groups) -> None:
     """Train for the remaining epochs."""
     first = len(run.history)
     plan = [
@@ -123,10 +119,11 @@ def _fit(model, strategy, run: Run, params: Mapping, steps: int, load, train_gro
     validation = validation_plan(valid_groups, params["batch_size"])
     callbacks: list = [ValidateAverage()] if params["weight_average"] else []
     if params["tensorboard"]:
-        callbacks.append(Board(run.results / "tensorboard" / run.name, validation, _count(train_groups)))
+        callbacks.append(keras.callbacks.TensorBoard(run.results / "tensorboard" / run.name, write_graph=False))
+    augmentation = {key: params[key] for key in ("mirror", "color", "crop") if params[key]}
     model.fit(
-        feed(strategy, plan, load[0]),
-        validation_data=feed(strategy, validation, load[1]),
+        feed(strategy, plan, augmentation),
+        validation_data=feed(strategy, validation),
         validation_steps=len(validation),
         initial_epoch=first,
         epochs=params["epochs"],
@@ -160,8 +157,7 @@ def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
 def choose_devices(gpus: int, batch_size: int) -> list[str]:
     """Names of the GPUs that share each batch, with at least one image each; empty if there are none.
 
-    Raises:
-        UserError: this machine has fewer GPUs, or a batch has fewer images.
+    A `UserError` if this machine has fewer GPUs, or a batch has fewer images.
     """
     found = find_gpus(gpus)
     if gpus > batch_size:

@@ -54,10 +54,7 @@ def warmup_steps(params: Mapping, steps: int) -> int:
 def explain_learning_rate(params: Mapping, steps: int, done: int, epochs_before: int | None) -> list[str]:
     """A sentence for each way in which the learning rate differs from what the flags alone suggest.
 
-    Args:
-        params, steps: see `learning_rate`.
-        done: number of epochs that an earlier process trained.
-        epochs_before: value of --epochs of that process, if there was one.
+    An earlier process trained `done` epochs with --epochs `epochs_before`, if there was one.
     """
     notes = []
     warmup = warmup_steps(params, steps)

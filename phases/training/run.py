@@ -38,7 +38,6 @@ class Run:
         self.latest_path = results / "ckpts" / "latest" / f"{name}.weights.h5"
         self.best_path = results / "ckpts" / "best" / f"{name}.weights.h5"
         self.history_path = results / "history" / f"{name}.csv"
-        self.cache_path = results / "cache"
         self.settings = settings
         self.knowledge = knowledge  # for those who predict with its checkpoints
         self.epochs = epochs
@@ -48,11 +47,7 @@ class Run:
         self.resumed_after = 0  # epochs
 
     def lock(self) -> contextlib.AbstractContextManager:
-        """Lock this run for this process.
-
-        Raises:
-            UserError: another process is training it.
-        """
+        """Lock this run for this process; a `UserError` if another process is training it."""
         file = self.latest_path.with_name(f"{self.latest_path.name.removesuffix('.weights.h5')}.lock")
         return locked(file, f"is training {self.latest_path}")
 
@@ -60,11 +55,7 @@ class Run:
         return self.latest_path.exists()
 
     def best(self) -> float:
-        """The lowest validation loss so far.
-
-        Raises:
-            UserError: no loss is a number.
-        """
+        """The lowest validation loss so far; a `UserError` if no loss is a number."""
         losses = [row["val_loss"] for row in self.history if np.isfinite(row["val_loss"]) and row["val_loss"] != 0]
         if not losses:
             raise UserError(
@@ -80,11 +71,7 @@ class Run:
         return f"epoch {self.resumed_after} of {self.latest_path}; first from {self.start}"
 
     def read(self) -> None:
-        """Read the history from the latest checkpoint.
-
-        Raises:
-            UserError: it belongs to a run with other settings.
-        """
+        """Read the history from the latest checkpoint; a `UserError` if it belongs to a run with other settings."""
         attributes = checkpoint.read_attributes(self.latest_path)
         with checkpoint.reading(
             self.latest_path, "is not a checkpoint of a training run", "Start over with --restart."
