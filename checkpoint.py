@@ -226,11 +226,11 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What a run trained on from one dataset.
+    """The images of one dataset that a run used.
 
     Attributes:
         input_size: height and width of the network's input.
-        train, valid: names of the images that trained, and of those that chose the best epoch; see `data.Sample`.
+        train, valid: names of the training images, and of those that chose the best epoch; see `data.Sample`.
         sha256: of both lists; see `data.names_hash`.
     """
 
@@ -248,7 +248,7 @@ class Knowledge:
         input_size: height and width of the network's input; with several datasets, that of the largest dataset.
         context, variant: of the network.
         datasets: what trained the network, by dataset; empty if not known.
-        valid_fraction: share of your own photographs that validated; None for other datasets.
+        valid_fraction: share of your own photographs used for validation; None for other datasets.
         fit_shape: whether the input takes each photograph's shape, with as many pixels; see `geometry.fitted_size`.
         version: of the program that wrote the file.
         settings: of the run; see `phases.train`.

@@ -1,4 +1,4 @@
-"""The flags of the phases that have the most, in groups: train, evaluate and reproduce."""
+"""The flags of `train`, `evaluate` and `reproduce`, in groups."""
 
 import argparse
 from pathlib import Path

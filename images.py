@@ -35,7 +35,7 @@ from .utils import UserError
 # Padding values of images and of saliency maps at the network's input size.
 IMAGE_PADDING, MAP_PADDING = geometry.PADDING, 0
 
-# For overlays: perceptually uniform, and dark at low saliency.
+# Overlay colormap: perceptually uniform, dark at low saliency.
 OVERLAY_COLORS = "inferno"
 
 

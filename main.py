@@ -90,7 +90,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             name, help=text, description=f"{text.capitalize()}.", formatter_class=argparse.RawDescriptionHelpFormatter
         )
         add_flags(phase)
-    if "_ARGCOMPLETE" in os.environ:  # The shell asks for completions.
+    if "_ARGCOMPLETE" in os.environ:  # The shell requests completions.
         import argcomplete
 
         argcomplete.autocomplete(parser)

@@ -1,4 +1,4 @@
-"""The parser of the command line: short errors that say what may have been meant, and the page for newcomers."""
+"""The command-line parser: short errors with suggestions, and a welcome page."""
 
 import argparse
 import difflib
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}{end} See '{self.prog} --help'.\n")
 
     def _check_value(self, action: argparse.Action, value) -> None:
-        """Like argparse's, with the words of our errors."""
+        """Like argparse's, with our wording."""
         if action.choices is not None and value not in action.choices:
             words = [str(choice) for choice in action.choices]
             message = f"received {value}, expected {listed(words)}{did_you_mean(str(value), words)}"
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return list(phases.choices[phase]._option_string_actions)
 
     def greet(self, arguments: list[str] | None, phases: Iterable[str]) -> None:
-        """Answer a command line without a phase: with the page for newcomers, or with the phase that was meant."""
+        """Handle a command line without a phase: print the welcome page, or suggest a phase."""
         words = sys.argv[1:] if arguments is None else arguments
         if not words:
             print(WELCOME.format(program=command()), end="")

@@ -88,7 +88,7 @@ class Photograph(NamedTuple):
 
 
 def sample_photograph() -> Path:
-    """The photograph that Matplotlib ships: Grace Hopper."""
+    """The photograph of Grace Hopper that ships with Matplotlib."""
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
@@ -98,7 +98,7 @@ class Found(NamedTuple):
     """Photographs to predict.
 
     Attributes:
-        images: the path of each, and its relative path, which its map gets below `images`.
+        images: the path of each, and the relative path of its map below `images`.
         skipped: how many other files there are, such as "3 .txt, 1 .cr2", or "".
         results: how many images were left out because they are in the folder of results.
     """
@@ -121,8 +121,7 @@ def find_images(
     """The image files at paths: files, matches of patterns, and all files below folders.
 
     Args:
-        paths: photographs, folders, and patterns such as "photos/*.jpg". An image that several of them name is found
-            only once.
+        paths: photographs, folders, and patterns such as "photos/*.jpg". Duplicates are dropped.
         results: the folder of results, whose maps and overlays are left out.
         suffixes: of the files to find.
 
@@ -305,7 +304,7 @@ def output_paths(
 
 
 def _choose_names(relative: Sequence[str], suffix: str, folders: Sequence[str]) -> list[str]:
-    """The names of `output_paths` for relative paths; texts, because many paths are slow."""
+    """The names of `output_paths` for relative paths; strings, because many `Path`s are slow."""
     above = {name.rpartition("/")[0] for name in relative}
     above |= {parent.as_posix() for name in above for parent in Path(name).parents}
     taken = {same_name(name) for name in above.union(folders)}
@@ -345,7 +344,7 @@ def _clashes(targets: Sequence[str], plain: Sequence[str], folders: set[str]) ->
 
 
 def _file(status: os.stat_result) -> tuple[int, int]:
-    """What is equal for two paths of one file."""
+    """A key that is equal for two paths of the same file."""
     return status.st_dev, status.st_ino
 
 

@@ -24,14 +24,14 @@ from .terminal import quiet_stderr as quiet_stderr
 # TensorFlow reads these variables when it is imported, so `__init__.py` imports this module first. Values that the
 # user set are kept.
 # oneDNN: TensorFlow enables it by default only on newer processors, but it is up to three times as fast on all.
-# Log level 3: only errors, because TensorFlow's other messages would drown ours.
+# Log level 3: only errors, because TensorFlow's other messages would hide ours.
 TENSORFLOW_SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 for _name, _value in TENSORFLOW_SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 # Names of unfinished files and folders start with this. Next to each is a lock file, which its process holds.
 UNFINISHED = ".unfinished-"
-OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # Systems add them to every folder.
+OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # Added by operating systems.
 FORMER = "former"  # in an unfinished folder: the folder that it is about to replace
 
 
@@ -127,7 +127,7 @@ def sweep_leftovers(folder: Path) -> None:
     from filelock import FileLock
 
     for lock in folder.glob(f"{UNFINISHED}*.lock"):
-        # The owner may be running or just finishing, or be another user.
+        # The owner may still be running, or be another user.
         with contextlib.suppress(OSError), FileLock(lock, timeout=0):
             _clear(lock.with_suffix(""), lock)
 
@@ -183,7 +183,7 @@ def _holder(owner: Path) -> str:
     try:
         holder = json.loads(owner.read_text(encoding="utf-8"))
         return f": process {holder['process']}, since {holder['since']}"
-    except (OSError, ValueError, KeyError):  # It has only just started.
+    except (OSError, ValueError, KeyError):  # The note is not written yet.
         return ""
 
 
@@ -312,7 +312,7 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
     batch: list = []
     try:
         while True:
-            batch.extend(itertools.islice(items, size))  # On an error, it keeps the items before.
+            batch.extend(itertools.islice(items, size))  # Keeps earlier items on an error.
             if not batch:
                 return
             yield batch

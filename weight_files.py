@@ -35,7 +35,7 @@ LARGEST_FILE = 2**30
 # file before anything can be checked, and a hostile one of empty nodes takes 90 times its size (measured).
 LARGEST_GRAPH = 2**28
 
-# Size limit in bytes of a file's metadata: the names of a hundred thousand images.
+# Size limit in bytes of a file's metadata; enough for the names of 100,000 images.
 LARGEST_NOTE = 2**25
 
 # Where the metadata is, as JSON: in HDF5 files a dataset, in archives and folders a file.
@@ -196,7 +196,7 @@ def _printable(text: str) -> str:
 
 
 def _regular(path: Path, most: int = LARGEST_FILE) -> Path:
-    """Check that a path is a regular file of acceptable size; a pipe would block forever, a device never ends."""
+    """Check that a path is a regular file of acceptable size; a pipe may block forever, a device may never end."""
     if not path.is_file():
         raise ValueError("not a regular file" if path.exists() else f"there is no {path.name}")
     if not 0 < path.stat().st_size <= most:

@@ -28,7 +28,7 @@ ATTEMPTS = 5  # in a row without progress, at each source
 BACK_OFF_SECONDS = 1.0  # pause before the second attempt; doubles with each further one
 PIECE = 1 << 15  # bytes, from the network
 
-# The minimum speed is a piece in this time. An attempt that receives less than a piece is no progress.
+# Minimum speed: one piece in this time. An attempt that receives less made no progress.
 SLOWEST_SECONDS = 60
 
 # A resumed download repeats the last bytes of the partial file, to check that it is still the same file.
@@ -39,7 +39,7 @@ OVERLAP = 4096  # bytes
 RESERVE = 100_000_000  # bytes
 CHECK_EVERY = 8_000_000  # bytes
 
-# The first bytes of files, by suffix. Hosts that have changed often send a web page instead of a file.
+# The first bytes of files, by suffix. Moved files are often replaced by a web page.
 SIGNATURES = {".zip": b"PK", ".h5": b"\x89HDF"}
 
 
@@ -135,7 +135,7 @@ class Part:
 
 
 def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: bool) -> str:
-    """Download from one source, with any number of attempts that make progress and `ATTEMPTS` that do not."""
+    """Download from one source, until `ATTEMPTS` in a row make no progress."""
     part = Part(path, url)
     furthest, failed, verify = part.size, 0, True
     while True:
@@ -249,7 +249,7 @@ def _ask(session: requests.Session, url: str, **options) -> requests.Response:
         except BaseException as error:
             answers.append(error)
 
-    # A daemon, because the program must not wait for the server when it ends.
+    # A daemon thread, so the program can exit without waiting for the server.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(SLOWEST_SECONDS)

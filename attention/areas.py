@@ -19,7 +19,7 @@ TOLERANCE = 1.0
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle with upright sides, in pixels."""
+    """An axis-aligned rectangle, in pixels."""
 
     x: float
     y: float
@@ -119,7 +119,7 @@ def find_pixels(areas: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, P
     """The pixels of each area, see `as_area`, of a photograph of this height and width.
 
     Raises:
-        UserError: an area lies outside the photograph, holds no pixel, or is not a simple polygon; it says which.
+        UserError: an area lies outside the photograph, holds no pixel, or is not a simple polygon.
     """
     if not areas:
         raise UserError("Received no area, expected at least one.")
@@ -206,7 +206,7 @@ def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     height, width = shape
     switches = np.zeros((height, width + 1), np.int32)
     for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
-        # The same order for both polygons along a shared side, so rounding is the same.
+        # Sorted, so two polygons that share a side round it the same way.
         (x0, y0), (x1, y1) = sorted((tuple(start), tuple(end)), key=lambda point: point[::-1])
         rows = np.arange(max(0, int(np.ceil(y0 - 0.5))), min(height, int(np.ceil(y1 - 0.5))))
         if len(rows):

@@ -131,7 +131,7 @@ def fit_center_bias(positions: Sequence[np.ndarray]) -> CenterBias:
     counts = histogram(every)
     chosen = [p for p in positions[:: max(1, len(positions) // MOST_IMAGES)] if len(p)]
     if len(chosen) < 2:
-        return CenterBias(counts, 0.1, 1.0)  # Nothing to learn from: uniform.
+        return CenterBias(counts, 0.1, 1.0)  # Too little data: uniform.
     cells = [pixels_at(p) for p in chosen]
 
     def best_mixture(bandwidth):
@@ -225,12 +225,12 @@ def metric_maps(
 ) -> dict[str, np.ndarray]:
     """For each metric of the MIT/Tübingen protocol, the map that scores best if the density is true.
 
-    A fitted density is not quite true, see `contenders.plain_metrics`.
+    A fitted density is only approximate; see `contenders.plain_metrics`.
 
     Args:
         log_density: of the image, (H, W).
         others: the average density of the other images, (H, W).
-        kernel: standard deviation in pixels of the blur that makes true maps of fixations.
+        kernel: standard deviation, in pixels, of the blur from fixations to true maps.
         count: of fixations in a true map.
         seed: of the draws for `similarity_map`.
     """

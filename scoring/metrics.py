@@ -47,7 +47,7 @@ def cc(saliency: np.ndarray, truth: np.ndarray) -> float:
     if _is_constant(saliency) or _is_constant(truth):
         return 0.0
     saliency, truth = saliency - saliency.mean(), truth - truth.mean()
-    # Roots before the product, which would underflow for maps of tiny scale.
+    # Multiply the roots, not the sums: the product of tiny sums would underflow.
     return float(np.sum(saliency * truth) / (np.sqrt(np.sum(saliency**2)) * np.sqrt(np.sum(truth**2))))
 
 
@@ -261,7 +261,7 @@ def as_distribution(saliency: np.ndarray) -> np.ndarray:
     saliency = np.asarray(saliency, np.float64)
     if (lowest := saliency.min()) < 0:
         saliency = saliency - lowest
-    # By the maximum first, because the sum of tiny or huge values would underflow or overflow.
+    # Divide by the maximum first: the sum of tiny or huge values would underflow or overflow.
     peak = saliency.max()
     if peak == 0:
         return np.full(saliency.shape, 1 / saliency.size)

@@ -241,7 +241,7 @@ def test_workers_import_a_copy_of_the_modules_that_runs_the_command(machines):
 
 
 @pytest.mark.cluster
-def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkeypatch):
+def test_machine_lost_during_a_run_loses_no_map(tmp_path, run, machines, monkeypatch):
     folder = write_photographs(tmp_path / "in", 200)
     gate = tmp_path / "gate"
     troubled(monkeypatch, gate=str(gate))
@@ -269,7 +269,7 @@ def test_machine_lost_in_the_middle_costs_no_map(tmp_path, run, machines, monkey
 
 @pytest.mark.cluster
 def test_command_repeated_after_a_kill_and_an_interrupt_predicts_only_missing_maps(tmp_path, run, machines, capsys):
-    total = 240  # So many that the signals come in the middle.
+    total = 240  # Enough for the signals to arrive mid-run.
     folder, results = write_photographs(tmp_path / "in", total), tmp_path / "results"
     flags = ("--input-size", "240", "320", "--format", "png")
     command = [sys.executable, "main.py", "test", "-p", str(folder), "--weights", "lite", "--results", str(results)]

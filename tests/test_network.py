@@ -241,7 +241,7 @@ def test_too_large_arrays_are_rejected_like_files(weights, photograph):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_maps_before_an_error_of_the_source_are_delivered(network, photograph, batch_size):
+def test_maps_before_an_error_of_the_source_are_yielded(network, photograph, batch_size):
     def source():
         for i in range(7):
             yield photograph(seed=i)

@@ -239,7 +239,7 @@ def test_running_average_of_the_weights_validates_and_is_the_best_checkpoint(run
         assert row[f"{part}loss"] == pytest.approx(total, abs=1e-4)
 
 
-def test_averaged_weights_come_and_go_exactly():
+def test_averaged_weights_are_swapped_in_and_out_exactly():
     network = compiled_model(weight_average=0.75)
     images = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
     states = []
@@ -298,14 +298,14 @@ def test_tensorboard_gets_losses_and_learning_rate(run, results):
     assert {"train/epoch_loss", "train/epoch_learning_rate", "validation/epoch_loss"} <= tags
 
 
-def test_tensorboard_that_is_not_installed_is_one_clear_line(run, monkeypatch, capsys):
+def test_missing_tensorboard_prints_one_line(run, monkeypatch, capsys):
     monkeypatch.setattr(fit.importlib.util, "find_spec", lambda name: None)
     assert run("--tensorboard") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "pip install tensorboard" in error
 
 
-def test_second_training_of_a_run_is_refused_and_names_the_first(run, results, capsys):
+def test_second_training_of_a_run_is_rejected_and_names_the_first(run, results, capsys):
     with Run(results, "custom", {}).lock():
         assert run() == 2
     assert f"process {os.getpid()}, since 20" in capsys.readouterr().err
@@ -313,7 +313,7 @@ def test_second_training_of_a_run_is_refused_and_names_the_first(run, results, c
         pass
 
 
-def test_warm_up_is_heeded_without_a_cosine_and_is_never_most_of_a_training():
+def test_warmup_works_without_cosine_decay_and_never_dominates_a_run():
     def rates(epochs, *steps, **params):
         rate = optimizer.learning_rate({**defaults(), "learning_rate": 1.0, "epochs": epochs, **params}, 10)
         return [pytest.approx(float(rate(step)), abs=1e-6) for step in steps]
@@ -360,7 +360,7 @@ def test_resumed_run_must_match_every_parameter_that_affects_more_than_speed(tin
     assert (key in settings) == (PARAMS[key].affects != SPEED and key != "epochs")
 
 
-def test_memory_that_is_too_small_is_one_clear_line(run, monkeypatch, capsys):
+def test_out_of_memory_prints_one_line(run, monkeypatch, capsys):
     def exhaust(*arguments, **options):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
@@ -370,7 +370,7 @@ def test_memory_that_is_too_small_is_one_clear_line(run, monkeypatch, capsys):
     assert error.count("\n") == 1 and "--batch-size" in error
 
 
-def test_checkpoint_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeypatch):
+def test_checkpoint_that_does_not_fit_on_the_disk_is_not_started(tmp_path, monkeypatch):
     network = model.build_model(width=0.25)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7_000_000))
@@ -381,7 +381,7 @@ def test_checkpoint_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, monkeyp
     checkpoint.save_checkpoint(network, tmp_path / "results" / "x.weights.h5", {})
 
 
-def test_dataset_without_validation_images_is_refused(run, capsys):
+def test_dataset_without_validation_images_is_rejected(run, capsys):
     assert run("--valid-fraction", "0") == 2
     assert "--valid-fraction" in capsys.readouterr().err
 

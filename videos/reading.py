@@ -25,10 +25,10 @@ STREAMS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp
 # Browsers show frames of an animation without a duration for this long.
 DEFAULT_DURATION = Fraction(1, 10)
 
-# Matroska files record how long their picture lasts. If more than this is missing, the file was cut off.
+# Matroska files record the video's duration. If more than this is missing, the file was cut off.
 MISSING_SECONDS = Fraction(1, 4)
 
-# A camera or server that sends nothing for this long, in seconds, has ended its stream.
+# A stream ends after this many seconds without data.
 STREAM_TIMEOUT = 30
 
 # FFmpeg's numbers. Older versions of PyAV have no names for them. The fast conversion (bilinear) is off by up to 1 gray
@@ -66,7 +66,7 @@ class Clip:
         start: time in the file that counts as 0.
         live: whether it is a camera or stream, which has no end.
         high_range: the name of its high dynamic range, which is not converted; empty for others.
-        length: the number of frames that the file promises, for a progress bar; 0 if it promises none.
+        length: the number of frames that the file declares, for a progress bar; 0 if unknown.
         frames: the frames, which can be read once.
         end: when the last frame that was read ends, in seconds.
         error: why the frames ended before the clip, in a few words; empty if they did not.
@@ -86,7 +86,7 @@ class Clip:
 
 
 def pyav() -> ModuleType:
-    """The package PyAV, which brings FFmpeg with it.
+    """The package PyAV, which includes FFmpeg.
 
     Raises:
         UserError: it is not installed.
@@ -97,7 +97,7 @@ def pyav() -> ModuleType:
         raise UserError(
             "Videos need the package av, which is not installed: run 'pip install -r requirements-video.txt'."
         ) from error
-    av.logging.set_level(None)  # FFmpeg's own remarks on damaged files; errors are raised anyway.
+    av.logging.set_level(None)  # Silences FFmpeg's log; errors are raised anyway.
     return av
 
 
@@ -157,7 +157,7 @@ def open_clip(source: str | Path, most_pixels: int = MAX_PIXELS) -> Iterator[Cli
     except av.FFmpegError as error:
         raise Unreadable(f"not a video that can be read ({error.strerror})") from error
     with container:
-        # A song's cover is a video stream of one picture, too.
+        # Cover art is a video stream, too.
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
         if not streams:
@@ -178,7 +178,7 @@ def open_clip(source: str | Path, most_pixels: int = MAX_PIXELS) -> Iterator[Cli
             rate,
             stream.time_base,
             pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
-            start=max(min(starts, default=Fraction(0)), Fraction(0)),  # Encoders of sound may start before 0.
+            start=max(min(starts, default=Fraction(0)), Fraction(0)),  # Audio may start before 0.
             live=is_live(source),
             high_range=HIGH_RANGES.get(stream.codec_context.color_trc, ""),
             length=stream.frames or round((container.duration or 0) / 1_000_000 * rate),
@@ -220,7 +220,7 @@ def _frames(clip: Clip, container, stream) -> Iterator[Frame]:
 def _decoded(clip: Clip, container, stream) -> Iterator:
     """FFmpeg's frames up to the first damage, which is raised.
 
-    Corrupt frames before the first good one are skipped, because recordings of broadcasts start anywhere. Live streams
+    Corrupt frames before the first good one are skipped, because recorded broadcasts start mid-stream. Live streams
     continue after damage.
     """
     av = pyav()
@@ -242,7 +242,7 @@ def _decoded(clip: Clip, container, stream) -> Iterator:
 
 
 def _promised(stream) -> Fraction:
-    """When the picture ends, as a Matroska file says; 0 for others, whose damage FFmpeg notices itself."""
+    """The end of the video according to a Matroska file; 0 for other formats, where FFmpeg detects damage."""
     hours, minutes, seconds = (stream.metadata.get("DURATION") or "0:0:0").split(":")
     return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
 
@@ -251,7 +251,7 @@ def _rgb(image, size: tuple[int, int]) -> np.ndarray:
     """RGB of full range, (H, W, 3), from any format, range and color matrix; of the first frame's size."""
     width, height = size
     precise = max(component.bits for component in image.format.components) > 8
-    # Like players: where a file does not name its matrix, FFmpeg would take that of standard definition for all.
+    # As players do: without a tag, FFmpeg would assume the standard-definition matrix at any size.
     untagged = image.colorspace == UNSPECIFIED and image.height >= 720
     return image.reformat(
         width,
@@ -263,7 +263,7 @@ def _rgb(image, size: tuple[int, int]) -> np.ndarray:
 
 
 def _turn(pixels: np.ndarray, image) -> np.ndarray:
-    """Apply the display matrix, with which phones record how they were held; it also describes mirror images."""
+    """Apply the display matrix, in which phones record their orientation; it may also mirror."""
     matrix = image.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
@@ -278,7 +278,7 @@ def _turn(pixels: np.ndarray, image) -> np.ndarray:
 
 
 def _animation(clip: Clip, image) -> Iterator[Frame]:
-    """The frames of an animated GIF, WebP or PNG, by Pillow: FFmpeg reads no WebP and other durations in GIFs."""
+    """The frames of an animated GIF, WebP or PNG, by Pillow: FFmpeg cannot read WebP, and its GIF durations differ."""
     try:
         for number in range(image.n_frames):
             image.seek(number)

@@ -42,7 +42,7 @@ from .worker import Worker
 # Maximum number of photographs in a chunk.
 CHUNK = 256
 
-# First in its chunk, then alone: how often a photograph is tried.
+# Attempts per photograph: first in its chunk, then alone.
 ATTEMPTS = 3
 
 # Size of Ray's object store, which holds the weights and lists of names, on a cluster that is started for one run.
@@ -113,7 +113,7 @@ def run(options: Options) -> int:
     with exclusive(results) as check_lease, results.cleaned():
         index.claim(results, _settings(photographs, network, options), options.restart)
         start = time.perf_counter()
-        # Ray's core writes warnings to the terminal that its settings do not turn off.
+        # Ray's core prints warnings that its settings cannot turn off.
         with only_python_on_stderr(), _connected(str(options.cluster)):
             before, progress, skipped = _predict(photographs, results, network, options, check_lease)
         seconds = time.perf_counter() - start
@@ -157,7 +157,8 @@ def _report(results: Store, options: Options, before: int, progress: Progress, s
         folders = [index.INDEX if name == "images" else name for name in folders]
     print(f"{count(progress.done, 'map')} written to {' and '.join(map(results.full, folders))}.")
     if options.overlay:
-        print(f"{count(progress.done, 'overlay')} written to {results.full(index.INDEX if options.shards else 'overlays')}.")
+        folder = index.INDEX if options.shards else "overlays"
+        print(f"{count(progress.done, 'overlay')} written to {results.full(folder)}.")
     if progress.failed:
         print(f"{count(progress.failed, 'image')} failed.")
     if summary := Found({}, skipped).summary():
@@ -216,7 +217,7 @@ def _reports(listing: index.Listing, constructor: list, share: Share, alone: boo
             max_task_retries=0,  # Ray restarts the worker, but does not repeat the chunk that killed it.
         )
     index.silence(reports)
-    reports.context.target_max_block_size = 1  # One chunk, that is one row, in a block.
+    reports.context.target_max_block_size = 1  # One chunk (one row) per block.
     reports.context.max_errored_blocks = -1  # Chunks of dead workers fail; `_predict` retries them.
     for row in reports.iter_rows():
         if row["stopped"]:

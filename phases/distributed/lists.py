@@ -66,7 +66,8 @@ class Photographs:
         try:
             yield from self._in_manifest() if self.path.endswith((".txt", ".parquet")) else self._below(skipped)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{self.path} cannot be read: {str(error).rstrip(".")}. Name photographs with -p.") from error
+            reason = str(error).rstrip(".")
+            raise UserError(f"{self.path} cannot be read: {reason}. Name photographs with -p.") from error
 
     def _below(self, skipped: Counter[str]) -> Iterator[Photograph]:
         folder, _, name = self.path.rpartition("/")
