@@ -209,22 +209,27 @@ def test_clips_that_cannot_be_predicted_are_one_line_each(folder, results, run, 
     assert run(folder / "text.mp4") == 1
 
 
-def test_full_disk_is_one_line_and_leaves_the_former_video(tmp_path, results, run, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("more", "name", "writer"), [((), "a.mp4", writing.Writer), (("--format", "npy"), "a.npz", writing.Archive)]
+)
+def test_full_disk_is_one_line_and_leaves_the_former_file(
+    tmp_path, results, run, monkeypatch, capsys, more, name, writer
+):
     source = make_clip(tmp_path / "a.mp4", still(10))
-    assert run(source) == 0
-    former = (results / "videos" / "a.mp4").read_bytes()
-    add = writing.Writer.add
+    assert run(source, *more) == 0
+    former = (results / "videos" / name).read_bytes()
+    add = writer.add
 
     def full(self, pixels, time):
         if time > Fraction(1, 10):
             raise OSError(28, "No space left on device", "a.mp4")
         add(self, pixels, time)
 
-    monkeypatch.setattr(writing.Writer, "add", full)
-    assert run(source) == 2
+    monkeypatch.setattr(writer, "add", full)
+    assert run(source, *more) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: [Errno 28] No space left on device: 'a.mp4'") and error.count("\n") == 1
-    assert files_in(results / "videos") == ["a.mp4"] and (results / "videos" / "a.mp4").read_bytes() == former
+    assert files_in(results / "videos") == [name] and (results / "videos" / name).read_bytes() == former
 
 
 def test_missing_pyav_is_one_line_before_anything_is_computed(folder, tmp_path, run, monkeypatch, capsys, photograph):
