@@ -1,6 +1,7 @@
 """Clips in `test --cluster`: one row each, with the maps that plain `test` writes; without machines."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,15 @@ def test_full_disk_stops_a_run_with_clips(tmp_path, worker, monkeypatch):
     (row,) = chunks(tmp_path / "in")
     assert "No space left on device" in worker(row)["stopped"]
     assert not (tmp_path / "results" / "index").exists()
+
+
+def test_worker_without_pyav_fails_the_clip_with_a_clear_line(tmp_path, worker, monkeypatch):
+    (tmp_path / "in").mkdir()
+    make_clip(tmp_path / "in" / "a.mp4", still(3))
+    monkeypatch.setitem(sys.modules, "av", None)
+    (row,) = chunks(tmp_path / "in")
+    report = worker(row)
+    assert report["failed"] == 1 and "pip install -r requirements-video.txt" in report["errors"][0]
 
 
 def test_videos_of_a_list_keep_the_whole_name(tmp_path):
