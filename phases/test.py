@@ -14,6 +14,7 @@ from ..photographs import (
     sample_photograph,
     write_maps,
 )
+from ..predictor import PIXELS_IN_FLIGHT
 from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
 from .clips import find_sources, name_clips, predict_clips, without_password
@@ -36,10 +37,11 @@ def run(options: Options) -> int:
     photographs, clips = name_all(found.images, options.suffix), name_clips(moving, options.suffix)
     check_not_replaced([*photographs, *clips], results)
     with quiet_stderr():
-        from ..network import load
+        from ..engines import load
         from .introduce import introduce
     network = load(
         options.weights,
+        engine=options.engine,
         data=options.data,
         results=results,
         input_size=options.input_size,
@@ -88,15 +90,13 @@ def test(network, photographs: Sequence[Photograph], options: Options) -> tuple[
     """Predict images into `results/images/`, and with `--overlay` write overlays into `results/overlays/`.
 
     Args:
-        network: a `network.Network`.
+        network: a `predictor.Predictor`.
         photographs: see `photographs.name_all`.
         options: the format, the batch size and the folder of results.
 
     Returns:
         The number of maps written, and a sentence for each image that failed.
     """
-    from ..network import PIXELS_IN_FLIGHT
-
     results = Path(options.params["results"])
 
     def write(name: str, contents: bytes) -> None:
