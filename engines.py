@@ -1,7 +1,7 @@
 """The engines that predict: TensorFlow, or LiteRT, which starts in a second."""
 
 from .predictor import Predictor
-from .utils import UserError
+from .utils import UserError, quiet_stderr
 
 
 def load(weights=None, *, engine: str = "tensorflow", **options) -> Predictor:
@@ -15,10 +15,12 @@ def load(weights=None, *, engine: str = "tensorflow", **options) -> Predictor:
     Raises:
         UserError: see `network.load`; or the engine is unknown, or not available, or cannot do what the options say.
     """
-    if engine == "tensorflow":
-        from .network import load
-    elif engine == "litert":
-        from .litert import load
-    else:
+    if engine == "litert":
+        from . import litert
+
+        return litert.load(weights, **options)
+    if engine != "tensorflow":
         raise UserError(f"Received the engine {engine!r}, expected tensorflow or litert.")
-    return load(weights, **options)
+    with quiet_stderr():
+        from . import network
+    return network.load(weights, **options)

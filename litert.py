@@ -8,7 +8,7 @@ import functools
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from .image_files import UPRIGHT, Header, Unreadable, read_pixels, turn, why_unr
 from .installation import download_folder, install_command
 from .listing import hash_files
 from .predictor import Predictor
-from .utils import UserError, cores, quiet_stderr, whole_file
+from .utils import UserError, cores, only_python_on_stderr, quiet_stderr, whole_file
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,16 @@ class LiteNetwork(Predictor):
     max_pixels: int = MAX_PIXELS
     orientation: str = UPRIGHT
 
-    def __post_init__(self) -> None:
-        checks.remember_process()
-
-    def __getstate__(self) -> dict:
-        """For `pickle` and `copy`: without the interpreter."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def __repr__(self) -> str:
-        return f"<MSI-Net {self.facts['variant']}, input {self._input()}, LiteRT, {self.weights.path.name}>"
-
-    def _input(self) -> str:
-        height, width = self.input_size
-        return f"{height}×{width}{' in the shape of each photograph' if self.fit_shape else ''}"
+        return f"<MSI-Net {self.facts['variant']}, {self._input()}, LiteRT, {self.weights.path.name}>"
 
     def summary(self) -> str:
-        """What a phase prints before it predicts."""
         return (
-            f"Network: {self.weights.path.name} ({self.weights.reason}), input {self._input()}.\n"
+            f"Network: {self.weights.path.name} ({self.weights.reason}), {self._input()}.\n"
             f"Device: CPU, LiteRT, float32."
         )
 
     def record(self) -> dict:
-        """What a run record says about the network."""
         return {
             "weights": str(self.weights.path),
             "reason": self.weights.reason,
@@ -100,7 +87,7 @@ class LiteNetwork(Predictor):
 
     @functools.cached_property
     def _interpreter(self) -> tuple[threading.Lock, Any]:
-        with quiet_stderr():
+        with only_python_on_stderr():
             return threading.Lock(), _litert().Interpreter(str(self.file), num_threads=cores())
 
     def _maps(self, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@ saliency = msinet.load("lite").predict("photograph.jpg")
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,19 +78,8 @@ class Network(Predictor):
     precision: str = "float32"
     gpus: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        checks.remember_process()
-
-    def __getstate__(self) -> dict:
-        """For `pickle` and `copy`: without the compiled graph, which a copy compiles again."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def __repr__(self) -> str:
         return f"<MSI-Net {self.architecture.variant}, {self._input()}, {self.precision}, {self.weights.path.name}>"
-
-    def _input(self) -> str:
-        height, width = self.input_size
-        return f"input {height}×{width}{' in the shape of each photograph' if self.fit_shape else ''}"
 
     def summary(self) -> str:
         """What a phase prints before it predicts. For how the weights were trained, see `knowledge`."""
@@ -142,7 +131,6 @@ class Network(Predictor):
         return tf.function(maps, signature, autograph=False)
 
     def record(self) -> dict:
-        """What a run record says about the network."""
         return {
             "weights": str(self.weights.path),
             "reason": self.weights.reason,
@@ -158,7 +146,7 @@ class Network(Predictor):
 
     # --- The engine; see `Predictor` ---------------------------------------------------------------------------------
 
-    errors = (tf.errors.OpError, MemoryError)
+    errors = (*Predictor.errors, tf.errors.OpError)
 
     def read(self, path: Path, header: Header) -> tf.Tensor:
         return read_image(path, header)

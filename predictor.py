@@ -37,15 +37,26 @@ class Prediction:
 
 
 class Predictor:
-    """A trained network with any engine. Engines implement the first methods; see `network.Network` for attributes."""
+    """A trained network with any engine, which implements `read` to `restore`; see `network.Network` for attributes."""
 
     input_size: tuple[int, int]
     fit_shape: bool
     max_pixels: int
     orientation: str
 
-    # What `fit` and `restore` may raise for a photograph.
-    errors: tuple[type[Exception], ...] = (MemoryError,)
+    # What `read`, `fit` and `restore` may raise for a photograph.
+    errors: tuple[type[Exception], ...] = (Unreadable, MemoryError)
+
+    def __post_init__(self) -> None:
+        checks.remember_process()
+
+    def __getstate__(self) -> dict:
+        """For `pickle` and `copy`: without the compiled graph, which a copy compiles again."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
+
+    def _input(self) -> str:
+        height, width = self.input_size
+        return f"input {height}×{width}{' in the shape of each photograph' if self.fit_shape else ''}"
 
     def read(self, path: Path, header: Header) -> Any:
         """Decode an image file: uint8 (H, W, 3), turned and on white; raises `Unreadable`."""
@@ -57,6 +68,14 @@ class Predictor:
 
     def graphs(self, batch_size: int) -> list[Callable]:
         """Functions that run at the same time, each from a list of inputs of one size to maps (B, h, w, 1), 0 to 1."""
+        raise NotImplementedError
+
+    def record(self) -> dict:
+        """What a run record says about the network."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """What a phase prints before it predicts."""
         raise NotImplementedError
 
     def restore(self, saliency, size: tuple[int, int]) -> np.ndarray:
@@ -139,7 +158,7 @@ class Predictor:
             pixels = opened.read()
             size = pixels.shape[:2]
             return _Fitted(opened.photograph, size, self.fit(pixels, self.size_for(size)))
-        except (Unreadable, *self.errors) as error:
+        except self.errors as error:
             return Prediction(opened.photograph, error=str(error) or "too large for the memory")
 
     def _in_batches(self, fitted: Iterable, batch_size: int) -> Iterator["_Mapped | Prediction"]:

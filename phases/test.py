@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..engines import load
 from ..listing import list_files
 from ..photographs import (
     Options,
@@ -18,6 +19,7 @@ from ..predictor import PIXELS_IN_FLIGHT
 from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
 from .clips import find_sources, name_clips, predict_clips, without_password
+from .introduce import introduce
 
 
 def run(options: Options) -> int:
@@ -36,9 +38,6 @@ def run(options: Options) -> int:
     found, moving = find_sources(paths, results)  # Before the weights, which may be a long download.
     photographs, clips = name_all(found.images, options.suffix), name_clips(moving, options.suffix)
     check_not_replaced([*photographs, *clips], results)
-    with quiet_stderr():
-        from ..engines import load
-        from .introduce import introduce
     network = load(
         options.weights,
         engine=options.engine,
