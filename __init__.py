@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from .attention.crops import crop as crop
     from .attention.hot_spots import hot_spots as hot_spots
     from .attention.regions import regions as regions
+    from .engines import load as load
     from .network import Network as Network
-    from .network import load as load
 
 # Imported when they are used: TensorFlow takes seconds, and `msinet --help` and questions about maps do not need it.
 MODULES = {
     "Network": "network",
-    "load": "network",
+    "load": "engines",
     "regions": "attention.regions",
     "hot_spots": "attention.hot_spots",
     "crop": "attention.crops",

@@ -219,6 +219,28 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return rgb
 
 
+def as_pixels(photograph: np.ndarray | Image.Image, orientation: str = UPRIGHT) -> np.ndarray:
+    """RGB pixels of a photograph in memory, uint8 (H, W, 3); see `network.Network.predict`.
+
+    Raises:
+        UserError: the dtype or shape is wrong.
+    """
+    if isinstance(photograph, Image.Image):
+        image, photograph = photograph, to_rgb(photograph)
+        photograph = turn(photograph, orientation_tag(image) if orientation == UPRIGHT else 1)
+    pixels = np.asarray(photograph)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise UserError(
+            f"received an array of {pixels.dtype} {pixels.shape}, expected uint8, 0 to 255, of shape (height, width, "
+            f"3), or (height, width) for grayscale"
+        )
+    if pixels.shape[2] == 4:
+        return on_white(pixels)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
 def on_white(pixels: np.ndarray) -> np.ndarray:
     """Composite RGBA, uint8 (H, W, 4), on white: uint8 (H, W, 3). Opaque pixels stay exactly as they are."""
     rgb, alpha = pixels[..., :3], pixels[..., 3:]

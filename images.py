@@ -1,18 +1,14 @@
-"""Pixels: image files to tensors, tensors to the network's input and its maps back, and maps to files."""
+"""Pixels: image files to tensors, and tensors to the network's input and its maps back."""
 
-import io
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from . import geometry
-from .config import MAX_PIXELS
 from .data import Sample
 from .image_files import (
     IMAGE_FORMATS,
@@ -22,21 +18,18 @@ from .image_files import (
     Header,
     Unreadable,
     on_white,
-    orientation_tag,
     read_gray,
     read_header,
     read_pixels,
-    to_rgb,
     turn,
     why_unreadable,
 )
-from .utils import UserError
+from .image_files import as_pixels as as_pixels  # Used by others through this module.
+from .map_files import blend as blend
+from .map_files import encode_map as encode_map
 
 # Padding values of images and of saliency maps at the network's input size.
 IMAGE_PADDING, MAP_PADDING = geometry.PADDING, 0
-
-# Overlay colormap: perceptually uniform, dark at low saliency.
-OVERLAY_COLORS = "inferno"
 
 
 # --- Geometry: an image to the network's input, and a map back --------------------------------------------------------
@@ -254,28 +247,6 @@ def _damage(path: Path, error: Exception) -> str:
     return f"{reason} ({re.sub(NODE_OF_TENSORFLOW, '', first_line)[:120]})"
 
 
-def as_pixels(photograph: np.ndarray | Image.Image, orientation: str = UPRIGHT) -> np.ndarray:
-    """RGB pixels of a photograph in memory, uint8 (H, W, 3); see `network.Network.predict`.
-
-    Raises:
-        UserError: the dtype or shape is wrong.
-    """
-    if isinstance(photograph, Image.Image):
-        image, photograph = photograph, to_rgb(photograph)
-        photograph = turn(photograph, orientation_tag(image) if orientation == UPRIGHT else 1)
-    pixels = np.asarray(photograph)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
-        raise UserError(
-            f"received an array of {pixels.dtype} {pixels.shape}, expected uint8, 0 to 255, of shape (height, width, "
-            f"3), or (height, width) for grayscale"
-        )
-    if pixels.shape[2] == 4:
-        return on_white(pixels)
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-
-
 def find_damaged(samples: Sequence[Sample]) -> list[str]:
     """Decode every stimulus and saliency map; a sentence for each that fails."""
     complaints = []
@@ -285,64 +256,3 @@ def find_damaged(samples: Sequence[Sample]) -> list[str]:
         except Unreadable as error:
             complaints.append(f"{file}: {error}")
     return complaints
-
-
-# --- Maps as files ----------------------------------------------------------------------------------------------------
-
-# Limit of the JPEG library.
-MOST_JPEG_SIDE = 65_500
-
-
-class Unwritable(UserError):
-    """A map that its format cannot store; the message says why in a few words, without the file's name."""
-
-
-def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
-    """A saliency map as the contents of a file.
-
-    Args:
-        saliency: float32, (H, W), 0 to 255.
-        suffix: ".jpeg" (grayscale, quality 100, as published), ".png" (8 bits) or ".npy" (float32, 0 to 1).
-
-    Raises:
-        Unwritable: the map is too high or wide for a JPEG.
-    """
-    if suffix == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, saliency / np.float32(255))
-        return buffer.getvalue()
-    image = np.round(saliency).astype(np.uint8)[..., None]
-    if suffix == ".png":
-        return tf.io.encode_png(image).numpy()
-    _check_jpeg(image)
-    return tf.io.encode_jpeg(image, format="grayscale", quality=100).numpy()
-
-
-def encode_overlay(path: Path, saliency: np.ndarray, max_pixels: int = MAX_PIXELS, orientation: str = UPRIGHT) -> bytes:
-    """A photograph blended with its map, as the contents of a JPEG file; see `blend`."""
-    photograph = read_image(path, read_header(path, most_pixels=max_pixels, orientation=orientation)).numpy()
-    _check_jpeg(photograph)
-    return tf.io.encode_jpeg(blend(photograph, saliency), quality=95).numpy()
-
-
-def _check_jpeg(image: np.ndarray) -> None:
-    height, width = image.shape[:2]
-    if max(height, width) > MOST_JPEG_SIDE:
-        raise Unwritable(
-            f"its map cannot be written: received {width}×{height} pixels, expected at most {MOST_JPEG_SIDE} per side "
-            f"for a JPEG; use --format png or npy, without --overlay"
-        )
-
-
-def blend(photograph: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """The mean of a photograph and its map in color.
-
-    Args:
-        photograph: uint8, (H, W, 3).
-        saliency: float32, (H, W), 0 to 255.
-
-    Returns:
-        uint8, (H, W, 3).
-    """
-    colors = matplotlib.colormaps[OVERLAY_COLORS](np.round(saliency).astype(np.uint8), bytes=True)[..., :3]
-    return ((photograph.astype(np.uint16) + colors) // 2).astype(np.uint8)

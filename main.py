@@ -26,6 +26,7 @@ from .arguments import (
     add_compare,
     add_crop,
     add_data,
+    add_engine,
     add_frames,
     add_input_size,
     add_mirrored,
@@ -160,6 +161,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--overlay", action="store_true", help="also write the originals blended with their maps")
     add_input_size(phase, auto=True)
     add_mirrored(phase)
+    add_engine(phase)
     add_verbose(phase)
     phase.add_argument(
         "--max-pixels",

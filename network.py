@@ -6,23 +6,19 @@ saliency = msinet.load("lite").predict("photograph.jpg")
 
 import contextlib
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from . import checkpoint, checks
 from .acquisition import datasets
 from .checkpoint import Architecture, Choice, Knowledge
 from .config import MAX_PIXELS
-from .geometry import fitted_size
-from .image_files import UPRIGHT, Unreadable, read_header
-from .images import IMAGE_PADDING, as_pixels, read_image, resize_and_pad, restore_map
+from .image_files import UPRIGHT, Header
+from .images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
 from .model import (
     CHANNELS_FIRST,
     CHANNELS_LAST,
@@ -34,11 +30,11 @@ from .model import (
     tensor_convolutions,
 )
 from .precision import check_precision, half_convolutions
-from .utils import UserError, cores, in_batches, onednn_enabled, parallel_map
-from .videos import maps
-
-# An array, a Pillow image, or the path of an image file.
-Photograph = np.ndarray | Image.Image | Path | str
+from .predictor import PIXELS_IN_FLIGHT as PIXELS_IN_FLIGHT
+from .predictor import Photograph as Photograph
+from .predictor import Prediction as Prediction
+from .predictor import Predictor
+from .utils import UserError, cores, onednn_enabled
 
 # Describes weights that were given as arrays.
 UNNAMED = Choice(Path("arrays"), "given as arrays")
@@ -46,22 +42,9 @@ UNNAMED = Choice(Path("arrays"), "given as arrays")
 # Fields that are copied into a run's record.
 RECORDED = ("sha256", "fit_shape", "mirrored", "orientation", "precision", "layout")
 
-# Limits memory: photographs and maps that are processed in the background have at most this many pixels in total, at up
-# to 15 bytes per pixel. A larger photograph is processed alone.
-PIXELS_IN_FLIGHT = 48_000_000
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The saliency map of one photograph, float32 (H, W), 0 to 255, or the reason why there is none, in a few words."""
-
-    photograph: Photograph
-    saliency: np.ndarray | None = None
-    error: str = ""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Network:
+class Network(Predictor):
     """A trained network, ready to predict; see `load`.
 
     Attributes:
@@ -95,19 +78,8 @@ class Network:
     precision: str = "float32"
     gpus: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        checks.remember_process()
-
-    def __getstate__(self) -> dict:
-        """For `pickle` and `copy`: without the compiled graph, which a copy compiles again."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def __repr__(self) -> str:
         return f"<MSI-Net {self.architecture.variant}, {self._input()}, {self.precision}, {self.weights.path.name}>"
-
-    def _input(self) -> str:
-        height, width = self.input_size
-        return f"input {height}×{width}{' in the shape of each photograph' if self.fit_shape else ''}"
 
     def summary(self) -> str:
         """What a phase prints before it predicts. For how the weights were trained, see `knowledge`."""
@@ -158,63 +130,7 @@ class Network:
 
         return tf.function(maps, signature, autograph=False)
 
-    def predict(self, photograph: Photograph) -> np.ndarray:
-        """The saliency map of one photograph.
-
-        Args:
-            photograph: RGB as uint8, (H, W, 3), 0 to 255; or grayscale, (H, W) or (H, W, 1); or RGBA, which is
-                composited on white; or a Pillow image of any mode; or the path of an image file.
-
-        Returns:
-            float32, (H, W), 0 to 1: how likely people are to look at each pixel, relative to the photograph's others.
-            Files and Pillow images with an EXIF orientation are turned upright first; see `orientation`.
-
-        Raises:
-            UserError: the array has another dtype or shape, or the file cannot be read.
-        """
-        return next(self.predict_many([photograph]))
-
-    def predict_many(self, photographs: Iterable[Photograph], batch_size: int = 1) -> Iterator[np.ndarray]:
-        """The saliency maps of any number of photographs, in order and in constant memory.
-
-        Args:
-            photographs: see `predict`; their sizes may differ.
-            batch_size: photographs that the network processes together.
-
-        Yields:
-            The result of `predict` for each.
-
-        Raises:
-            UserError: an argument is wrong, or a photograph cannot be read; the message names it.
-        """
-        return _to_maps(self.predictions(photographs, batch_size))
-
-    predict_video = maps.predict_video
-
-    def predictions(self, photographs: Iterable[Photograph], batch_size: int = 1) -> Iterator[Prediction]:
-        """Like `predict_many`, but continues after a photograph that cannot be read.
-
-        Photographs are read, and maps are resized, in the background.
-
-        Yields:
-            A `Prediction` for each photograph, in order. An error that `photographs` raises comes after the
-            predictions of the earlier ones.
-        """
-        checks.check_not_forked()
-        batch_size = checks.check_param("batch_size", batch_size)
-        checks.check_several(photographs)
-        opened = map(self._open, photographs)
-        fitted = parallel_map(self._fit, opened, weight=_pixels, most=PIXELS_IN_FLIGHT)
-        mapped = self._in_batches(fitted, batch_size)
-        return parallel_map(_restore, mapped, weight=_pixels, most=PIXELS_IN_FLIGHT)
-
-    def size_for(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """The network's input size for a photograph, both as (height, width)."""
-        height, width = self.input_size
-        return fitted_size(shape, height * width) if self.fit_shape else self.input_size
-
     def record(self) -> dict:
-        """What a run record says about the network."""
         return {
             "weights": str(self.weights.path),
             "reason": self.weights.reason,
@@ -223,115 +139,42 @@ class Network:
             "input_size": list(self.input_size),
             "knowledge": self.knowledge and self.knowledge.record(),
             "gpus": list(self.gpus),
+            "engine": "tensorflow",
             "onednn": onednn_enabled(),
             **{key: getattr(self, key) for key in RECORDED},
         }
 
-    def _open(self, photograph: Photograph) -> "_Opened | Prediction":
-        """Read a photograph's size but not its pixels."""
-        try:
-            if isinstance(photograph, Path | str):
-                path = Path(photograph)
-                header = read_header(path, most_pixels=self.max_pixels, orientation=self.orientation)
-                return _Opened(photograph, header.size, functools.partial(read_image, path, header))
-            checks.check_pixels(photograph, self.max_pixels)
-            pixels = as_pixels(photograph, self.orientation)
-            return _Opened(photograph, pixels.shape[:2], lambda: pixels)
-        except (Unreadable, UserError, OSError) as error:
-            return Prediction(photograph, error=str(error))
+    # --- The engine; see `Predictor` ---------------------------------------------------------------------------------
 
-    def _fit(self, opened: "_Opened | Prediction") -> "_Fitted | Prediction":
-        """Read a photograph's pixels and fit them into the network's input."""
-        if isinstance(opened, Prediction):
-            return opened
-        try:
-            pixels = opened.read()
-            size = pixels.shape[:2]
-            return _Fitted(opened.photograph, size, _fit_image(pixels, self.size_for(size)))
-        except (Unreadable, tf.errors.OpError) as error:
-            return Prediction(opened.photograph, error=str(error))
+    errors = (*Predictor.errors, tf.errors.OpError)
 
-    def _in_batches(self, fitted: Iterable, batch_size: int) -> Iterator["_Mapped | Prediction"]:
-        """Predict in batches; failed photographs keep their place."""
+    def read(self, path: Path, header: Header) -> tf.Tensor:
+        return read_image(path, header)
+
+    def fit(self, pixels, size: tuple[int, int]) -> tf.Tensor:
+        return _fit_image(pixels, size)
+
+    def graphs(self, batch_size: int) -> list[Callable]:
         if len(self.gpus) > 1:
             graphs = [self._graph_on(device) for device in self.gpus]
         else:
             # A single photograph leaves cores idle between operations, so two graphs run at once.
             graphs = [self.graph] * (min(2, cores()) if batch_size == 1 else 1)
-        # Each thread runs one graph. Batches are prefetched, so a thread need not wait for its next one.
-        dispatched = zip(in_batches(fitted, batch_size), itertools.cycle(graphs), strict=False)
-        count = len(graphs)
-        predicted = parallel_map(lambda pair: self._predict(*pair), dispatched, workers=count, ahead=2 * count)
-        return itertools.chain.from_iterable(predicted)
+        return [functools.partial(self._maps, graph) for graph in graphs]
 
-    def _predict(self, batch: list["_Fitted | Prediction"], graph: Callable) -> list["_Mapped | Prediction"]:
-        """Predict a batch, with one call of the network per input size."""
-        by_size: dict[tuple[int, int], list[tf.Tensor]] = {}
-        for item in batch:
-            if isinstance(item, _Fitted):
-                by_size.setdefault(self.size_for(item.size), []).append(item.image)
-        maps = {size: iter(self._maps(tf.stack(images), graph)) for size, images in by_size.items()}
-
-        def mapped(item: _Fitted | Prediction) -> _Mapped | Prediction:
-            if isinstance(item, Prediction):
-                return item
-            return _Mapped(item.photograph, item.size, next(maps[self.size_for(item.size)]))
-
-        return [mapped(item) for item in batch]
-
-    def _maps(self, images: tf.Tensor, graph: Callable) -> tf.Tensor:
+    def _maps(self, graph: Callable, images: list[tf.Tensor]) -> tf.Tensor:
         """Maps of fitted images; with `mirrored`, averaged with the maps of the mirror images."""
-        maps = graph(images)
-        return normalize(maps + graph(images[:, :, ::-1])[:, :, ::-1]) if self.mirrored else maps
+        batch = tf.stack(images)
+        maps = graph(batch)
+        return normalize(maps + graph(batch[:, :, ::-1])[:, :, ::-1]) if self.mirrored else maps
 
-
-# --- Stages of a prediction; each returns failed photographs' `Prediction`s unchanged ----------------------
-
-
-class _Opened(NamedTuple):
-    photograph: Photograph
-    size: tuple[int, int]
-    read: Callable[[], np.ndarray]  # Returns uint8 (H, W, 3).
-
-
-class _Fitted(NamedTuple):
-    photograph: Photograph
-    size: tuple[int, int]  # Of the photograph.
-    image: tf.Tensor  # float32 (h, w, 3), 0 to 255; the network's input.
-
-
-class _Mapped(NamedTuple):
-    photograph: Photograph
-    size: tuple[int, int]  # Of the photograph.
-    saliency: tf.Tensor  # float32 (h, w, 1), 0 to 1; the network's output.
-
-
-def _to_maps(predictions: Iterable[Prediction]) -> Iterator[np.ndarray]:
-    for i, prediction in enumerate(predictions):
-        if prediction.saliency is None:
-            name = prediction.photograph if isinstance(prediction.photograph, Path | str) else f"photograph {i}"
-            raise UserError(f"{name}: {prediction.error}.")
-        yield prediction.saliency / np.float32(255)
-
-
-def _pixels(item: _Opened | _Mapped | Prediction) -> int:
-    return 0 if isinstance(item, Prediction) else item.size[0] * item.size[1]
+    def restore(self, saliency: tf.Tensor, size: tuple[int, int]) -> np.ndarray:
+        return restore_map(saliency, size)
 
 
 @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((2,), tf.int32)])
 def _fit_image(pixels, size):
     return resize_and_pad(pixels, size, IMAGE_PADDING)
-
-
-def _restore(mapped: _Mapped | Prediction) -> Prediction:
-    """Resize a map to the photograph's size."""
-    if isinstance(mapped, Prediction):
-        return mapped
-    try:
-        return Prediction(mapped.photograph, restore_map(mapped.saliency, mapped.size))
-    except (tf.errors.OpError, MemoryError) as error:
-        reason = str(error).splitlines()[0][:120]
-        return Prediction(mapped.photograph, error=f"its map could not be resized ({reason})")
 
 
 def load(

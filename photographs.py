@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from .config import MAX_PIXELS
 from .data import is_named_like, list_images
-from .image_files import IMAGE_SUFFIXES
+from .image_files import IMAGE_SUFFIXES, read_header
 from .listing import count_suffixes, list_names
+from .map_files import Unwritable, encode_map, encode_overlay
 from .utils import UserError, count
 from .videos.reading import is_live
 
@@ -34,6 +37,7 @@ class Options:
     overlay: bool = False
     input_size: tuple[int, int] | str | None = None
     mirrored: bool = False
+    engine: str = "tensorflow"
     max_pixels: int = MAX_PIXELS
     cluster: str | None = None
     workers: int | None = None
@@ -68,6 +72,8 @@ class Options:
         """Reject flags that contradict each other."""
         if self.cluster and self.params["gpus"]:
             raise UserError("--gpus works only without --cluster: each worker of a cluster has one GPU, if any.")
+        if self.cluster and self.engine != "tensorflow":
+            raise UserError(f"--engine {self.engine} works only without --cluster.")
         if self.cluster:
             if live := [path for path in self.paths if is_live(path) and not str(path).startswith("http")]:
                 raise UserError(f"{live[0]} is a camera or a stream: repeat the command without --cluster.")
@@ -229,17 +235,12 @@ def write_maps(
     Raises:
         OSError: no file can be written, for example because the disk is full.
     """
-    from .images import Unwritable, encode_map, encode_overlay  # Here, because it imports TensorFlow.
-
     if prediction.saliency is None:
         return {}, prediction.error
     try:
         files = {photograph.map: encode_map(prediction.saliency, options.suffix)}
         if options.overlay:
-            overlay = encode_overlay(
-                prediction.photograph, prediction.saliency, options.max_pixels, options.params["orientation"]
-            )
-            files[photograph.overlay] = overlay
+            files[photograph.overlay] = encode_overlay(_read(prediction.photograph, options), prediction.saliency)
         for name, contents in files.items():
             write(name, contents)
     except Unwritable as error:
@@ -249,6 +250,16 @@ def write_maps(
             raise
         return {}, NAME_TOO_LONG
     return files, ""
+
+
+def _read(path: Path, options: Options) -> np.ndarray:
+    """The pixels of a photograph, as the engine read them."""
+    if options.engine == "litert":
+        from .litert import read_image
+    else:
+        from .images import read_image  # Here, because it imports TensorFlow.
+    header = read_header(path, most_pixels=options.max_pixels, orientation=options.params["orientation"])
+    return np.asarray(read_image(path, header))
 
 
 def map_pixels(prediction) -> int:

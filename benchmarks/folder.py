@@ -52,6 +52,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=60, help="photographs in the folder (default: 60)")
     parser.add_argument("--weights", default="lite", help="for test --weights (default: lite)")
+    parser.add_argument("--engine", choices=("tensorflow", "litert"), default="tensorflow")
     parser.add_argument("--programs", type=Path, nargs="+", default=[Path(__file__).parents[1]], metavar="CLONE")
     parser.add_argument("--repetitions", type=int, default=1)
     options = parser.parse_args()
@@ -67,6 +68,8 @@ def run() -> None:
                 for program in options.programs:
                     results = tempfile.mkdtemp(dir=temporary)
                     arguments = ["test", "-p", str(photographs), "--weights", options.weights, "--results", results]
+                    if options.engine != "tensorflow":  # Earlier versions do not know the flag.
+                        arguments += ["--engine", options.engine]
                     cpu, memory, seconds = measure(program, arguments, log)
                     print(f"| {program} | {count} | {cpu:.1f} | {memory:.0f} | {seconds:.1f} |", flush=True)
 

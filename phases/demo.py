@@ -17,7 +17,7 @@ import matplotlib
 
 from .. import checkpoint
 from ..config import DEMO_SIZES
-from ..images import OVERLAY_COLORS
+from ..map_files import OVERLAY_COLORS
 from ..network import Network, load
 from ..photographs import sample_photograph
 from ..utils import UserError, check_replaceable, whole_folder

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..engines import load
 from ..listing import list_files
 from ..photographs import (
     Options,
@@ -14,9 +15,11 @@ from ..photographs import (
     sample_photograph,
     write_maps,
 )
+from ..predictor import PIXELS_IN_FLIGHT
 from ..progress import ProgressBar
 from ..utils import count, only_python_on_stderr, parallel_map, quiet_stderr, whole_file, write_record
 from .clips import find_sources, name_sources, predict_clips, without_password
+from .introduce import introduce
 
 
 def run(options: Options) -> int:
@@ -35,11 +38,9 @@ def run(options: Options) -> int:
     found, moving = find_sources(paths, results)  # Before the weights, which may be a long download.
     photographs, clips = name_all(found.images, options.suffix), name_sources(moving, options.suffix)
     check_not_replaced([*photographs, *clips], results)
-    with quiet_stderr():
-        from ..network import load
-        from .introduce import introduce
     network = load(
         options.weights,
+        engine=options.engine,
         data=options.data,
         results=results,
         input_size=options.input_size,
@@ -88,15 +89,13 @@ def test(network, photographs: Sequence[Photograph], options: Options) -> tuple[
     """Predict images into `results/images/`, and with `--overlay` write overlays into `results/overlays/`.
 
     Args:
-        network: a `network.Network`.
+        network: a `predictor.Predictor`.
         photographs: see `photographs.name_all`.
         options: the format, the batch size and the folder of results.
 
     Returns:
         The number of maps written, and a sentence for each image that failed.
     """
-    from ..network import PIXELS_IN_FLIGHT
-
     results = Path(options.params["results"])
 
     def write(name: str, contents: bytes) -> None:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # What each module may import of the program. A folder's row applies to all its files that have no row of their own.
 MAY_IMPORT = {
-    "__init__": "network attention utils config",
+    "__init__": "engines network attention utils config",
     "config": "",
     "bundled": "",
     "utils": "config terminal",
@@ -23,25 +23,29 @@ MAY_IMPORT = {
     "model": "utils",
     "precision": "model utils",
     "data": "download acquisition utils config image_files listing",
-    "images": "geometry data utils config image_files",
+    "images": "geometry data image_files map_files",
+    "map_files": "utils",
     "vgg16": "model",
     "weight_files": "vgg16 model utils config",
     "checkpoint": "weight_files vgg16 bundled download model utils config installation listing",
     "scoring": "scoring progress images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
-    "network": "checkpoint images data precision model acquisition.datasets utils config image_files checks geometry "
-    "videos",
-    "photographs": "images data utils config image_files listing videos.reading",
+    "predictor": "checks geometry image_files utils videos",
+    "network": "predictor checkpoint images data precision model acquisition.datasets utils config image_files checks",
+    "litert": "predictor network bundled checks geometry acquisition.datasets utils config image_files installation "
+    "listing",
+    "engines": "predictor network litert utils",
+    "photographs": "litert images map_files data utils config image_files listing videos.reading",
     "phases": "phases.evaluation phases.formats phases.questions phases.training phases.distributed "
     "phases.introduce progress "
-    "photographs network attention scoring checkpoint images data precision model loss acquisition.datasets utils "
-    "config installation image_files listing phases.clips videos",
+    "photographs engines predictor map_files network attention scoring checkpoint images data precision model loss "
+    "acquisition.datasets utils config installation image_files listing phases.clips videos",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so a user can repeat each row of its page with a command.
     "phases.reproduce": "phases.reproduction utils",
     "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
     "checkpoint download data acquisition.datasets utils config installation phases.curves",
-    "phases.introduce": "network checkpoint acquisition.datasets",
+    "phases.introduce": "bundled acquisition.datasets",
     "phases.evaluation": "phases.introduce phases.evaluation network scoring checkpoint data utils config",
     "phases.distributed": "progress phases.distributed phases.clips photographs network images model utils config "
     "installation image_files listing videos",

@@ -34,8 +34,9 @@ from PIL import Image
 import msinet
 from msinet import main
 from msinet.data import list_images
-from msinet.images import encode_map, encode_overlay
+from msinet.images import read_stimulus
 from msinet.installation import copied_modules
+from msinet.map_files import encode_map, encode_overlay
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray causes warnings.
 
@@ -355,7 +356,8 @@ def test_object_store_that_fails_for_a_while(tmp_path, run, store, capsys):
     }
     rows = pq.read_table(tmp_path / "results" / "index", filters=done).to_pylist()
     assert {row["overlay"]: row["overlay_contents"] for row in rows} == {
-        f"overlays/{name}.jpeg": encode_overlay(folder / name, saliency) for name, saliency in maps.items()
+        f"overlays/{name}.jpeg": encode_overlay(read_stimulus(folder / name).numpy(), saliency)
+        for name, saliency in maps.items()
     }
     assert contents_of(tmp_path / "results") == {}
 
