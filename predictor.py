@@ -3,6 +3,7 @@
 Neither this module nor those that it imports import TensorFlow.
 """
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +82,10 @@ class Predictor:
     def restore(self, saliency, size: tuple[int, int]) -> np.ndarray:
         """A map at the photograph's size: float32 (H, W), 0 to 255."""
         raise NotImplementedError
+
+    def alone(self) -> contextlib.AbstractContextManager:
+        """In this context, the process predicts with this network only, which may save memory."""
+        return contextlib.nullcontext()
 
     def predict(self, photograph: Photograph) -> np.ndarray:
         """The saliency map of one photograph.

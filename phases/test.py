@@ -52,7 +52,8 @@ def run(options: Options) -> int:
         gpus=params["gpus"],
     )
     introduce(network, options.data, options.input_size, options.verbose)
-    written, failures = test(network, photographs, options)
+    with network.alone():
+        written, failures = test(network, photographs, options)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     if photographs:

@@ -1,6 +1,8 @@
 """The Python API: a network as an object, arrays in and arrays out."""
 
+import contextlib
 import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -367,3 +369,28 @@ def test_network_trained_with_fitted_sizes_predicts_with_them_unless_a_size_is_g
     assert network.fit_shape and network.size_for((90, 60)) == geometry.fitted_size((90, 60), 48 * 64) != (48, 64)
     assert not msinet.load(weights, input_size=(48, 64)).fit_shape
     assert "in the shape of each photograph" in network.summary()
+
+
+def test_weights_are_not_optimized_twice_at_once(network, photograph):
+    graph, held = network.graph, []
+
+    def watched(images):
+        held.append(isinstance(network._first_call, contextlib.nullcontext))
+        return graph(images)
+
+    network.__dict__["graph"] = watched
+    for _ in range(2):
+        list(network.predict_many([photograph()]))
+    assert held == [False, True]
+
+
+@pytest.mark.parametrize(("precision", "skips"), [("float32", True), ("bfloat16", False)])
+def test_command_skips_the_graph_optimizer_where_it_gains_nothing(network, monkeypatch, precision, skips):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+
+    def skipped():
+        return tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
+
+    with dataclasses.replace(network, precision=precision).alone():
+        assert skipped() == skips
+    assert not skipped()
