@@ -25,8 +25,7 @@ from .image_files import (
     why_unreadable,
 )
 from .image_files import as_pixels as as_pixels  # Used by others through this module.
-from .map_files import blend as blend
-from .map_files import encode_map as encode_map
+from .map_files import blend, check_jpeg, encode_array
 
 # Padding values of images and of saliency maps at the network's input size.
 IMAGE_PADDING, MAP_PADDING = geometry.PADDING, 0
@@ -256,3 +255,23 @@ def find_damaged(samples: Sequence[Sample]) -> list[str]:
         except Unreadable as error:
             complaints.append(f"{file}: {error}")
     return complaints
+
+
+# --- Maps as files, with the encoders of the published program; see `map_files` ---------------------------------------
+
+
+def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
+    """Like `map_files.encode_map`, with other bytes for the same pixels."""
+    if suffix == ".npy":
+        return encode_array(saliency)
+    image = np.round(saliency).astype(np.uint8)[..., None]
+    if suffix == ".png":
+        return tf.io.encode_png(image).numpy()
+    check_jpeg(image)
+    return tf.io.encode_jpeg(image, format="grayscale", quality=100).numpy()
+
+
+def encode_overlay(photograph: np.ndarray, saliency: np.ndarray) -> bytes:
+    """Like `map_files.encode_overlay`."""
+    check_jpeg(photograph)
+    return tf.io.encode_jpeg(blend(photograph, saliency), quality=95).numpy()

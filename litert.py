@@ -21,6 +21,8 @@ from .config import MAX_PIXELS
 from .image_files import UPRIGHT, Header, Unreadable, read_pixels, turn, why_unreadable
 from .installation import download_folder, install_command
 from .listing import hash_files
+from .map_files import encode_map as encode_map
+from .map_files import encode_overlay as encode_overlay
 from .predictor import Predictor
 from .utils import UserError, cores, only_python_on_stderr, quiet_stderr, whole_file
 

@@ -29,11 +29,16 @@ def encode_map(saliency: np.ndarray, suffix: str) -> bytes:
         Unwritable: the map is too high or wide for a JPEG.
     """
     if suffix == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, saliency / np.float32(255))
-        return buffer.getvalue()
+        return encode_array(saliency)
     image = np.round(saliency).astype(np.uint8)
     return _encode(image, "PNG") if suffix == ".png" else _encode_jpeg(image, 100)
+
+
+def encode_array(saliency: np.ndarray) -> bytes:
+    """A map as a NumPy file, float32, 0 to 1."""
+    buffer = io.BytesIO()
+    np.save(buffer, saliency / np.float32(255))
+    return buffer.getvalue()
 
 
 def encode_overlay(photograph: np.ndarray, saliency: np.ndarray) -> bytes:
@@ -42,8 +47,8 @@ def encode_overlay(photograph: np.ndarray, saliency: np.ndarray) -> bytes:
 
 
 def _encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """The same bytes as TensorFlow's encoder, with which the published program wrote its maps."""
-    _check_jpeg(image)
+    """With the settings of TensorFlow's encoder."""
+    check_jpeg(image)
     return _encode(image, "JPEG", quality=quality, dpi=(300, 300))
 
 
@@ -53,7 +58,8 @@ def _encode(image: np.ndarray, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def _check_jpeg(image: np.ndarray) -> None:
+def check_jpeg(image: np.ndarray) -> None:
+    """Raise `Unwritable` for an image, (H, W) or (H, W, C), that is too high or wide for a JPEG."""
     height, width = image.shape[:2]
     if max(height, width) > MOST_JPEG_SIDE:
         raise Unwritable(

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .config import MAX_PIXELS
 from .data import is_named_like, list_images
 from .image_files import IMAGE_SUFFIXES, read_header
 from .listing import count_suffixes, list_names
-from .map_files import Unwritable, encode_map, encode_overlay
+from .map_files import Unwritable
 from .utils import UserError, count
 from .videos.reading import is_live
 
@@ -237,10 +237,14 @@ def write_maps(
     """
     if prediction.saliency is None:
         return {}, prediction.error
+    engine = _engine(options.engine)
     try:
-        files = {photograph.map: encode_map(prediction.saliency, options.suffix)}
+        files = {photograph.map: engine.encode_map(prediction.saliency, options.suffix)}
         if options.overlay:
-            files[photograph.overlay] = encode_overlay(_read(prediction.photograph, options), prediction.saliency)
+            path, orientation = prediction.photograph, options.params["orientation"]
+            header = read_header(path, most_pixels=options.max_pixels, orientation=orientation)
+            pixels = np.asarray(engine.read_image(path, header))
+            files[photograph.overlay] = engine.encode_overlay(pixels, prediction.saliency)
         for name, contents in files.items():
             write(name, contents)
     except Unwritable as error:
@@ -252,14 +256,15 @@ def write_maps(
     return files, ""
 
 
-def _read(path: Path, options: Options) -> np.ndarray:
-    """The pixels of a photograph, as the engine read them."""
-    if options.engine == "litert":
-        from .litert import read_image
-    else:
-        from .images import read_image  # Here, because it imports TensorFlow.
-    header = read_header(path, most_pixels=options.max_pixels, orientation=options.params["orientation"])
-    return np.asarray(read_image(path, header))
+def _engine(name: str) -> Any:
+    """The module that reads photographs and encodes maps for an engine."""
+    if name == "litert":
+        from . import litert
+
+        return litert
+    from . import images  # Here, because it imports TensorFlow.
+
+    return images
 
 
 def map_pixels(prediction) -> int:

@@ -32,8 +32,8 @@ MAY_IMPORT = {
     "attention": "attention scoring.density scoring.metrics utils",
     "predictor": "checks geometry image_files utils videos",
     "network": "predictor checkpoint images data precision model acquisition.datasets utils config image_files checks",
-    "litert": "predictor network bundled checks geometry acquisition.datasets utils config image_files installation "
-    "listing",
+    "litert": "predictor network bundled checks geometry acquisition.datasets utils config image_files map_files "
+    "installation listing",
     "engines": "predictor network litert utils",
     "photographs": "litert images map_files data utils config image_files listing videos.reading",
     "phases": "phases.evaluation phases.formats phases.questions phases.training phases.distributed "

@@ -34,9 +34,8 @@ from PIL import Image
 import msinet
 from msinet import main
 from msinet.data import list_images
-from msinet.images import read_stimulus
+from msinet.images import encode_map, encode_overlay, read_stimulus
 from msinet.installation import copied_modules
-from msinet.map_files import encode_map, encode_overlay
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray causes warnings.
 

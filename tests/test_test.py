@@ -85,6 +85,16 @@ def test_images_too_narrow_for_the_network_are_predicted(tmp_path, run, results)
         assert np.load(results / "images" / f"{shape[0]}.npy").shape == shape[:2]
 
 
+def test_files_have_the_bytes_of_the_published_programs_encoders(photograph, tmp_path, run, results):
+    write(tmp_path / "in" / "a.png", tf.io.encode_png(photograph()))
+    for suffix in ("npy", "png", "jpeg"):
+        assert run(tmp_path / "in", "--format", suffix) == 0
+    image = np.round(np.load(results / "images" / "a.npy") * np.float32(255)).astype(np.uint8)[..., None]
+    assert (results / "images" / "a.png").read_bytes() == tf.io.encode_png(image).numpy()
+    jpeg = tf.io.encode_jpeg(image, format="grayscale", quality=100).numpy()
+    assert (results / "images" / "a.jpeg").read_bytes() == jpeg
+
+
 def test_last_lines_name_everything_written_and_count_the_maps_of_earlier_runs(
     photograph, tmp_path, run, capsys, results
 ):
