@@ -132,7 +132,7 @@ def add_weights(phase: argparse._ActionsContainer, **options) -> None:
 
 def add_input_size(phase: argparse._ActionsContainer, auto: bool = False) -> None:
     """The flag for the network's input size; with `auto`, the size may depend on each photograph's shape."""
-    choice = "; auto chooses, among sizes with as many pixels, the best one for each photograph's shape"
+    choice = "; auto picks the best shape for each photograph, with about as many pixels"
     text = f"height and width of the network's input{choice if auto else ''}"
     phase.add_argument("--input-size", action=InputSize, const=auto, nargs="+", metavar="SIDE", help=text)
 
@@ -142,7 +142,7 @@ def add_frames(phase) -> None:
     group = phase.add_argument_group("clips (docs/video.md)")
     choice = group.add_mutually_exclusive_group()
     choice.add_argument("--every", type=counting, default=1, metavar="N", help="predict one of N frames (default: 1)")
-    choice.add_argument("--fps", type=frame_rate, metavar="RATE", help="predict at most so many frames per second")
+    choice.add_argument("--fps", type=frame_rate, metavar="RATE", help="predict at most RATE frames per second")
     text = (
         "average maps over time, with weights that fall to 1/e after so many seconds; restarts at cuts (default: 0, "
         "each frame by itself)"

@@ -135,7 +135,7 @@ def _initial_choice(name: str, init: str | None, results: Path, variant: str) ->
             f"Fine-tuning starts from a network trained on SALICON, but {best} does not exist and the published one is "
             f"not available. Train one with '{command()} train -d salicon', or choose another start with --init "
             f"{{vgg16,scratch,{','.join(BUNDLED)},PATH}}.",
-            error.details,
+            (*error.details, "To train without a download, add --init lite."),
             error.brief,
         ) from error
 

@@ -196,7 +196,7 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
     )
     add_input_size(recipe)
     speed = phase.add_argument_group("speed and files")
-    add_params(phase, "reproduce", recipe=recipe, speed=speed, files=essentials)
+    add_params(phase, "reproduce", own=recipe, recipe=recipe, speed=speed, files=essentials)
 
 
 def add_examples(phase: argparse.ArgumentParser, name: str) -> None:

@@ -1,6 +1,7 @@
 """MSI-Net: predicts where people look in photographs. Run `python main.py --help`."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -44,7 +45,7 @@ from .config import EXPORTS, MAX_PIXELS, VERSION
 from .flags import add_evaluate, add_reproduce, add_train
 from .installation import command
 from .parser import Parser, image_format
-from .terminal import run_with_streams
+from .terminal import quiet_stderr, run_with_streams
 from .utils import UserError
 
 
@@ -74,10 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
 def run_phase(options: argparse.Namespace) -> int | None:
     """Run a phase with its `Options`, whose fields have the names of the flags.
 
-    Modules in `phases/` import neither TensorFlow nor Keras at the top, so mistakes are reported at once. They check
-    their options first, and then import the modules that need TensorFlow inside `run`.
+    Modules in `phases/`, except `demo`, import neither TensorFlow nor Keras at the top, so mistakes are reported at
+    once. They check their options first, and then import the modules that need TensorFlow inside `run`.
     """
-    phase = importlib.import_module(f".phases.{options.phase}", __package__)
+    with quiet_stderr() if options.phase == "demo" else contextlib.nullcontext():
+        phase = importlib.import_module(f".phases.{options.phase}", __package__)
     values = vars(options) | {"params": params_of(options)}
     return phase.run(phase.Options(**{field.name: values[field.name] for field in dataclasses.fields(phase.Options)}))
 
@@ -149,7 +151,7 @@ def add_test(phase: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="the same; it may be repeated",
+        help="the same as PATH without a flag; may be repeated",
     )
     phase.add_argument(
         "--format",

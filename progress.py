@@ -1,6 +1,7 @@
 """ProgressBar of long work: a bar on a terminal, and elsewhere a line every 30 seconds."""
 
 import sys
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -22,6 +23,9 @@ class ProgressBar(tqdm):
     terminal, such as with nohup, Slurm or in CI, each 30 seconds of progress print one line to standard error.
     """
 
+    # When a line was printed, or the first bar was made: many short stages take as long as a long one.
+    spoke: ClassVar[float | None] = None
+
     def __init__(self, *args, **options) -> None:
         self.first: tuple[float, float] | None = None  # time and number when the first items were done
         self.on_terminal = is_terminal(options.get("file") or sys.stderr)
@@ -29,6 +33,10 @@ class ProgressBar(tqdm):
             # `miniters` 1: look at the clock at each item.
             options |= {"mininterval": LOG_SECONDS, "delay": LOG_SECONDS, "miniters": 1}
         super().__init__(*args, leave=False, **options)
+        if not self.on_terminal and not self.disable:
+            if ProgressBar.spoke is None:
+                ProgressBar.spoke = self.start_t
+            self.last_print_t, self.delay = ProgressBar.spoke, 0
 
     def update(self, n: float = 1):
         if self.first is None and not self.disable:
@@ -58,6 +66,7 @@ class ProgressBar(tqdm):
         if self.on_terminal:
             return super().display(msg, pos)
         if msg is None:
+            ProgressBar.spoke = self._time()
             print(str(self).strip(), file=self.fp, flush=True)
         return True
 

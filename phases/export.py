@@ -55,7 +55,7 @@ def run(options: Options) -> None:
     check_writable((options.output or results / "exports" / name).parent)
     network = load(options.weights, data=options.data, results=results, input_size=options.input_size, device="cpu")
     variant = network.architecture.variant.replace(" ", "")
-    print(f"Weights: {network.weights.path} ({network.weights.reason}).")
+    print(f"Network: {network.weights.path.name} ({network.weights.reason}).")
     output = options.output or results / "exports" / f"{options.data}_{variant}_{name}_{bits}"
     check_replaceable(output, CHECK_FILE)
     proof.require_space(len(parts), network, output.parent)

@@ -26,6 +26,7 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("tqdm.std.time", clock)
     monkeypatch.setattr(progress, "LOG_SECONDS", 30)
+    monkeypatch.setattr(ProgressBar, "spoke", None)
     return clock
 
 
@@ -48,6 +49,13 @@ def test_short_work_prints_nothing_without_a_terminal(clock):
     log = io.StringIO()
     walk(ProgressBar(range(3), total=3, file=log), clock, 9, 9, 9)
     assert log.getvalue() == ""
+
+
+def test_short_stages_are_logged_together(clock):
+    log = io.StringIO()
+    for stage in ("a", "b", "c"):
+        walk(ProgressBar(range(4), total=4, desc=stage, file=log), clock, 5, 5, 5, 5)
+    assert [line.split(",")[0] for line in log.getvalue().splitlines()] == ["b: 2/4 its", "c: 4/4 its"]
 
 
 def test_updates_by_hand_are_logged_too(clock):
