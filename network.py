@@ -167,7 +167,7 @@ class Network(Predictor):
     @functools.cached_property
     def _first_call(self) -> contextlib.AbstractContextManager:
         """A lock for the first call: two at once would both optimize copies of the weights, 0.9 GB more if full."""
-        return threading.Lock()
+        return contextlib.nullcontext() if len(self.gpus) > 1 else threading.Lock()
 
     def _maps(self, graph: Callable, images: list[tf.Tensor]) -> tf.Tensor:
         """Maps of fitted images; with `mirrored`, averaged with the maps of the mirror images."""

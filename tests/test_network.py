@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import pickle
@@ -24,6 +25,8 @@ from msinet.photographs import sample_photograph
 from msinet.utils import UserError
 
 ROOT = Path(__file__).parents[1]
+
+NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_map_of_an_array_equals_the_file_that_the_command_writes(tmp_path, weigh
 
 @pytest.mark.parametrize(
     "module",
-    ["main", "network", "loss", "scoring.fitted", "phases.distributed.cluster"],
+    ["main", "network", "loss", "scoring.fitted", pytest.param("phases.distributed.cluster", marks=NEEDS_RAY)],
 )
 def test_tensorflow_is_imported_with_our_settings(module):
     script = f"""
