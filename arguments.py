@@ -127,7 +127,7 @@ def add_dataset_path(phase: argparse._ActionsContainer) -> None:
 
 def add_weights(phase: argparse._ActionsContainer, **options) -> None:
     text = f"{'networks' if options else 'weights'} to use (default: the best available)"
-    phase.add_argument("--weights", metavar="{published,lite,PATH}", help=text, **options)
+    phase.add_argument("--weights", metavar="{published,medium,lite,PATH}", help=text, **options)
 
 
 def add_input_size(phase: argparse._ActionsContainer, auto: bool = False) -> None:
@@ -157,7 +157,7 @@ def add_mirrored(phase: argparse._ActionsContainer) -> None:
 
 def add_engine(phase: argparse._ActionsContainer) -> None:
     text = (
-        "litert starts in a second, without TensorFlow, but only predicts with --weights lite on a processor; maps "
+        "litert starts in a second, without TensorFlow, but needs --weights medium or lite and no GPU; maps "
         "differ by at most one gray level (default: tensorflow; docs/performance.md)"
     )
     phase.add_argument("--engine", choices=("tensorflow", "litert"), default="tensorflow", help=text)

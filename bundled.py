@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "weights"
 CARD = FOLDER / "README.md"
 
 # By the name that --weights and --init accept. It is also the network's variant in `config.VARIANTS`.
-BUNDLED = {name: FOLDER / f"msinet_{name}.npz" for name in ("lite",)}
+BUNDLED = {name: FOLDER / f"msinet_{name}.npz" for name in ("medium", "lite")}
 
 # What `evaluate` writes into `summary.json` under "scores": by metric a mean and its 95 % interval.
 Scores = Mapping[str, Mapping[str, float]]
@@ -128,7 +128,9 @@ def update(summaries: Sequence[Path]) -> None:
     for name, path in BUNDLED.items():
         content, contents = facts(name), path.read_bytes()
         with np.load(path) as arrays:
-            content["parameters"] = sum(arrays[key].size for key in arrays.files if "/" in key)
+            content["parameters"] = sum(
+                arrays[key].size for key in arrays.files if "/" in key and not key.endswith("/scale")
+            )
         sha256 = hashlib.sha256(contents).hexdigest()
         if sha256 != content.get("sha256"):
             if not summaries:

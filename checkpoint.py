@@ -17,28 +17,19 @@ import keras
 import numpy as np
 
 from . import download, vgg16
+from .architectures import NORM_VARIABLES, describe
+from .architectures import Architecture as Architecture  # Used by others through this module.
 from .bundled import BUNDLED
 from .config import VERSION
 from .download import WEIGHTS_FOLDER
 from .installation import command
+from .layers import NORM_EPSILON, published_name
 from .listing import hash_files
-from .model import NORM_EPSILON, published_name
 from .utils import DownloadError, UserError, check_space, whole_file
-from .weight_files import (
-    NORM_VARIABLES,
-    check_stored,
-    describe,
-    existing,
-    files_of,
-    read_arrays,
-    read_note,
-    reading,
-    write_note,
-)
-from .weight_files import Architecture as Architecture  # Used by others through this module.
+from .weight_files import check_stored, existing, files_of, read_arrays, read_note, reading, write_note
 
 # The bundled network that is used when no other weights are available.
-LITE_PATH = BUNDLED["lite"]
+STAND_IN = "medium"
 
 # Upper bound in bytes of what a checkpoint file holds in addition to the variables' values and the metadata.
 HDF5_OVERHEAD = 1_000_000
@@ -59,7 +50,7 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
     """Choose the weights that predict for a dataset.
 
     In this order: what the user names; the best checkpoint of a training run; the published weights, downloaded if they
-    are not in `weights/`; the bundled lite network.
+    are not in `weights/`; the bundled medium network.
 
     Args:
         data: one of `datasets.names()`.
@@ -80,7 +71,8 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
     try:
         return published_weights(data)
     except DownloadError as error:
-        return Choice(LITE_PATH, f"the bundled lite network, because the published one is not available: {error.brief}")
+        reason = f"the bundled {STAND_IN} network, because the published one is not available: {error.brief}"
+        return Choice(BUNDLED[STAND_IN], reason)
 
 
 def initial_weights(
@@ -189,8 +181,10 @@ def assign(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
         UserError: the arrays belong to a different network.
     """
     variables = _variables(model)
-    parts = ("conv",) if describe(arrays).context is None else ("conv", "aspp", "decoder")
-    wanted = {name for name in variables if name.startswith(parts) and name.rpartition("/")[2] not in NORM_VARIABLES}
+    other = ("aspp/", "decoder/") if describe(arrays).context is None else ()
+    wanted = {
+        name for name in variables if not name.startswith(other) and name.rpartition("/")[2] not in NORM_VARIABLES
+    }
     complaints = sorted(wanted - arrays.keys()) + sorted(arrays.keys() - variables.keys())
     complaints += [name for name in wanted & arrays.keys() if variables[name].shape != arrays[name].shape]
     if complaints:
@@ -394,11 +388,24 @@ def read_attributes(path: Path) -> dict:
     return content
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], knowledge: Knowledge | None = None) -> None:
-    """Write arrays as a compressed `.npz` of float16, half the size of float32. `read_arrays` restores float32."""
-    halves: dict[str, Any] = {name: values.astype(np.float16) for name, values in arrays.items()}
+def save_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], knowledge: Knowledge | None = None, bits: int = 16
+) -> None:
+    """Write arrays as a compressed `.npz`, which `read_arrays` restores as float32.
+
+    Args:
+        bits: 16 for float16; 8 for kernels in int8 with a scale for each filter. Depthwise kernels stay in float16.
+    """
+    stored: dict[str, Any] = {}
+    for name, values in arrays.items():
+        if bits == 8 and name.endswith("/kernel") and values.shape[-1] > 1:
+            scale = np.abs(values).max((0, 1, 2)).astype(np.float32) / 127
+            stored[name] = np.round(values / np.maximum(scale, 1e-30)).astype(np.int8)
+            stored[f"{name.removesuffix('kernel')}scale"] = scale
+        else:
+            stored[name] = values.astype(np.float16)
     with whole_file(path) as temporary:
-        np.savez_compressed(temporary, **halves)
+        np.savez_compressed(temporary, **stored)
         if knowledge:
             write_knowledge(temporary, knowledge)
 

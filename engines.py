@@ -9,7 +9,7 @@ def load(weights=None, *, engine: str = "tensorflow", **options) -> Predictor:
 
     Args:
         weights, options: see `network.load`.
-        engine: "tensorflow", which returns a `network.Network`; or "litert" for the bundled lite network on a processor
+        engine: "tensorflow", which returns a `network.Network`; or "litert" for the bundled networks on a processor
             without importing TensorFlow, which returns a `litert.LiteNetwork`.
 
     Raises:

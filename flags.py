@@ -43,7 +43,7 @@ def add_train(phase: argparse.ArgumentParser) -> None:
     add_dataset_path(essentials)
     essentials.add_argument(
         "--init",
-        metavar="{vgg16,scratch,lite,PATH}",
+        metavar="{vgg16,scratch,medium,lite,PATH}",
         help="initial weights (default: vgg16 for salicon, the best SALICON checkpoint for any other dataset)",
     )
     essentials.add_argument("--restart", action="store_true", help="start over if an earlier run exists")
@@ -70,9 +70,7 @@ def add_train(phase: argparse.ArgumentParser) -> None:
         default="paper",
         help="set of defaults: those of the paper, or those for training without VGG16 weights (default: paper)",
     )
-    recipe.add_argument(
-        "--variant", choices=VARIANTS, help="size of the network (default: full, or lite with --init lite)"
-    )
+    recipe.add_argument("--variant", choices=VARIANTS, help="size of the network (default: full, or that of --init)")
     recipe.add_argument(
         "--context",
         choices=CONTEXTS,
@@ -156,7 +154,7 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
     essentials.add_argument(
         "--weights",
         default="published",
-        metavar="{published,lite,PATH}",
+        metavar="{published,medium,lite,PATH}",
         help="network to score instead of each dataset's published one; the page says so (default: published)",
     )
     essentials.add_argument(
@@ -186,7 +184,7 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
         help="how often to train each network, with consecutive seeds (default: 1)",
     )
     recipe.add_argument(
-        "--variant", choices=VARIANTS, default="full", help="size of the trained network (default: full)"
+        "--variant", choices=("full", "lite"), default="full", help="size of the trained network (default: full)"
     )
     recipe.add_argument(
         "--init",

@@ -1,4 +1,4 @@
-"""The lite network in LiteRT: it starts in a second, because nothing here imports TensorFlow after the first run.
+"""A bundled network in LiteRT: it starts in a second, because nothing here imports TensorFlow after the first run.
 
 The first run converts the network and keeps the file. Photographs are decoded and resized to the same pixels as with
 TensorFlow, so at least 99.9 % of a map's 8-bit pixels are equal, and none differs by more than one gray level.
@@ -153,7 +153,9 @@ def load(
     name = str(weights)
     if name not in BUNDLED:
         received = f"received {name}" if weights else "received no --weights"
-        raise UserError(f"--engine litert predicts only with the bundled network, {received}: add --weights lite.")
+        raise UserError(
+            f"--engine litert predicts only with the bundled networks, {received}: add --weights medium or lite."
+        )
     refused = {
         "--device gpu": device == "gpu",
         "--mirrored": mirrored,

@@ -1,40 +1,26 @@
 """MSI-Net as functions of tensors: encoder -> ASPP -> decoder -> normalize (paper, section 3.1).
 
-Every stage takes a function `conv` that creates its convolutions, so the same code describes the trainable Keras
-network (`keras_convolutions`) and the plain inference graph with constant weights (`tensor_convolutions`).
+Every stage takes a function `conv` that creates its convolutions; see `layers`.
 """
 
-import functools
-from collections.abc import Callable, Mapping
-
 import keras
-import numpy as np
 import tensorflow as tf
 
+from . import efficientnet
+from .layers import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    Convolution,
+    LegacyUpsampling,
+    concatenate,
+    keras_convolutions,
+    spatial_axes,
+)
 from .utils import UserError, quiet_stderr
-
-CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
-
-# TensorFlow's name for each layout.
-DATA_FORMATS = {CHANNELS_LAST: "NHWC", CHANNELS_FIRST: "NCHW"}
 
 # Subtracted from R, G, B in this order. VGG16 used them for B, G, R, but the published weights were trained with
 # the order below and expect it (pinned by test_model.py::test_forward_equals_the_published_network).
 CHANNEL_MEANS = (103.939, 116.779, 123.68)
-
-# Added to the variance in batch normalization; `checkpoint.fold_batch_norm` uses it too.
-NORM_EPSILON = 1e-3
-
-# Of the running statistics. With 0.9 they follow the last ten batches, whose sizes vary, and the validation loss jumps.
-NORM_MOMENTUM = 0.97
-
-# Keras' name for each precision in training: float32 variables, cast to a lower precision for each computation.
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-
-# The last convolution computes in float32 in every precision, because its output is scaled to gray levels.
-LAST = "decoder/conv4"
-
-Convolution = Callable[..., tf.Tensor]
 
 
 def encoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
@@ -42,7 +28,7 @@ def encoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
 
     Args:
         x: images minus `CHANNEL_MEANS`, float32, (B, H, W, 3) or (B, 3, H, W) as `layout` says.
-        conv: see `keras_convolutions`.
+        conv: see `layers.keras_convolutions`.
         layout: "channels_last" or "channels_first".
 
     Returns:
@@ -72,7 +58,7 @@ def encoder(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
     x = conv(x, "conv5/conv5_2", 512, dilation=2)
     x = conv(x, "conv5/conv5_3", 512, dilation=2)
     block5 = pool(x, 1)  # (B, H/8, W/8, 512)
-    return _concatenate([block3, block4, block5], layout)  # (B, H/8, W/8, 1280)
+    return concatenate([block3, block4, block5], layout)  # (B, H/8, W/8, 1280)
 
 
 def aspp(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
@@ -91,10 +77,10 @@ def aspp(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
         conv(x, "aspp/conv1_3", 256, dilation=8),
         conv(x, "aspp/conv1_4", 256, dilation=12),
     ]
-    mean = keras.ops.mean(x, axis=_spatial_axes(layout), keepdims=True)  # (B, 1, 1, 1280)
+    mean = keras.ops.mean(x, axis=spatial_axes(layout), keepdims=True)  # (B, 1, 1, 1280)
     mean = conv(mean, "aspp/conv1_5", 256, size=1)  # (B, 1, 1, 256)
     branches.append(mean + keras.ops.zeros_like(branches[0]))  # (B, H/8, W/8, 256)
-    return conv(_concatenate(branches, layout), "aspp/conv2", 256, size=1)
+    return conv(concatenate(branches, layout), "aspp/conv2", 256, size=1)
 
 
 def plain_context(x: tf.Tensor, conv: Convolution, layout: str) -> tf.Tensor:
@@ -134,19 +120,25 @@ def msi_net(images: tf.Tensor, conv: Convolution, layout: str = CHANNELS_LAST, c
 
     Args:
         images: RGB, float32, (B, H, W, 3), 0 to 255; H and W divisible by 8. Channels are last in both layouts.
-        conv: see `keras_convolutions` and `tensor_convolutions`.
+        conv: see `layers.keras_convolutions` and `layers.tensor_convolutions`.
         layout: memory layout of the convolutions; "channels_first" suits GPUs.
-        context: "aspp", or "plain" for the paper's ablation.
+        context: "aspp"; "plain" for the paper's ablation; or "skips" for the medium network, see `efficientnet`.
 
     Returns:
         Saliency maps, float32, (B, H, W, 1), each from 0 to 1.
     """
-    x = images - keras.ops.convert_to_tensor(CHANNEL_MEANS, dtype="float32")
+    if context == efficientnet.CONTEXT:
+        x = efficientnet.normalized(images)
+    else:
+        x = images - keras.ops.convert_to_tensor(CHANNEL_MEANS, dtype="float32")
     if layout == CHANNELS_FIRST:
         x = keras.ops.transpose(x, (0, 3, 1, 2))
-    x = encoder(x, conv, layout)
-    x = CONTEXTS[context](x, conv, layout)
-    x = decoder(x, conv, layout)
+    if context == efficientnet.CONTEXT:
+        x = efficientnet.decoder(efficientnet.encoder(x, conv), x, conv, layout)
+    else:
+        x = encoder(x, conv, layout)
+        x = CONTEXTS[context](x, conv, layout)
+        x = decoder(x, conv, layout)
     if layout == CHANNELS_FIRST:
         x = keras.ops.transpose(x, (0, 2, 3, 1))
     return normalize(x)
@@ -168,7 +160,7 @@ def build_model(
         batch_norm: normalize each hidden convolution's output over the batch while training. Fold it into the
             kernels for inference (`checkpoint.fold_batch_norm`).
         seed: of the He-initialized kernels.
-        precision: a key of `POLICIES`; compute dtype of all convolutions except the last. Variables are float32.
+        precision: a key of `layers.POLICIES`; compute dtype of all convolutions except the last. Variables are float32.
 
     Returns:
         A Keras model from (B, H, W, 3) float32 RGB, 0 to 255, to (B, H, W, 1) float32, 0 to 1.
@@ -177,68 +169,6 @@ def build_model(
     conv = keras_convolutions(layout, width, batch_norm, seed, precision)
     maps = msi_net(images, conv, layout, context)
     return keras.Model(images, maps, name="msinet")
-
-
-def keras_convolutions(
-    layout: str, width: float, batch_norm: bool, seed: int | None, precision: str = "float32"
-) -> Convolution:
-    """Convolutions as Keras layers with trainable variables, named as in the published network.
-
-    Returns:
-        `conv(x, name, filters, size=3, dilation=1, relu=True)`: a "same" convolution with a bias, optional batch
-        normalization and an optional ReLU.
-    """
-    seeds = np.random.SeedSequence(seed)
-
-    def conv(x, name, filters, size=3, dilation=1, relu=True):
-        policy = POLICIES["float32" if name == LAST else precision]
-        x = DilatedConv2D(
-            scaled_filters(filters, width),
-            size,
-            padding="same",
-            dilation_rate=dilation,
-            data_format=layout,
-            kernel_initializer=keras.initializers.HeNormal(int(seeds.spawn(1)[0].generate_state(1)[0])),
-            dtype=policy,
-            name=keras_name(name),
-        )(x)
-        if batch_norm and relu:
-            axis = 1 if layout == CHANNELS_FIRST else -1
-            x = keras.layers.BatchNormalization(
-                axis,
-                momentum=NORM_MOMENTUM,
-                epsilon=NORM_EPSILON,
-                # Over the whole batch when several devices share it.
-                synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
-                dtype=policy,
-                name=keras_name(name) + "_norm",
-            )(x)
-        return keras.ops.relu(x) if relu else x
-
-    return conv
-
-
-def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS_LAST) -> Convolution:
-    """Convolutions with constant weights as plain TensorFlow operations: the fastest graph and the easiest to export.
-
-    Args:
-        arrays: by published name: "conv1/conv1_1/kernel" (height, width, in, out), "conv1/conv1_1/bias"
-            (out,) and so on. Inputs must have their dtype. Batch normalization must have been folded in.
-        layout: as in `encoder`.
-
-    Returns:
-        `conv(x, name, filters, size=3, dilation=1, relu=True)`; the arrays determine `filters` and `size`.
-    """
-    data_format = DATA_FORMATS[layout]
-
-    def conv(x, name, filters, size=3, dilation=1, relu=True):
-        # Named so `checkpoint.read_arrays` finds them in an exported graph.
-        kernel, bias = (tf.constant(arrays[f"{name}/{kind}"], name=f"{name}/{kind}") for kind in ("kernel", "bias"))
-        x = tf.nn.conv2d(x, kernel, 1, "SAME", data_format, dilation)
-        x = tf.nn.bias_add(x, bias, data_format)
-        return tf.nn.relu(x) if relu else x
-
-    return conv
 
 
 def choose_layout(device: str) -> str:
@@ -292,88 +222,3 @@ def find_gpus(gpus: int) -> list[str]:
             f"install tensorflow[and-cuda]', or omit --gpus."
         )
     return found[: gpus or None]
-
-
-def scaled_filters(filters: int, width: float) -> int:
-    """A published filter count times the width, as a multiple of 8; the single output map stays one."""
-    return filters if filters == 1 else max(8, round(filters * width / 8) * 8)
-
-
-def keras_name(published: str) -> str:
-    """ "conv1/conv1_1" -> "conv1_conv1_1": Keras allows no slash in a layer name."""
-    return published.replace("/", "_")
-
-
-def published_name(layer: str) -> str:
-    """ "conv1_conv1_1" -> "conv1/conv1_1": the inverse of `keras_name`."""
-    return layer.replace("_", "/", 1)
-
-
-@keras.saving.register_keras_serializable("msinet")
-class DilatedConv2D(keras.layers.Conv2D):
-    """A convolution that uses TensorFlow's dilated kernel.
-
-    Keras moves space into the batch and back around a dilated convolution, which takes up to four times as long on a
-    CPU.
-    """
-
-    def convolution_op(self, inputs, kernel):
-        if max(self.dilation_rate) == 1 or not dilated_gradient_exists(self.compute_dtype):
-            return super().convolution_op(inputs, kernel)
-        return tf.nn.conv2d(inputs, kernel, self.strides, "SAME", DATA_FORMATS[self.data_format], self.dilation_rate)
-
-
-@functools.cache
-def dilated_gradient_exists(dtype: str = "float32") -> bool:
-    """Whether TensorFlow can differentiate a dilated `conv2d` here; its CPU kernels without oneDNN cannot."""
-    with tf.init_scope():  # Records no gradients, so the operation itself is called.
-        image, kernel = tf.zeros((1, 4, 4, 1), dtype), tf.zeros((3, 3, 1, 1), dtype)
-        try:
-            tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=image.shape,
-                filter=kernel,
-                out_backprop=image,
-                strides=[1, 1, 1, 1],
-                padding="SAME",
-                dilations=[1, 2, 2, 1],
-            )
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
-            return False
-    return True
-
-
-@keras.saving.register_keras_serializable("msinet")
-class LegacyUpsampling(keras.layers.Layer):
-    """TensorFlow 1's `resize_bilinear` to twice the size: no half-pixel centers, unlike `UpSampling2D`.
-
-    Pinned by test_model.py::test_forward_equals_the_published_network.
-    """
-
-    def __init__(self, layout: str = CHANNELS_LAST, **kwargs):
-        super().__init__(**kwargs)
-        self.layout = layout
-
-    def call(self, x):
-        # The operation supports channels-last tensors only.
-        if self.layout == CHANNELS_FIRST:
-            return tf.transpose(self._double(tf.transpose(x, (0, 2, 3, 1))), (0, 3, 1, 2))
-        return self._double(x)
-
-    def _double(self, x):
-        size = tf.shape(x)[1:3] * 2
-        return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=False, half_pixel_centers=False)
-
-    def compute_output_shape(self, input_shape):
-        spatial = _spatial_axes(self.layout)
-        return tuple(side * 2 if axis in spatial and side else side for axis, side in enumerate(input_shape))
-
-    def get_config(self):
-        return {**super().get_config(), "layout": self.layout}
-
-
-def _spatial_axes(layout: str) -> tuple[int, int]:
-    return (2, 3) if layout == CHANNELS_FIRST else (1, 2)
-
-
-def _concatenate(tensors: list, layout: str):
-    return keras.ops.concatenate(tensors, axis=1 if layout == CHANNELS_FIRST else -1)

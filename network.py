@@ -20,16 +20,8 @@ from .checkpoint import Architecture, Choice, Knowledge
 from .config import MAX_PIXELS
 from .image_files import UPRIGHT, Header
 from .images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
-from .model import (
-    CHANNELS_FIRST,
-    CHANNELS_LAST,
-    choose_layout,
-    describe_device,
-    find_gpus,
-    msi_net,
-    normalize,
-    tensor_convolutions,
-)
+from .layers import CHANNELS_FIRST, CHANNELS_LAST, tensor_convolutions
+from .model import choose_layout, describe_device, find_gpus, msi_net, normalize
 from .precision import check_precision, half_convolutions
 from .predictor import PIXELS_IN_FLIGHT as PIXELS_IN_FLIGHT
 from .predictor import Photograph as Photograph

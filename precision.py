@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from .model import CHANNELS_LAST, LAST, POLICIES, Convolution, tensor_convolutions
+from .layers import CHANNELS_LAST, LAST, POLICIES, Convolution, tensor_convolutions
 from .utils import UserError
 
 # These convolutions compute in float32 in every precision. bfloat16 has eight significant bits: the input of the first
 # one, pixels minus their means, would be off by up to half a gray level; the output of the last one becomes the map.
-EXACT = ("conv1/conv1_1", LAST)
+EXACT = ("conv1/conv1_1", "stem/conv", LAST)
 
 
 def half_convolutions(
@@ -20,11 +20,11 @@ def half_convolutions(
     """Convolutions that compute in half precision, except those in `EXACT`.
 
     Args:
-        arrays, layout: see `model.tensor_convolutions`.
+        arrays, layout: see `layers.tensor_convolutions`.
         precision: "bfloat16" or "float16".
 
     Returns:
-        `conv(x, name, filters, size=3, dilation=1, relu=True)`, for `model.msi_net`.
+        A `conv` for `model.msi_net`.
     """
     dtype = tf.as_dtype(precision)
     rounded = {name: array.astype(dtype.as_numpy_dtype) for name, array in arrays.items()}

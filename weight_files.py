@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from . import vgg16
-from .config import VARIANTS
-from .model import msi_net, published_name, scaled_filters
+from .architectures import NORM_VARIABLES, describe, expected_shapes
+from .layers import published_name
 from .utils import UserError
 
 # Size limit in bytes. The full network with its optimizer's state takes 300 MB.
@@ -42,28 +41,13 @@ LARGEST_NOTE = 2**25
 NOTE, NOTE_FILE = "msinet", "msinet.json"
 
 # Variables of Keras layers in the order in which Keras stores them.
-CONVOLUTION_VARIABLES = ("kernel", "bias")
-NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
+CONVOLUTION_VARIABLES = ("kernel", "bias")  # Then `NORM_VARIABLES`.
 
 # A published name, possibly behind a prefix; VGG16's checkpoint calls kernels "weights".
 PUBLISHED_NAME = re.compile(
-    r"(?:^|/)((?:conv[1-5]|aspp|decoder)/conv\w+)/(kernel|bias|weights|biases|gamma|beta|moving_mean|moving_variance)$"
+    r"(?:^|/)((?:(?:conv[1-5]|aspp|decoder)/conv\w+|stem/conv|mbconv\d+/(?:expand|depthwise|project)))"
+    r"/(kernel|bias|weights|biases|gamma|beta|moving_mean|moving_variance)$"
 )
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The network that arrays belong to."""
-
-    width: float  # factor on the filter counts
-    context: str | None  # "aspp" or "plain"; None for an encoder alone, such as VGG16
-    batch_norm: bool  # whether the arrays contain batch normalization that is not folded in
-
-    @property
-    def variant(self) -> str:
-        """The name of this width in `config.VARIANTS`."""
-        names = {row["width"]: name for name, row in VARIANTS.items()}
-        return names.get(self.width, f"width {self.width:g}")
 
 
 @dataclass(frozen=True)
@@ -133,38 +117,6 @@ def files_of(path: Path) -> list[Path]:
         prefix = path.with_suffix("") if path.suffix == ".index" else path
         return sorted(file for file in path.parent.iterdir() if file.name.startswith(f"{prefix.name}."))
     return [path]
-
-
-def describe(arrays: Mapping[str, np.ndarray | Announced]) -> Architecture:
-    """The architecture that arrays by published name belong to, or the most similar one."""
-    first = arrays["conv1/conv1_1/bias"].shape if "conv1/conv1_1/bias" in arrays else ()
-    # Limited to the widest variant, so that a file cannot request more.
-    widest = max(row["width"] for row in VARIANTS.values())
-    width = first[0] / 64 if len(first) == 1 and 0 < first[0] <= 64 * widest else widest
-    context = None
-    if any(name.startswith(("aspp/", "decoder/")) for name in arrays):
-        context = "plain" if "aspp/conv1/kernel" in arrays else "aspp"
-    return Architecture(width, context, any(name.endswith("/gamma") for name in arrays))
-
-
-@functools.cache
-def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of a network, by published name, in the network's order."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def conv(x, name, filters, size=3, dilation=1, relu=True):
-        """Record the shapes of a convolution's variables; compute nothing."""
-        filters = scaled_filters(filters, architecture.width)
-        shapes[f"{name}/kernel"] = (size, size, x.shape[-1], filters)
-        shapes[f"{name}/bias"] = (filters,)
-        if architecture.batch_norm and relu:
-            shapes.update({f"{name}/{variable}": (filters,) for variable in NORM_VARIABLES})
-        return keras.KerasTensor((*x.shape[:-1], filters))
-
-    msi_net(keras.KerasTensor((1, 64, 64, 3)), conv, context=architecture.context or "aspp")
-    if architecture.context is None:
-        return {name: shape for name, shape in shapes.items() if not name.startswith(("aspp/", "decoder/"))}
-    return shapes
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
@@ -249,21 +201,37 @@ def _in_checkpoint(path: Path) -> Iterator[tuple[str, Announced]]:
 
 
 def _in_npz(archive: zipfile.ZipFile) -> Iterator[tuple[str, Announced]]:
-    for member in archive.infolist():
-        if member.filename == NOTE_FILE:
-            continue
-        _check_member(member, LARGEST_FILE)
-        with archive.open(member) as file:
-            if np.lib.format.read_magic(file) != (1, 0):  # Later versions allow headers of gigabytes.
-                raise ValueError(f"{_printable(member.filename)} is not an array of NumPy's format 1.0")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            header_size = file.tell()
-        if dtype.hasobject:
-            raise ValueError(f"{_printable(member.filename)} holds objects instead of numbers")
-        if member.file_size != header_size + math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"the size of {_printable(member.filename)} differs from the size in its header")
-        read = functools.partial(_npz_values, archive, member)
-        yield member.filename.removesuffix(".npy"), Announced(shape, dtype, read)
+    """Arrays in an archive; an int8 kernel is multiplied by its float32 scale, which has one value per filter."""
+    members = [_in_member(archive, member) for member in archive.infolist() if member.filename != NOTE_FILE]
+    found = dict(members)
+    for name, array in members:
+        layer, _, variable = name.rpartition("/")
+        kernel, scale = found.get(f"{layer}/kernel"), found.get(f"{layer}/scale")
+        if kernel and scale and (kernel.dtype, scale.dtype, scale.shape) == (np.int8, np.float32, kernel.shape[-1:]):
+            if variable == "scale":
+                continue
+            if variable == "kernel":
+                array = Announced(kernel.shape, scale.dtype, functools.partial(_scaled, kernel, scale))
+        yield name, array
+
+
+def _scaled(kernel: Announced, scale: Announced) -> np.ndarray:
+    return kernel.read() * scale.read()
+
+
+def _in_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[str, Announced]:
+    _check_member(member, LARGEST_FILE)
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):  # Later versions allow headers of gigabytes.
+            raise ValueError(f"{_printable(member.filename)} is not an array of NumPy's format 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        header_size = file.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{_printable(member.filename)} holds objects instead of numbers")
+    if member.file_size != header_size + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"the size of {_printable(member.filename)} differs from the size in its header")
+    read = functools.partial(_npz_values, archive, member)
+    return member.filename.removesuffix(".npy"), Announced(shape, dtype, read)
 
 
 def _npz_values(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

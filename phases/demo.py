@@ -15,7 +15,7 @@ from pathlib import Path
 
 import matplotlib
 
-from .. import checkpoint
+from ..bundled import BUNDLED
 from ..config import DEMO_SIZES
 from ..map_files import OVERLAY_COLORS
 from ..network import Network, load
@@ -100,7 +100,7 @@ def run(options: Options) -> None:
 def choose_networks(data: str, weights: str | None, results: Path) -> list[Network]:
     """The networks that the page offers: the one that `--weights` names, or the lite network and the best available."""
     best = load(weights, data=data, results=results, device="cpu")
-    if weights or best.weights.path == checkpoint.LITE_PATH or not checkpoint.LITE_PATH.exists():
+    if weights or best.weights.path == BUNDLED["lite"] or not BUNDLED["lite"].exists():
         return [best]
     return [load("lite", data=data, results=results, device="cpu"), best]
 
@@ -153,9 +153,7 @@ def write_network(folder: Path, name: str, network: Network) -> dict:
     write_tfjs(network, target, BITS)
     size = sum(file.stat().st_size for file in target.iterdir())
     return {
-        "name": f"MSI-Net {variant}"
-        if weights.path == checkpoint.LITE_PATH
-        else f"MSI-Net {variant} ({weights.path.name})",
+        "name": f"MSI-Net {variant}" + ("" if weights.path in BUNDLED.values() else f" ({weights.path.name})"),
         "url": f"{name}/model.json",
         "bytes": size,
         "fit_shape": network.fit_shape,

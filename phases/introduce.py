@@ -7,7 +7,7 @@ from ..bundled import BUNDLED
 
 
 def introduce(network, data: str, input_size, verbose: bool = False) -> None:
-    """Print the network in one line; if it is lite, also the dataset's own input size where that differs.
+    """Print the network in one line; if it is bundled, also the dataset's own input size where that differs.
 
     Args:
         network: the one that predicts, a `predictor.Predictor`.
@@ -16,7 +16,7 @@ def introduce(network, data: str, input_size, verbose: bool = False) -> None:
     """
     print(network.summary())
     published = datasets.input_size(data)
-    if input_size is None and network.weights.path == BUNDLED["lite"] and network.input_size != published:
+    if input_size is None and network.weights.path in BUNDLED.values() and network.input_size != published:
         print(f"It has its own input size; that of -d {data} is --input-size {published[0]} {published[1]}.")
     if verbose:
         print(json.dumps(network.record(), indent=2))

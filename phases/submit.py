@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ..acquisition.datasets import BENCHMARKS, Benchmark
+from ..bundled import BUNDLED
 from ..data import list_images
 from ..image_files import STORED
 from ..installation import command
@@ -72,8 +73,7 @@ def run(options: Options) -> None:
 
 
 def load_network(options: Options) -> "Network":
-    """The network that predicts; a `UserError` if it would be the lite network although the user did not choose it."""
-    from ..checkpoint import LITE_PATH
+    """The network that predicts; a `UserError` if it would be a bundled network although the user did not choose it."""
     from ..network import load
 
     dataset = BENCHMARKS[options.data].dataset
@@ -85,11 +85,11 @@ def load_network(options: Options) -> "Network":
         device=options.params["device"],
         orientation=STORED,  # The sizes that the benchmark expects are those of the stored pixels.
     )
-    if options.weights is None and network.weights.path == LITE_PATH:
+    if options.weights is None and network.weights.path in BUNDLED.values():
         raise UserError(
-            f"To avoid submitting the wrong network by accident, the lite network must be named: there is only "
+            f"To avoid submitting the wrong network by accident, a bundled network must be named: there is only "
             f"{network.weights.reason}. Download the published one with '{command()} download -d {dataset} "
-            f"--weights', name a file with --weights, or pass --weights lite."
+            f"--weights', name a file with --weights, or pass --weights medium."
         )
     return network
 

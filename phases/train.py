@@ -10,7 +10,8 @@ from pathlib import Path
 
 from .. import data
 from ..acquisition import datasets
-from ..config import VALID_FRACTION
+from ..bundled import BUNDLED
+from ..config import VALID_FRACTION, VARIANTS
 from ..data import CUSTOM
 from ..scoring.fixations import Blur, make_saliency
 from ..utils import UserError, quiet_stderr
@@ -64,21 +65,29 @@ def run(options: Options) -> None:
     }
     with quiet_stderr():
         from .training import fit
+    variant = variant_of(options)
     fit.train(
         groups,
         params,
-        variant=options.variant or ("lite" if options.init == "lite" else "full"),
-        context=options.context,
+        variant=variant,
+        context=VARIANTS[variant].get("context", options.context),
         init=options.init,
         restart=options.restart,
         fit_pixels=math.prod(sizes[options.data[0]]) if options.input_size == "auto" else None,
     )
 
 
+def variant_of(options: Options) -> str:
+    """The size of the network: as asked for, or that of the bundled network that training starts from."""
+    return options.variant or (options.init if options.init in BUNDLED else "full")
+
+
 def check(options: Options) -> None:
     """Check that the options fit together."""
     if len(set(options.data)) < len(options.data):
         raise UserError(f"Received -d {' '.join(options.data)}, expected each dataset once.")
+    if "context" in VARIANTS[variant_of(options)] and options.context != "aspp":
+        raise UserError(f"--context {options.context} requires --variant full or lite, received medium.")
     for name in OF_CUSTOM:
         if CUSTOM not in options.data and getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} requires -d custom; other datasets are used as published.")

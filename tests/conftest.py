@@ -193,7 +193,7 @@ def seeded_arrays(network) -> dict[str, np.ndarray]:
     Array i in the published order is drawn from `default_rng(1000 + i)`: normal, times 0.05 for a bias and
     sqrt(2 / inputs) for a kernel.
     """
-    from msinet.model import published_name
+    from msinet.layers import published_name
 
     stages = ("conv1", "conv2", "conv3", "conv4", "conv5", "aspp", "decoder")
 
@@ -213,7 +213,7 @@ def seeded_arrays(network) -> dict[str, np.ndarray]:
 
 def set_arrays(network, arrays) -> None:
     """Put arrays by published name into a Keras network without batch normalization."""
-    from msinet.model import keras_name
+    from msinet.layers import keras_name
 
     for name, values in arrays.items():
         layer, kind = name.rsplit("/", 1)

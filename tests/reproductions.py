@@ -12,7 +12,7 @@ from conftest import write
 from test_checkpoint import encoder_of, write_checkpoint, write_frozen_graph
 from tiny_archives import zip_of
 
-from msinet import checkpoint, download, main, model
+from msinet import checkpoint, download, layers, main, model
 from msinet.acquisition import datasets
 from msinet.acquisition.datasets import DATASETS
 from msinet.phases import evaluate, train
@@ -29,7 +29,7 @@ def networks(tmp_path_factory):
     base = arrays_of(1)
     for number, name in enumerate(DATASETS):
         arrays = base | {"decoder/conv4/kernel": np.roll(base["decoder/conv4/kernel"], number, axis=2)}
-        write_frozen_graph(folder / name, arrays, model.CHANNELS_LAST)
+        write_frozen_graph(folder / name, arrays, layers.CHANNELS_LAST)
         archives[name] = zip_of({f"model_{name}_cpu.pb": (folder / name).read_bytes()})
     return archives
 

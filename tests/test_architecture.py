@@ -20,41 +20,45 @@ MAY_IMPORT = {
     "download": "acquisition utils config installation",
     "geometry": "",
     "loss": "",
-    "model": "utils",
-    "precision": "model utils",
+    "layers": "",
+    "efficientnet": "layers",
+    "model": "efficientnet layers utils",
+    "architectures": "model efficientnet layers config",
+    "precision": "layers utils",
     "data": "download acquisition utils config image_files listing",
     "images": "geometry data image_files map_files",
     "map_files": "utils",
     "vgg16": "model",
-    "weight_files": "vgg16 model utils config",
-    "checkpoint": "weight_files vgg16 bundled download model utils config installation listing",
+    "weight_files": "architectures vgg16 layers utils",
+    "checkpoint": "architectures weight_files vgg16 bundled download layers utils config installation listing",
     "scoring": "scoring progress images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
     "predictor": "checks geometry image_files utils videos",
-    "network": "predictor checkpoint images data precision model acquisition.datasets utils config image_files checks",
+    "network": "predictor checkpoint images data precision model layers acquisition.datasets utils config "
+    "image_files checks",
     "litert": "predictor network bundled checks geometry acquisition.datasets utils config image_files map_files "
     "installation listing",
     "engines": "predictor network litert utils",
     "photographs": "litert images map_files data utils config image_files listing videos.reading",
     "phases": "phases.evaluation phases.formats phases.questions phases.training phases.distributed "
     "phases.introduce progress "
-    "photographs engines predictor map_files network attention scoring checkpoint images data precision model loss "
-    "acquisition.datasets utils config installation image_files listing phases.clips videos",
+    "photographs engines predictor map_files network bundled attention scoring checkpoint images data precision model "
+    "loss acquisition.datasets utils config installation image_files listing phases.clips videos",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so a user can repeat each row of its page with a command.
     "phases.reproduce": "phases.reproduction utils",
-    "phases.reproduction": "phases.reproduction phases.download phases.evaluate phases.submit phases.train scoring "
-    "checkpoint download data acquisition.datasets utils config installation phases.curves",
+    "phases.reproduction": "bundled phases.reproduction phases.download phases.evaluate phases.submit phases.train "
+    "scoring checkpoint download data acquisition.datasets utils config installation phases.curves",
     "phases.introduce": "bundled acquisition.datasets",
-    "phases.evaluation": "phases.introduce phases.evaluation network scoring checkpoint data utils config",
+    "phases.evaluation": "phases.introduce phases.evaluation bundled network scoring checkpoint data utils config",
     "phases.distributed": "progress phases.distributed phases.clips photographs network images model utils config "
     "installation image_files listing videos",
     "phases.questions": "phases.questions attention videos photographs network scoring images data utils image_files "
     "listing progress",
     "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry "
     "phases.curves progress",
-    "phases.formats": "phases.formats bundled network checkpoint images geometry data model utils config installation "
-    "image_files",
+    "phases.formats": "phases.formats bundled network checkpoint images geometry data model layers utils config "
+    "installation image_files",
     "installation": "",
     "terminal": "",
     "parser": "installation",

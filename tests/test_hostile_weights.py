@@ -26,9 +26,10 @@ from test_checkpoint import (
     write_saved_model,
 )
 
-from msinet import checkpoint, main, model
+from msinet import checkpoint, layers, main, model
+from msinet.architectures import expected_shapes
 from msinet.utils import UserError
-from msinet.weight_files import LARGEST_GRAPH, expected_shapes
+from msinet.weight_files import LARGEST_GRAPH
 
 ROOT = Path(__file__).parents[1]
 
@@ -223,12 +224,12 @@ def test_constant_without_a_value_is_one_line(tmp_path):
 
 def test_copies_of_a_constant_must_be_equal(tmp_path, arrays):
     path = tmp_path / "x.pb"
-    write_frozen_graph(path, arrays, model.CHANNELS_LAST)
+    write_frozen_graph(path, arrays, layers.CHANNELS_LAST)
     once = path.read_bytes()
     path.write_bytes(once + once)  # Two concatenated messages are one message with the nodes of both.
     assert checkpoint.read_arrays(path).keys() == arrays.keys()
     other = {**arrays, "conv1/conv1_1/bias": arrays["conv1/conv1_1/bias"] + 1}
-    write_frozen_graph(path, other, model.CHANNELS_LAST)
+    write_frozen_graph(path, other, layers.CHANNELS_LAST)
     path.write_bytes(once + path.read_bytes())
     assert "conv1/conv1_1/bias occurs more than once, with different values" in refusal(path)
 
@@ -279,7 +280,7 @@ def write_formats(folder: Path) -> list[Path]:
     network = model.build_model(width=WIDTH, batch_norm=True, seed=1)
     arrays = checkpoint.fold_batch_norm(checkpoint.arrays_of(network))
     known = checkpoint.Knowledge((48, 64), "aspp", "width 0.125")
-    write_frozen_graph(folder / "frozen.pb", arrays, model.CHANNELS_LAST)
+    write_frozen_graph(folder / "frozen.pb", arrays, layers.CHANNELS_LAST)
     write_saved_model(folder / "saved", arrays, "prefix")
     write_checkpoint(folder / "vgg16.ckpt", encoder_of(arrays))
     write_imagenet(folder / "notop.h5", encoder_of(arrays))

@@ -13,6 +13,7 @@ from PIL import Image
 
 import msinet
 from msinet import images, main
+from msinet.bundled import BUNDLED
 from msinet.image_files import Unreadable, read_header
 from msinet.photographs import sample_photograph
 from msinet.utils import UserError
@@ -95,10 +96,12 @@ def test_jpegs_that_it_cannot_decode_like_tensorflow_are_refused(tmp_path, netwo
 
 
 @pytest.mark.parametrize("size", [(640, 480), (300, 451), (1500, 200), (90, 60)])
-def test_maps_equal_those_of_tensorflow_up_to_rounding(tmp_path, network, size):
+@pytest.mark.parametrize("name", BUNDLED)
+def test_maps_equal_those_of_tensorflow_up_to_rounding(tmp_path, name, size):
     path = tmp_path / "photograph.jpg"
     sample(*size).save(path, quality=95)
-    expected, found = (np.round(each.predict(path) * 255) for each in (msinet.load("lite"), network))
+    engines = [msinet.load(name, engine=engine) for engine in ("tensorflow", "litert")]
+    expected, found = (np.round(each.predict(path) * 255) for each in engines)
     assert found.shape == size[::-1] and expected.std() > 10
     assert np.mean(found == expected) >= 0.999 and np.abs(found - expected).max() <= 1
 
@@ -161,8 +164,8 @@ def test_network_can_be_pickled_and_describes_itself(network):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"weights": None}, "received no --weights: add --weights lite"),
-        ({"weights": "a.npz"}, "received a.npz: add --weights lite"),
+        ({"weights": None}, "received no --weights: add --weights medium or lite"),
+        ({"weights": "a.npz"}, "received a.npz: add --weights medium or lite"),
         ({"device": "gpu"}, "does not support --device gpu"),
         ({"mirrored": True}, "does not support --mirrored"),
         ({"precision": "bfloat16"}, "does not support --precision bfloat16"),

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from conftest import run_with_published_kernels, seeded_arrays, set_arrays
 
-from msinet import model
+from msinet import layers, model
 from msinet.config import VARIANTS
 from msinet.utils import UserError
 
@@ -46,12 +46,12 @@ def test_forward_with_the_kernels_of_this_machine_differs_only_by_rounding(netwo
 
 
 def test_graph_with_constant_weights_equals_the_keras_network(network, fixture):
-    conv = model.tensor_convolutions(seeded_arrays(network))
+    conv = layers.tensor_convolutions(seeded_arrays(network))
     assert max(largest_differences(tf.function(lambda x: model.msi_net(x, conv)), fixture)) <= 1e-5
 
 
 def test_channels_first_equals_channels_last(network, fixture, channels_first):
-    other = model.build_model(model.CHANNELS_FIRST)
+    other = model.build_model(layers.CHANNELS_FIRST)
     set_arrays(other, seeded_arrays(network))
     images, output = next(published_cases(fixture))
     np.testing.assert_allclose(tf.function(other)(images), output, atol=1e-5)
@@ -92,7 +92,7 @@ def test_each_map_of_a_batch_is_scaled_to_its_own_range():
 
 def test_upsampling_is_the_legacy_one():
     row = tf.constant([0.0, 2.0, 6.0])[None, None, :, None]
-    doubled = np.array(model.LegacyUpsampling()(row))[0, 0, :, 0]
+    doubled = np.array(layers.LegacyUpsampling()(row))[0, 0, :, 0]
     np.testing.assert_array_equal(doubled, [0, 1, 2, 4, 6, 6])
 
 
@@ -106,25 +106,25 @@ def test_gradient_is_the_same_with_and_without_dilated_kernels(monkeypatch):
         return tape.gradient(value, network.trainable_variables)
 
     native = gradients()
-    monkeypatch.setattr(model, "dilated_gradient_exists", lambda dtype: False)
+    monkeypatch.setattr(layers, "dilated_gradient_exists", lambda dtype: False)
     for a, b in zip(native, gradients(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(tf.reduce_max(tf.abs(b))))
 
 
 def test_missing_gpu_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert model.choose_layout("auto") == model.CHANNELS_LAST
-    assert model.describe_device(model.CHANNELS_LAST) == "cpu (channels-last), TensorFlow sees no GPU"
+    assert model.choose_layout("auto") == layers.CHANNELS_LAST
+    assert model.describe_device(layers.CHANNELS_LAST) == "cpu (channels-last), TensorFlow sees no GPU"
     with pytest.raises(UserError, match="--device cpu"):
         model.choose_layout("gpu")
 
 
 def test_auto_uses_an_available_gpu(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
-    assert model.choose_layout("auto") == model.CHANNELS_FIRST
-    assert model.choose_layout("cpu") == model.CHANNELS_LAST
-    assert model.describe_device(model.CHANNELS_FIRST, 2) == "gpu (channels-first), 2 of them"
-    assert model.describe_device(model.CHANNELS_LAST) == "cpu (channels-last)"
+    assert model.choose_layout("auto") == layers.CHANNELS_FIRST
+    assert model.choose_layout("cpu") == layers.CHANNELS_LAST
+    assert model.describe_device(layers.CHANNELS_FIRST, 2) == "gpu (channels-first), 2 of them"
+    assert model.describe_device(layers.CHANNELS_LAST) == "cpu (channels-last)"
 
 
 # --- Precision --------------------------------------------------------------------------------------------------------

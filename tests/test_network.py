@@ -20,7 +20,7 @@ from conftest import assert_close, write
 from PIL import Image
 
 import msinet
-from msinet import checkpoint, geometry, main, model, utils
+from msinet import bundled, checkpoint, geometry, layers, main, model, utils
 from msinet.photographs import sample_photograph
 from msinet.utils import UserError
 
@@ -305,7 +305,7 @@ def test_calling_the_network_gives_maps_of_fitted_images(network, photograph):
     images = np.stack([photograph(seed=1), photograph(seed=2)]).astype(np.float32)
     maps = network(images)
     assert maps.shape == (2, 48, 64, 1) and maps.dtype == tf.float32
-    expected = model.msi_net(images, model.tensor_convolutions(network.arrays))
+    expected = model.msi_net(images, layers.tensor_convolutions(network.arrays))
     np.testing.assert_allclose(maps, expected, atol=1e-5)
     assert float(tf.reduce_min(maps)) == 0 and float(tf.reduce_max(maps)) == pytest.approx(1, abs=1e-5)
 
@@ -360,9 +360,10 @@ def test_mirrored_average_of_a_mirror_image_is_the_mirrored_average(weights, pho
     np.testing.assert_allclose(network.predict(image)[:, ::-1], network.predict(image[:, ::-1]), atol=1e-5)
 
 
-def test_lite_network_loads_by_name(photograph):
-    network = msinet.load("lite", input_size=(48, 64))
-    assert Path(network.weights.path) == checkpoint.LITE_PATH and network.architecture.variant == "lite"
+@pytest.mark.parametrize("name", bundled.BUNDLED)
+def test_bundled_network_loads_by_name(name, photograph):
+    network = msinet.load(name, input_size=(48, 64))
+    assert Path(network.weights.path) == bundled.BUNDLED[name] and network.architecture.variant == name
     assert network.predict(photograph(100, 150)).shape == (100, 150)
 
 

@@ -15,7 +15,7 @@ from conftest import write
 from PIL import Image
 
 import msinet
-from msinet import checkpoint, download, images, main, model, utils
+from msinet import checkpoint, download, images, layers, main, model, utils
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_map_is_the_networks_output_resized_to_the_image(photograph, tmp_path, w
     assert run(tmp_path / "in", "--format", "png") == 0
     arrays = checkpoint.read_arrays(weights)
     padded = images.resize_and_pad(image, (48, 64), images.IMAGE_PADDING)[None]
-    expected = images.crop_and_restore(model.msi_net(padded, model.tensor_convolutions(arrays))[0], (61, 83))
+    expected = images.crop_and_restore(model.msi_net(padded, layers.tensor_convolutions(arrays))[0], (61, 83))
     written = decoded(results / "images" / "a.png")
     assert written.shape == (61, 83)
     assert np.mean(written == np.round(expected)[..., 0]) >= 0.999
@@ -116,7 +116,7 @@ def test_network_is_described_in_a_short_line_and_completely_on_request(
     fixed = ["test", str(good), "--results", str(results)]
     assert main.main([*fixed, "-d", "mit1003"]) == 0
     out = capsys.readouterr().out
-    assert "Network: msinet_lite.npz (the bundled lite network, because the published one is not available: " in out
+    assert "Network: msinet_medium.npz (the bundled medium network, because the published one is not available: " in out
     size = "It has its own input size; that of -d mit1003 is --input-size 360 360."
     assert size in out and "1000 images" not in out
     assert main.main([*fixed, "-d", "mit1003", "--weights", "lite"]) == 0
@@ -182,11 +182,11 @@ def test_full_disk_keeps_the_existing_map_and_names_its_file(good, results, run,
     assert [p.name for p in old.parent.iterdir()] == ["good.jpeg"]
 
 
-def test_prediction_without_a_network_uses_the_lite_network_and_finds_the_face(tmp_path, monkeypatch, capsys, results):
+def test_prediction_without_a_network_uses_medium_and_finds_the_face(tmp_path, monkeypatch, capsys, results):
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path / "weights")
     assert main.main(["test", "--format", "npy", "--results", str(tmp_path / "results")]) == 0
     printed = capsys.readouterr().out
-    assert "msinet_lite.npz (the bundled lite network, because the published one is not available" in printed
+    assert "msinet_medium.npz (the bundled medium network, because the published one is not available" in printed
     saliency = np.load(results / "images" / "grace_hopper.npy")
     assert saliency.shape == (600, 512)
     face, all_of_it = saliency[100:320, 170:350], saliency

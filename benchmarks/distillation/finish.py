@@ -9,9 +9,10 @@ import json
 import sys
 from pathlib import Path
 
+import lite2
 import numpy as np
 
-from msinet import checkpoint
+from msinet import architectures, checkpoint
 from msinet.checkpoint import Knowledge, TrainedOn
 from msinet.data import names_hash
 
@@ -19,12 +20,12 @@ from msinet.data import names_hash
 def main(pack: Path, sources: list[str], target: Path) -> None:
     files, shares = [sources[0], *sources[1::2]], [float(share) for share in sources[2::2]]
     shares = [1 - sum(shares), *shares]
-    parts = [dict(np.load(file)) for file in files]
+    parts = [lite2.to_arrays(lite2.restored(file)) if file.endswith(".pt") else dict(np.load(file)) for file in files]
     arrays = {name: np.zeros(values.shape, np.float32) for name, values in parts[0].items()}
     for share, part in zip(shares, parts, strict=True):
         arrays = {name: values + share * part[name].astype(np.float32) for name, values in arrays.items()}
     architecture = checkpoint.describe(arrays)
-    ordered = {name: arrays[name] for name in checkpoint.expected_shapes(architecture)}
+    ordered = {name: arrays[name] for name in architectures.expected_shapes(architecture)}
     names: dict[str, dict[str, list[str]]] = {}
     for row in json.loads((pack / "meta.json").read_text(encoding="utf-8"))["rows"]:
         names.setdefault(row["dataset"], {"train": [], "valid": []})[row["part"]].append(row["name"])
@@ -33,8 +34,9 @@ def main(pack: Path, sources: list[str], target: Path) -> None:
         for dataset, n in names.items()
     }
     settings = {"program": "benchmarks/distillation", "runs": [Path(file).stem for file in files], "shares": shares}
-    knowledge = Knowledge((240, 320), "aspp", architecture.variant, datasets, 0.0, True, settings=settings)
-    checkpoint.save_arrays(target, ordered, knowledge)
+    context, variant = architecture.context, architecture.variant
+    knowledge = Knowledge((240, 320), context, variant, datasets, 0.0, True, settings=settings)
+    checkpoint.save_arrays(target, ordered, knowledge, bits=8 if variant == "medium" else 16)
     print(f"{target}: {target.stat().st_size} bytes, SHA-256 {checkpoint.file_sha256(target)}")
 
 

@@ -1,4 +1,4 @@
-"""A teacher of another kind: EfficientNet-Lite2's ImageNet features, and a decoder that joins four depths of them."""
+"""The medium network, which is teacher C: EfficientNet-Lite2, and a decoder that joins four depths of it."""
 
 import port as N
 import torch
@@ -135,6 +135,35 @@ def restored(path):
     network = EffNet({k[8:]: v for k, v in state.items() if k.startswith("encoder.")})
     network.load_state_dict(state)
     return network
+
+
+def to_arrays(network):
+    """The program's arrays by name, with batch normalization folded in; see `msinet.efficientnet`."""
+    arrays = {}
+
+    def put(name, conv, norm=None):
+        kernel = conv.weight.detach().double()
+        bias = torch.zeros(len(kernel)) if conv.bias is None else conv.bias.detach().double()
+        if norm is not None:
+            scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
+            kernel = kernel * scale[:, None, None, None]
+            bias = (bias - norm.running_mean.double()) * scale + norm.bias.detach().double()
+        kernel = kernel.permute(2, 3, 0, 1) if conv.groups > 1 else kernel.permute(2, 3, 1, 0)
+        arrays[f"{name}/kernel"], arrays[f"{name}/bias"] = kernel.float().contiguous().numpy(), bias.float().numpy()
+
+    encoder = network.encoder
+    put("stem/conv", encoder._conv_stem, encoder._bn0)
+    for i, block in enumerate(encoder._blocks, 1):
+        if hasattr(block, "_expand_conv"):
+            put(f"mbconv{i}/expand", block._expand_conv, block._bn0)
+        put(f"mbconv{i}/depthwise", block._depthwise_conv, block._bn1)
+        put(f"mbconv{i}/project", block._project_conv, block._bn2)
+    for i, fuse in enumerate((network.deep, network.middle, network.fine), 1):
+        put(f"decoder/conv{i}_1", fuse.a, fuse.na)
+        put(f"decoder/conv{i}_2", fuse.b, fuse.nb)
+    put("decoder/conv1_3", network.globe)
+    put("decoder/conv4", network.last)
+    return arrays
 
 
 def save(path, network):

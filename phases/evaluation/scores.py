@@ -8,7 +8,8 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from ...checkpoint import LITE_PATH, file_sha256
+from ...bundled import BUNDLED
+from ...checkpoint import file_sha256
 from ...network import Network, load
 from ...scoring import contenders, pictures, report
 from ...scoring.contenders import Contender
@@ -104,7 +105,7 @@ def load_models(options: Options, images: Images) -> list[Contender]:
         introduce(network, options.data, options.input_size, options.verbose)
         name = free_name(network.weights.path.name.split(".")[0], taken)
         # The user did not choose it: readers of the table must not mistake it for the published network.
-        is_stand_in = wanted is None and network.weights.path == LITE_PATH
+        is_stand_in = wanted is None and network.weights.path in BUNDLED.values()
         models.append(network_contender(name, network, options, images, is_stand_in))
     for folder in options.maps:
         models.append(contenders.folder_contender(free_name(folder.resolve().name, taken), folder))

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from ... import checkpoint, geometry
-from ...model import build_model, msi_net, tensor_convolutions
+from ...layers import tensor_convolutions
+from ...model import build_model, msi_net
 from ...network import Network
 
 

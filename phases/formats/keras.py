@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ... import checkpoint
-from ...model import DilatedConv2D, LegacyUpsampling
+from ...layers import DilatedConv2D, LegacyUpsampling, ResizeLike
 from ...network import Network
 from .base import Format, keras_model, python_example
 
@@ -33,6 +33,8 @@ def portable_model(model: keras.Model) -> keras.Model:
             return keras.layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "zeros"})
         if isinstance(layer, LegacyUpsampling):
             return _portable_upsampling(layer.name)
+        if isinstance(layer, ResizeLike):
+            return _portable_resizing(layer)
         return type(layer).from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=portable)
@@ -72,6 +74,23 @@ def _portable_upsampling(name: str) -> keras.Layer:
     return keras.Sequential(
         [keras.layers.UpSampling2D(2, interpolation="nearest"), keras.layers.AveragePooling2D(2, 1, "same")], name=name
     )
+
+
+def _portable_resizing(layer: ResizeLike) -> keras.Model:
+    """`ResizeLike` as products with matrices of weights, because Keras' own resizing has a fixed size."""
+    x, like = (keras.Input(tensor.shape[1:]) for tensor in layer.input)
+    ops, resized = keras.ops, x
+    for axis, product in ((1, "bij,bjkc->bikc"), (2, "bij,bkjc->bkic")):
+        # Positions of the old and of the new rows (or columns), (B, number). Sizes are known only when it runs.
+        old, new = (
+            ops.cumsum(ops.max(ops.ones_like(tensor), axis=(3 - axis, 3)), axis=1) - 0.5 for tensor in (x, like)
+        )
+        last = ops.max(old, axis=1, keepdims=True)
+        at = new * (last + 0.5) / (ops.max(new, axis=1, keepdims=True) + 0.5)
+        at = ops.minimum(ops.maximum(at, 0.5), last)
+        weights = ops.relu(1.0 - ops.absolute(ops.expand_dims(at, 2) - ops.expand_dims(old, 1)))
+        resized = ops.einsum(product, weights, resized)
+    return keras.Model([x, like], resized, name=layer.name)
 
 
 def predict_keras(folder: Path, images: np.ndarray) -> np.ndarray:

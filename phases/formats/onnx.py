@@ -32,10 +32,15 @@ def write_onnx(network: Network, folder: Path, bits: int, calibration=()) -> Non
 
 
 def _pad_explicitly(conv) -> None:
-    """Set the padding of a stride-1 convolution: ONNX Runtime cannot derive it for dilated convolutions."""
+    """Set the padding of a stride-1 convolution: ONNX Runtime cannot derive it for dilated convolutions.
+
+    That of other strides depends on the input's size and stays automatic.
+    """
     from onnx import helper
 
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in conv.attribute}
+    if attributes.get("strides", [1])[0] > 1:
+        return
     dilation, size = attributes.get("dilations", [1])[0], attributes["kernel_shape"][0]
     attributes.pop("auto_pad", None)
     attributes["pads"] = [dilation * (size - 1) // 2] * 4

@@ -21,6 +21,10 @@ SHARD_BYTES = 4 * 2**20
 EXAMPLE_PACKAGES = ("@tensorflow/tfjs-backend-wasm", "@tensorflow/tfjs-converter", "@tensorflow/tfjs-core")
 
 
+# The fused operation of each convolution.
+FUSED = {"Conv2D": "_FusedConv2D", "DepthwiseConv2dNative": "FusedDepthwiseConv2dNative"}
+
+
 def write_tfjs(network: Network, folder: Path, bits: int, calibration=()) -> None:
     """Write the graph model for `tf.loadGraphModel`: `model.json`, and the weights in shards.
 
@@ -66,11 +70,11 @@ def fuse(graph):
     followers = {name: node for node in graph.node for name in node.input}
     fused, replaced = tf.compat.v1.GraphDef(versions=graph.versions), set()
     for convolution in graph.node:
-        if convolution.op != "Conv2D":
+        if convolution.op not in FUSED:
             continue
         bias = followers[convolution.name]
-        steps = [bias, followers[bias.name]] if followers[bias.name].op == "Relu" else [bias]
-        node = fused.node.add(name=steps[-1].name, op="_FusedConv2D", input=[*convolution.input, bias.input[1]])
+        steps = [bias, followers[bias.name]] if followers[bias.name].op in ("Relu", "Relu6") else [bias]
+        node = fused.node.add(name=steps[-1].name, op=FUSED[convolution.op], input=[*convolution.input, bias.input[1]])
         for key, value in convolution.attr.items():
             node.attr[key].CopyFrom(value)
         node.attr["fused_ops"].list.s.extend(step.op.encode() for step in steps)

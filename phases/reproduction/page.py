@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...acquisition.datasets import DATASETS
+from ...bundled import BUNDLED
 from ...config import PROTOCOLS
 from ...scoring import protocols
 from ...utils import count, whole_file, write_json
@@ -79,7 +80,7 @@ class Report:
             f"{count(len(options.names), 'dataset')}: {', '.join(DATASETS[name].title for name in options.names)}.",
         ]
         if options.weights != "published":
-            stand_in = "the lite network" if options.weights == "lite" else options.weights
+            stand_in = f"the {options.weights} network" if options.weights in BUNDLED else options.weights
             lines.append(
                 f"**The published networks are not in these tables.** They are replaced by {stand_in}, because of "
                 f"`--weights`; its numbers are not those of the paper."

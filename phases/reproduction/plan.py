@@ -7,6 +7,7 @@ from pathlib import Path
 from ... import download
 from ...acquisition import datasets
 from ...acquisition.datasets import BENCHMARKS, DATASETS
+from ...bundled import BUNDLED
 from ...config import MAPS, PARAMS, PROTOCOLS, SPEED, VARIANTS
 from ...scoring.report import aligned
 from ...utils import count
@@ -61,7 +62,7 @@ class Options:
         """The name of a network of `NETWORKS` in the tables."""
         if network != "published" or self.weights == "published":
             return NETWORKS[network]
-        named = "lite network" if self.weights == "lite" else Path(self.weights).name
+        named = f"{self.weights} network" if self.weights in BUNDLED else Path(self.weights).name
         return f"{named}, instead of the published network"
 
 
@@ -151,8 +152,9 @@ def fetch_data(name: str) -> Step:
 
 
 def fetch_weights(which: str, name: str) -> Step:
-    """A file of weights: "published" for a dataset, "vgg16", "lite", or a path."""
-    words = {"published": f"published network of {name}", "vgg16": "VGG16", "lite": "lite network"}
+    """A file of weights: "published" for a dataset, "vgg16", a bundled network, or a path."""
+    words = {"published": f"published network of {name}", "vgg16": "VGG16"}
+    words |= {bundled: f"{bundled} network" for bundled in BUNDLED}
     owner = name if which == "published" else ""
     return Step(words.get(which, f"weights {which}"), "weights", owner, {"which": which})
 

@@ -1,0 +1,116 @@
+"""The medium network: the same maps in PyTorch, as Keras layers and in every export; 8-bit weights; training."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import FIXTURES
+from test_export import skip_without_runtime
+
+import msinet
+from msinet import checkpoint, efficientnet, layers, main, model
+from msinet.bundled import BUNDLED
+from msinet.phases.formats import FORMATS, base
+from msinet.utils import UserError
+
+# Sides that are odd at 1/8, 1/16 or 1/32 of the resolution, where the decoder does not double the size.
+SIZES = [(72, 104), (96, 64)]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return msinet.load("medium", device="cpu")
+
+
+def images_of(size, seed=0):
+    return np.random.default_rng(seed).uniform(0, 255, (1, *size, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("seed", "size"), list(enumerate(SIZES)))
+def test_maps_equal_those_of_pytorch(network, seed, size):
+    # Computed with benchmarks/distillation/lite2.py from the weights that ship.
+    expected = np.load(FIXTURES / "medium.npz")["x".join(map(str, size))]
+    np.testing.assert_allclose(network(images_of(size, seed))[0, :, :, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["keras", "weights", "savedmodel", "onnx", "tflite", "tfjs"])
+def test_exports_give_the_same_maps_at_every_size(network, name, tmp_path):
+    skip_without_runtime(name)
+    (form,) = FORMATS[name]
+    form.write(network, tmp_path, 32, ())
+    for size in SIZES:
+        images = images_of(size)
+        np.testing.assert_allclose(form.predict(tmp_path, images), network(images), atol=1e-5)
+
+
+def test_resizing_is_the_same_in_both_layouts():
+    small, large = (np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32) for size in ((4, 3), (7, 6)))
+    first, last = (layers.ResizeLike(layout) for layout in (layers.CHANNELS_FIRST, layers.CHANNELS_LAST))
+    expected = tf.image.resize(small, (7, 6))
+    np.testing.assert_allclose(last([small, large]), expected, atol=1e-6)
+    transposed = first([small.transpose(0, 3, 1, 2), large.transpose(0, 3, 1, 2)])
+    np.testing.assert_allclose(np.transpose(transposed, (0, 2, 3, 1)), expected, atol=1e-6)
+
+
+def test_network_has_the_encoder_of_the_paper():
+    built = base.build_model(context=efficientnet.CONTEXT)
+    encoder = [layer for layer in built.layers if layer.name.startswith(("stem", "mbconv"))]
+    # EfficientNet-Lite2 has 6.1 million parameters, 1.8 million of which (1280 features, 1000 classes) are its head.
+    assert sum(layer.count_params() for layer in encoder) == pytest.approx(4.3e6, rel=0.02)
+
+
+# --- Weights of 8 bits ------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_8_bits_are_off_by_half_a_step_at_most(tmp_path):
+    arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=3))
+    checkpoint.save_arrays(tmp_path / "8.npz", arrays, bits=8)
+    checkpoint.save_arrays(tmp_path / "16.npz", arrays)
+    read = checkpoint.read_arrays(tmp_path / "8.npz")
+    for name, values in arrays.items():
+        greatest = np.abs(values).max((0, 1, 2)) if name.endswith("kernel") else 0
+        assert np.all(np.abs(read[name] - values) <= np.maximum(greatest / 254 * 1.001, 1e-3 * np.abs(values)))
+    assert (tmp_path / "8.npz").stat().st_size < 0.6 * (tmp_path / "16.npz").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"decoder/conv1/scale": np.ones(3, np.float32)}, "decoder/conv1/kernel has dtype int8"),
+        ({"decoder/conv1/scale": np.ones(16, np.float64)}, "decoder/conv1/scale is unexpected"),
+        ({"decoder/conv1/scale": None}, "decoder/conv1/kernel has dtype int8, expected float32"),
+        (
+            {"decoder/conv1/scale": np.full(16, np.nan, np.float32)},
+            "kernel has values that are not finite",
+        ),
+    ],
+)
+def test_scale_must_fit_its_kernel(tmp_path, changes, complaint):
+    checkpoint.save_arrays(tmp_path / "good.npz", checkpoint.arrays_of(model.build_model(width=0.125, seed=3)), bits=8)
+    with np.load(tmp_path / "good.npz") as good:
+        stored = {name: values for name, values in {**good, **changes}.items() if values is not None}
+    np.savez(tmp_path / "bad.npz", **stored)
+    with pytest.raises(UserError, match=complaint):
+        checkpoint.read_arrays(tmp_path / "bad.npz")
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_continues_from_the_medium_network(tiny_dataset, tmp_path):
+    fixed = ["-d", "custom", "-p", tiny_dataset(count=5), "--input-size", "48", "64", "--results", tmp_path]
+    command = ["train", *map(str, fixed), "--init", "medium", "--learning-rate", "1e-4"]
+    assert main.main([*command, "--epochs", "1"]) == 0
+    assert main.main([*command, "--epochs", "2"]) == 0
+    best = checkpoint.best_checkpoint(tmp_path, "custom")
+    before, after = checkpoint.read_arrays(BUNDLED["medium"]), checkpoint.read_arrays(best)
+    changed = [name for name in before if np.any(before[name] != after[name])]
+    assert before.keys() == after.keys() and {"stem/conv/kernel", "mbconv21/depthwise/kernel"} <= set(changed)
+    assert json.loads((tmp_path / "history" / "custom.json").read_text())["settings"]["variant"] == "medium"
+    assert msinet.load(best).architecture.variant == "medium"
+
+
+def test_medium_has_no_other_context(tmp_path, capsys):
+    assert main.main(["train", "-d", "osie", "--variant", "medium", "--context", "plain"]) == 2
+    assert "--context plain requires --variant full or lite, received medium" in capsys.readouterr().err
