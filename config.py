@@ -188,7 +188,7 @@ VALID_FRACTION = 0.2
 
 # Sizes of the network: a factor on every filter count, and whether training uses batch normalization. A network as
 # narrow as "lite" does not learn from random initial weights without it. "medium" is the network in efficientnet.py.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"width": 1.0, "batch_norm": False},
     "medium": {"width": 1.0, "batch_norm": False, "context": "skips"},
     "lite": {"width": 0.25, "batch_norm": True},
