@@ -37,7 +37,7 @@ def describe(arrays: Mapping[str, Any]) -> Architecture:
     """The architecture that arrays by published name, of which only the shapes are read, belong to or resemble most."""
     if "stem/conv/kernel" in arrays:
         return Architecture(1.0, efficientnet.CONTEXT, batch_norm=False)
-    first = arrays["conv1/conv1_1/bias"].shape if "conv1/conv1_1/bias" in arrays else ()
+    first: tuple[int, ...] = arrays["conv1/conv1_1/bias"].shape if "conv1/conv1_1/bias" in arrays else ()
     # Limited to the widest variant, so that a file cannot request more.
     widest = max(row["width"] for row in VARIANTS.values())
     width = first[0] / 64 if len(first) == 1 and 0 < first[0] <= 64 * widest else widest

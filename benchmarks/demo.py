@@ -31,6 +31,7 @@ with quiet_stderr():
 
     import msinet
     from msinet import checkpoint
+    from msinet.bundled import BUNDLED
     from msinet.config import DEMO_SIZES, VARIANTS
     from msinet.data import list_images
     from msinet.model import build_model
@@ -133,9 +134,9 @@ def start_browser():
 
 
 def network_of(variant: str, folder: Path, given: str | None) -> msinet.Network:
-    """A network of a variant; speed does not depend on the weights' values, so they are random."""
-    if given:
-        return msinet.load(given)
+    """A network of a variant; speed does not depend on the weights' values, so they are random if it is not bundled."""
+    if given or variant in BUNDLED:
+        return msinet.load(given or variant)
     path = folder / f"{variant}.npz"
     np.savez(path, **checkpoint.arrays_of(build_model(width=VARIANTS[variant]["width"], seed=1)))
     return msinet.load(path)

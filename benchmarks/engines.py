@@ -158,7 +158,7 @@ def run() -> None:
     if options.variant == "full":
         network = msinet.network.from_arrays(seeded_arrays(build_model()), SIZE)
     else:
-        network = msinet.load("lite", input_size=SIZE)
+        network = msinet.load(options.variant, input_size=SIZE)
     path = sample_photograph()
     image = images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING).numpy()
     print(f"{options.variant} network at {SIZE[0]}×{SIZE[1]}, {processor()}, {count(options.threads, 'thread')}")

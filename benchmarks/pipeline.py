@@ -25,7 +25,6 @@ with quiet_stderr():
 from benchmarks.speed import operations  # noqa: E402
 from msinet import data  # noqa: E402
 from msinet.config import RECIPES, VARIANTS, defaults  # noqa: E402
-from msinet.model import build_model  # noqa: E402
 from msinet.phases.training.batches import Batch, load_batches, training_plan  # noqa: E402
 
 # Height and width of the photographs, and of the network's input for them.
@@ -58,10 +57,9 @@ def measure(plan: list[Batch], augmentation: dict) -> tuple[float, float]:
 
 def print_demand(teraflops: float) -> None:
     print(f"\n| network | size | images per second that {teraflops:g} TFLOP/s train on |\n| --- | --- | --- |")
-    for variant, settings in VARIANTS.items():
-        model = build_model(**settings)
+    for variant in VARIANTS:
         for size in sorted({size for _, size in KINDS.values()}):
-            demand = teraflops * 1e12 / (3 * operations(model, size))
+            demand = teraflops * 1e12 / (3 * operations(variant, size))
             print(f"| {variant} | {size[0]}×{size[1]} | {demand:.0f} |")
 
 

@@ -1,6 +1,6 @@
 """Speed and memory of the network, of `test`, and of a training step, in float32 and bfloat16, on one machine.
 
-    python benchmarks/speed.py [--variant full|lite] [--images 100] [--repetitions 5]
+    python benchmarks/speed.py [--variant full|medium|lite] [--images 100] [--repetitions 5]
 
 Measurements alternate, and the shortest duration counts. So the ratios mean more than the milliseconds, which depend on
 the machine and its load.
@@ -25,13 +25,16 @@ ROOT = Path(__file__).parents[1]
 from msinet.utils import onednn_enabled, quiet_stderr  # noqa: E402
 
 with quiet_stderr():
+    import keras
     import numpy as np
     import tensorflow as tf
 
 import msinet  # noqa: E402
 from msinet import checkpoint  # noqa: E402
+from msinet.bundled import BUNDLED  # noqa: E402
 from msinet.config import VARIANTS, defaults  # noqa: E402
-from msinet.model import build_model  # noqa: E402
+from msinet.layers import scaled_filters  # noqa: E402
+from msinet.model import build_model, msi_net  # noqa: E402
 from msinet.phases import test  # noqa: E402
 from msinet.phases.training import optimizer  # noqa: E402
 from msinet.photographs import find_images, name_all, sample_photograph  # noqa: E402
@@ -101,27 +104,30 @@ def processor() -> str:
     return f"{name}, {len(os.sched_getaffinity(0))} cores, {', '.join(known) or 'unknown instructions'}"
 
 
-def operations(model, size) -> float:
+def operations(variant: str, size: tuple[int, int]) -> float:
     """Floating-point operations of all convolutions for one image: two per weight and output pixel."""
-    total = 0
-    for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            resolution = {"conv1": 1, "conv2": 2, "conv3": 4}.get(layer.name[:5], 8)
-            resolution = {"decoder_conv1": 4, "decoder_conv2": 2}.get(layer.name, resolution)
-            resolution = 1 if layer.name in ("decoder_conv3", "decoder_conv4") else resolution
-            pixels = 1 if layer.name == "aspp_conv1_5" else size[0] * size[1] / resolution**2
-            total += 2 * pixels * float(np.prod(layer.kernel.shape))
+    total, row = 0, VARIANTS[variant]
+
+    def conv(x, name, filters, size=3, dilation=1, relu=True, stride=1, depthwise=False):
+        nonlocal total
+        inputs = 1 if depthwise else x.shape[-1]
+        outputs = x.shape[-1] if depthwise else scaled_filters(filters, row["width"])
+        height, width = (-(-side // stride) for side in x.shape[1:3])
+        total += 2 * size**2 * inputs * outputs * height * width
+        return keras.KerasTensor((1, height, width, outputs))
+
+    msi_net(keras.KerasTensor((1, *size, 3)), conv, context=row.get("context", "aspp"))
     return total
 
 
-def print_network_speed(model, networks: Mapping[str, msinet.Network], repetitions: int) -> None:
+def print_network_speed(variant: str, model, networks: Mapping[str, msinet.Network], repetitions: int) -> None:
     print("| network input | eager, ms | float32, ms | GFLOP/s | bfloat16, ms | float32 / bfloat16 |")
     print("| --- | --- | --- | --- | --- | --- |")
     for size in SIZES:
         batch = tf.random.uniform((1, *size, 3), 0, 255, seed=1)
         found = shortest({name: lambda n=n: n(batch).numpy() for name, n in networks.items()}, repetitions)  # noqa: B023
         eager = seconds(lambda: model(batch), 3)  # noqa: B023
-        speed = operations(model, size) / found["float32"] / 1e9
+        speed = operations(variant, size) / found["float32"] / 1e9
         low = f"{1e3 * found['bfloat16']:.1f}" if "bfloat16" in found else "–"
         print(
             f"| {size[0]}×{size[1]} | {1e3 * eager:.1f} | {1e3 * found['float32']:.1f} | {speed:.0f} | {low} | "
@@ -193,11 +199,11 @@ def run() -> None:
         precisions = ("float32",)
     print()
 
-    model = build_model(width=VARIANTS[options.variant]["width"], seed=1)
-    arrays = msinet.load("lite").arrays if options.variant == "lite" else seeded_arrays(model)
+    model = build_model(**{**VARIANTS[options.variant], "batch_norm": False}, seed=1)
+    arrays = msinet.load(options.variant).arrays if options.variant in BUNDLED else seeded_arrays(model)
     network = msinet.network.from_arrays(arrays, SIZE)
     networks = {name: replace(network, precision=name) for name in precisions}
-    print_network_speed(model, networks, options.repetitions)
+    print_network_speed(options.variant, model, networks, options.repetitions)
     print_test_speed(networks, options.images)
     print_training_speed(options.variant, precisions, options.repetitions)
     with tempfile.TemporaryDirectory() as folder:
