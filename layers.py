@@ -5,11 +5,14 @@ A network takes a function `conv` that creates its convolutions, so the same cod
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from .utils import onednn_enabled, processor_instructions
 
 CHANNELS_LAST, CHANNELS_FIRST = "channels_last", "channels_first"
 
@@ -27,6 +30,9 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 
 # The last convolution computes in float32 in every precision, because its output is scaled to gray levels.
 LAST = "decoder/conv4"
+
+# Weights of the largest kernel whose gradient matrix products compute faster; see `products_are_faster`.
+PRODUCTS_UP_TO = 9 * 256 * 256
 
 Convolution = Callable[..., tf.Tensor]
 
@@ -120,9 +126,45 @@ class DilatedConv2D(keras.layers.Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
+        if self._has_slow_gradient(kernel):
+            return convolve_with_products(inputs, tf.convert_to_tensor(kernel))
         if max(self.dilation_rate) == 1 or not dilated_gradient_exists(self.compute_dtype):
             return super().convolution_op(inputs, kernel)
         return tf.nn.conv2d(inputs, kernel, self.strides, "SAME", DATA_FORMATS[self.data_format], self.dilation_rate)
+
+    def _has_slow_gradient(self, kernel) -> bool:
+        if kernel.shape[:2] != (3, 3) or np.prod(kernel.shape) > PRODUCTS_UP_TO or not products_are_faster():
+            return False
+        plain = max(self.strides) == max(self.dilation_rate) == 1
+        return plain and self.data_format == CHANNELS_LAST and self.compute_dtype == "float32"
+
+
+def products_are_faster() -> bool:
+    """Whether matrix products are faster than oneDNN's gradient of a kernel, which is slow without AVX-512."""
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").startswith("AVX2")
+    return onednn_enabled() and (limited or {"avx2"} == processor_instructions() & {"avx2", "avx512f"})
+
+
+@tf.custom_gradient
+def convolve_with_products(x: tf.Tensor, kernel: tf.Tensor):
+    """A "same" convolution of stride 1, channels last; the gradient of its kernel is a matrix product for each tap."""
+    height, width, inputs, filters = kernel.shape
+
+    def gradient(upstream):
+        of_x = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, strides=[1, 1, 1, 1], padding="SAME"
+        )
+        rows, columns = tf.shape(x)[1], tf.shape(x)[2]
+        top, left = height // 2, width // 2
+        padded = tf.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
+        flat, taps = tf.reshape(upstream, (-1, filters)), []
+        for i, j in np.ndindex(height, width):
+            with tf.control_dependencies(taps[-1:]):  # One after another, since each copies the images.
+                shifted = tf.reshape(padded[:, i : i + rows, j : j + columns], (-1, inputs))
+                taps.append(tf.matmul(shifted, flat, transpose_a=True))
+        return of_x, tf.reshape(tf.stack(taps), kernel.shape)
+
+    return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
 
 
 @functools.cache

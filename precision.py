@@ -1,13 +1,12 @@
 """Half precision: which convolutions are cast, and whether this machine gains from it. See docs/performance.md."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from .layers import CHANNELS_LAST, LAST, POLICIES, Convolution, tensor_convolutions
-from .utils import UserError
+from .utils import UserError, processor_instructions
 
 # These convolutions compute in float32 in every precision. bfloat16 has eight significant bits: the input of the first
 # one, pixels minus their means, would be off by up to half a gray level; the output of the last one becomes the map.
@@ -66,8 +65,5 @@ def check_precision(precision: str) -> str:
 
 def processor_has_bfloat16() -> bool | None:
     """Whether the processor has bfloat16 instructions; None if that is unknown."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
-    except OSError:
-        return None
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    words = processor_instructions()
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"}) if words else None

@@ -345,6 +345,15 @@ def onednn_enabled() -> bool:
     return os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() not in ("0", "false")
 
 
+@functools.cache
+def processor_instructions() -> frozenset[str]:
+    """Names of the processor's instruction sets, such as "avx2"; empty if they are unknown."""
+    try:
+        return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return frozenset()
+
+
 def versions() -> dict[str, str]:
     """Versions of the libraries that a run's numbers may depend on."""
     from importlib.metadata import version

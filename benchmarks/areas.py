@@ -4,7 +4,7 @@
     python benchmarks/areas.py --data data       # writes attention/measured.json and the chapter's tables
     python benchmarks/areas.py --data data --maps published=FOLDER --output published.json
 
-The lite network predicts the maps once, into `results/areas/`; `--maps` reads `FOLDER/<dataset>/<image>.npy` instead.
+The medium network predicts the maps once, into `results/areas/`; `--maps` reads `FOLDER/<dataset>/<image>.npy` instead.
 Errors that set an interval never count towards its coverage: five folds of photographs take turns.
 """
 
@@ -33,7 +33,7 @@ from msinet.utils import parallel_map, whole_file, write_json  # noqa: E402
 OUTPUT, CHAPTER = ROOT / "attention" / "measured.json", ROOT / "docs" / "attention.md"
 BEGIN, END = "<!-- benchmarks/areas.py writes these tables: -->", "<!-- end of the tables -->"
 
-NAMES = ("osie", "mit1003")
+NETWORK, NAMES = "medium", ("osie", "mit1003")
 RATIOS = ("1:1", "4:5", "16:9")
 BOXES, PAIRS, FOLDS = 2000, 2000, 5  # random boxes and pairs of photographs of each dataset
 KINDS = {"quarters": slice(0, 4), "3×3 grid": slice(4, 13), "random boxes": slice(13, None)}
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     MEASURED["center_bias"] = fit_center_bias(options.data)
-    network, _, folder = (options.maps or "lite=").partition("=")
+    network, _, folder = (options.maps or f"{NETWORK}=").partition("=")
     maps, sha256 = (Path(folder), None) if folder else predict(options.data)
     result: dict = {"network": network, "sha256": sha256, "center_bias": MEASURED["center_bias"]}
     photographs = {name: load(options.data, name, maps / name) for name in NAMES}
@@ -125,11 +125,11 @@ def fit_center_bias(data: Path) -> dict[str, float]:
 
 
 def predict(data: Path) -> tuple[Path, str]:
-    """The folder with the lite network's maps, which are made where they are missing, and the network's SHA-256."""
+    """The folder with the medium network's maps, which are made where they are missing, and the network's SHA-256."""
     import msinet
 
     for name in NAMES:
-        network = msinet.load("lite", data=name)
+        network = msinet.load(NETWORK, data=name)
         folder = ROOT / "results" / "areas" / network.sha256[:12]
         samples = split(pair_files(find_dataset(name, data)), DATASETS[name])[1]
         missing = [sample for sample in samples if not (folder / name / f"{sample.name}.npy").exists()]

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "download": "acquisition utils config installation",
     "geometry": "",
     "loss": "",
-    "layers": "",
+    "layers": "utils",
     "efficientnet": "layers",
     "model": "efficientnet layers utils",
     "architectures": "model efficientnet layers config",

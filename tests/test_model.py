@@ -96,7 +96,13 @@ def test_upsampling_is_the_legacy_one():
     np.testing.assert_array_equal(doubled, [0, 1, 2, 4, 6, 6])
 
 
-def test_gradient_is_the_same_with_and_without_dilated_kernels(monkeypatch):
+@pytest.mark.parametrize(
+    ("choice", "other"),
+    [("dilated_gradient_exists", lambda dtype: False), ("products_are_faster", lambda: True)],
+    ids=["without dilated kernels", "with matrix products"],
+)
+def test_gradient_is_the_same_with_other_operations(monkeypatch, choice, other):
+    monkeypatch.setattr(layers, "products_are_faster", lambda: False)
     network = model.build_model(width=0.125, seed=3)
     images = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, 48, 64, 3)), tf.float32)
 
@@ -106,9 +112,34 @@ def test_gradient_is_the_same_with_and_without_dilated_kernels(monkeypatch):
         return tape.gradient(value, network.trainable_variables)
 
     native = gradients()
-    monkeypatch.setattr(layers, "dilated_gradient_exists", lambda dtype: False)
+    monkeypatch.setattr(layers, choice, other)
     for a, b in zip(native, gradients(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(tf.reduce_max(tf.abs(b))))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "limit", "onednn", "expected"),
+    [
+        ({"avx2"}, "", "1", True),
+        ({"avx2", "avx512f"}, "", "1", False),
+        ({"avx2", "avx512f"}, "AVX2", "1", True),
+        ({"avx2"}, "", "0", False),
+        (set(), "", "1", False),
+    ],
+)
+def test_matrix_products_compute_gradients_on_processors_without_avx512(
+    monkeypatch, instructions, limit, onednn, expected
+):
+    monkeypatch.setattr(layers, "processor_instructions", lambda: frozenset(instructions))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
+    assert layers.products_are_faster() is expected
+    taken = []
+    monkeypatch.setattr(
+        layers, "convolve_with_products", lambda x, kernel: taken.append(kernel.shape) or x @ kernel[1, 1]
+    )
+    model.build_model(width=0.25)(np.zeros((1, 32, 32, 3), np.float32))
+    assert bool(taken) is expected
 
 
 def test_missing_gpu_is_a_clear_error(monkeypatch):
