@@ -29,7 +29,8 @@ with quiet_stderr():
     from ai_edge_litert.interpreter import Interpreter
 
 import msinet  # noqa: E402
-from benchmarks.speed import SIZE, processor, seeded_arrays, shortest  # noqa: E402
+from benchmarks.machine import processor  # noqa: E402
+from benchmarks.speed import SIZE, seeded_arrays, shortest  # noqa: E402
 from msinet import images  # noqa: E402
 from msinet.config import VARIANTS  # noqa: E402
 from msinet.image_files import read_header  # noqa: E402

@@ -1,14 +1,15 @@
 """Processor time and memory of the whole program: `test` on a folder of photographs of 800×600, and on one photograph.
 
-    python -m benchmarks.folder [--images 60] [--weights lite] [--programs . ../other-clone] [--repetitions 1]
+    python -m benchmarks.folder [--images 60] [--weights lite] [--programs . ../other-clone] [--repetitions 1] [--stages]
 
 Each row is one process from start to end; programs take turns. CPU seconds (user and system) and peak memory depend
 little on the machine's other load, unlike the duration. To imitate a processor with AVX2 only, set
-ONEDNN_MAX_CPU_ISA=AVX2.
+ONEDNN_MAX_CPU_ISA=AVX2. --stages measures the stages one after another in this process instead.
 """
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.speed import processor
+import msinet
+from benchmarks.machine import processor
+from msinet.image_files import read_header
 from msinet.photographs import sample_photograph
 
 SIZE = (800, 600)  # width and height
@@ -48,6 +51,37 @@ def measure(program: Path, arguments: list[str], log: Path) -> tuple[float, floa
     return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, time.perf_counter() - start
 
 
+def print_stages(weights: str, engine: str, folder: Path) -> None:
+    """CPU seconds of each stage for all photographs, and the process' peak memory so far."""
+    print("| stage | CPU seconds | peak memory so far, MB |\n| --- | --- | --- |")
+
+    def stage(name, function, *columns):
+        used = time.process_time()
+        results = [function(*row) for row in zip(*columns, strict=True)]
+        print(
+            f"| {name} | {time.process_time() - used:.2f} | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} |",
+            flush=True,
+        )
+        return results
+
+    (network,) = stage("import and load", lambda name: msinet.load(name, engine=engine), [weights])
+    files = sorted(folder.iterdir())
+    headers = stage("headers", read_header, files)
+    pixels = stage("decode", network.read, files, headers)
+    fitted = stage("fit", lambda photograph: network.fit(photograph, network.size_for(SIZE[::-1])), pixels)
+    del pixels
+    with network.alone():
+        graph = network.graphs(1)[0]
+        stage("first call of the network", lambda image: graph([image]), fitted[:1])
+        maps = stage("network", lambda image: graph([image])[0], fitted)
+    restored = stage("restore", lambda saliency: network.restore(saliency, SIZE[::-1]), maps)
+    if engine == "litert":
+        from msinet.litert import encode_map
+    else:
+        from msinet.images import encode_map
+    stage("encode", lambda saliency: encode_map(saliency, ".jpeg"), restored)
+
+
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=60, help="photographs in the folder (default: 60)")
@@ -55,8 +89,13 @@ def run() -> None:
     parser.add_argument("--engine", choices=("tensorflow", "litert"), default="tensorflow")
     parser.add_argument("--programs", type=Path, nargs="+", default=[Path(__file__).parents[1]], metavar="CLONE")
     parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--stages", action="store_true")
     options = parser.parse_args()
-    print(f"{options.weights}, {processor()}, oneDNN limited to {os.environ.get('ONEDNN_MAX_CPU_ISA', 'nothing')}\n")
+    print(f"{options.weights}, {processor()}\n")
+    if options.stages:
+        with tempfile.TemporaryDirectory() as temporary:
+            make_photographs(Path(temporary), options.images)
+            return print_stages(options.weights, options.engine, Path(temporary))
     print("| program | photographs | CPU seconds | peak memory, MB | seconds |\n| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as temporary:
         log = Path(temporary) / "log"

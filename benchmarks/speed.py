@@ -7,8 +7,6 @@ the machine and its load.
 """
 
 import argparse
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -30,6 +28,7 @@ with quiet_stderr():
     import tensorflow as tf
 
 import msinet  # noqa: E402
+from benchmarks.machine import processor  # noqa: E402
 from msinet import checkpoint  # noqa: E402
 from msinet.bundled import BUNDLED  # noqa: E402
 from msinet.config import VARIANTS, defaults  # noqa: E402
@@ -88,20 +87,6 @@ def shortest(functions: Mapping[Any, Callable], repetitions: int, settle: bool =
 def ratio(durations: Mapping[str, float]) -> str:
     """How many times as fast as float32 bfloat16 is, if it was measured."""
     return f"{durations['float32'] / durations['bfloat16']:.2f}" if "bfloat16" in durations else "not measured"
-
-
-def processor() -> str:
-    """The processor's name, cores and vector instructions."""
-    name, flags = platform.processor() or platform.machine(), set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            name = value.strip() if key.strip() == "model name" else name
-            flags |= set(value.split()) if key.strip() in ("flags", "Features") else set()
-    except OSError:
-        pass
-    known = sorted(flag for flag in flags if flag in ("avx2", "avx512f", "avx512_vnni") or "bf16" in flag)
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, {', '.join(known) or 'unknown instructions'}"
 
 
 def operations(variant: str, size: tuple[int, int]) -> float:
