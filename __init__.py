@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from .attention.regions import regions as regions
     from .engines import load as load
     from .network import Network as Network
+    from .utils import UserError as UserError
 
 # Imported when they are used: TensorFlow takes seconds, and `msinet --help` and questions about maps do not need it.
 MODULES = {
     "Network": "network",
+    "UserError": "utils",
     "load": "engines",
     "regions": "attention.regions",
     "hot_spots": "attention.hot_spots",
     "crop": "attention.crops",
 }
 
-__all__ = ["Network", "__version__", "crop", "hot_spots", "load", "regions"]
+__all__ = ["Network", "UserError", "__version__", "crop", "hot_spots", "load", "regions"]
 
 
 def __getattr__(name: str):

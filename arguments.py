@@ -94,8 +94,9 @@ class InputSize(argparse.Action):
         if self.const and values == ["auto"]:
             setattr(namespace, self.dest, "auto")
             return
-        if len(values) != 2:
+        if len(values) != 2 or "auto" in values:
             expected = "a height and a width" + (", or auto" if self.const else "")
+            expected += "; photographs come before this flag" if "auto" in values else ""
             raise argparse.ArgumentError(self, f"received {' '.join(values)}, expected {expected}")
         try:
             sides = [network_side(value) for value in values]

@@ -50,7 +50,7 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
     """Choose the weights that predict for a dataset.
 
     In this order: what the user names; the best checkpoint of a training run; the published weights, downloaded if they
-    are not in `weights/`; the bundled medium network.
+    are not in `weights/`; the included medium network.
 
     Args:
         data: one of `datasets.names()`.
@@ -71,7 +71,7 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
     try:
         return published_weights(data)
     except DownloadError as error:
-        reason = f"the bundled {STAND_IN} network, because the published one is not available: {error.brief}"
+        reason = f"the included {STAND_IN} network, because the published one is not available: {error.brief}"
         return Choice(BUNDLED[STAND_IN], reason)
 
 
@@ -133,7 +133,7 @@ def _initial_choice(name: str, init: str | None, results: Path, variant: str) ->
 
 
 def _bundled(name: str) -> Choice:
-    return Choice(BUNDLED[name], f"the bundled {name} network")
+    return Choice(BUNDLED[name], f"the included {name} network")
 
 
 def best_checkpoint(results: Path, name: str) -> Path:

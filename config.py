@@ -186,6 +186,9 @@ DIMS = {
 # Share of your own photographs that validates, unless folders `train` and `val` or `--valid-fraction` say otherwise.
 VALID_FRACTION = 0.2
 
+# Fewer validation images than this get a warning.
+FEW = 5
+
 # Sizes of the network: a factor on every filter count, and whether training uses batch normalization. A network as
 # narrow as "lite" does not learn from random initial weights without it. "medium" is the network in efficientnet.py.
 VARIANTS: dict[str, dict[str, Any]] = {

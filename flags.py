@@ -22,16 +22,16 @@ from .installation import command
 
 EXAMPLES = {
     "train": (
-        "train -d custom -p my_photos --init lite   your own data, from the included network",
+        "train -d custom -p my_photos --init lite   your own data, from an included network",
         "train -d osie --init scratch --variant lite --recipe scratch   OSIE only, from random weights",
     ),
     "evaluate": (
-        "evaluate -d osie --weights lite --baselines   the included network, next to the baselines",
+        "evaluate -d osie --weights medium --baselines   an included network, next to the baselines",
         "evaluate -d osie --maps my_maps/   maps that another program wrote",
     ),
     "reproduce": (
         "reproduce -d osie fiwi --dry-run   what two datasets would need",
-        "reproduce -d osie --weights lite   the included network instead of the published ones",
+        "reproduce -d osie --weights lite   an included network instead of the published ones",
     ),
 }
 

@@ -154,7 +154,7 @@ def load(
     if name not in BUNDLED:
         received = f"received {name}" if weights else "received no --weights"
         raise UserError(
-            f"--engine litert predicts only with the bundled networks, {received}: add --weights medium or lite."
+            f"--engine litert predicts only with the included networks, {received}: add --weights medium or lite."
         )
     refused = {
         "--device gpu": device == "gpu",
@@ -174,7 +174,7 @@ def load(
     sizes, fit_shape = facts.pop("sizes"), facts.pop("fit_shape")
     size = sizes[data] if input_size in (None, "auto") else checks.check_input_size(input_size)
     fit_shape = input_size == "auto" or (input_size is None and fit_shape)
-    weights_file = Bundled(BUNDLED[name], f"the bundled {name} network")
+    weights_file = Bundled(BUNDLED[name], f"the included {name} network")
     return LiteNetwork(file, facts, weights_file, tuple(size), fit_shape, max_pixels, orientation)
 
 

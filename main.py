@@ -101,7 +101,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments)
     # argparse accepts positional arguments only in a row; in 'test a.jpg --overlay b.jpg' it leaves b.jpg in `rest`.
     if rest and (options.phase != "test" or any(word.startswith("-") for word in rest)):
-        parser.error(parser.explain_unknown(rest, options.phase))
+        parser.reject(rest, options.phase)
     if rest:
         options.photographs += [path_or_address(word) for word in rest]
     return options

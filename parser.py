@@ -12,10 +12,10 @@ WELCOME = """\
 MSI-Net predicts where people look in photographs.
 
   {program} test photos/ --overlay          saliency maps of your photographs, and overlays
-  {program} test --weights lite             the included network on a sample photograph, without a download
+  {program} test --weights medium           an included network on a sample photograph, without a download
   {program} demo                            the same in your browser
   {program} train -d custom -p my_photos --init lite       train on your own photographs and fixations
-  {program} evaluate -d osie --weights lite --baselines    scores against where people looked
+  {program} evaluate -d osie --weights medium --baselines   scores against where people looked
 
 '{program} --help' lists all phases, and '{program} test --help' explains the flags of one.
 """
@@ -35,15 +35,14 @@ class Parser(argparse.ArgumentParser):
             message = f"received {value}, expected {listed(words)}{did_you_mean(str(value), words)}"
             raise argparse.ArgumentError(action, message)
 
-    def explain_unknown(self, unknown: list[str], phase: str) -> str:
-        """A message about words that the parser of a phase does not know."""
-        flags = self.flags_of(phase)
-        guesses = [did_you_mean(word.partition("=")[0], flags) for word in unknown if word.startswith("-")]
-        return f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, guesses), '')}"
-
-    def flags_of(self, phase: str) -> list[str]:
+    def reject(self, unknown: list[str], phase: str):
+        """End with a message about words that the parser of a phase does not know."""
         (phases,) = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
-        return list(phases.choices[phase]._option_string_actions)
+        parser = phases.choices[phase]
+        flags = list(parser._option_string_actions)
+        guesses = [did_you_mean(word.partition("=")[0], flags) for word in unknown if word.startswith("-")]
+        guesses += [f"; did you mean -p {word}?" for word in unknown if "-p" in flags and Path(word).exists()]
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, guesses), '')}")
 
     def greet(self, arguments: list[str] | None, phases: Iterable[str]) -> None:
         """Handle a command line without a phase: print the welcome page, or suggest a phase."""

@@ -24,6 +24,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from . import vgg16
 from .architectures import NORM_VARIABLES, describe, expected_shapes
+from .bundled import BUNDLED
 from .layers import published_name
 from .utils import UserError
 
@@ -104,8 +105,8 @@ def existing(path: Path) -> Path:
     if path.exists() or _is_checkpoint(path):
         return path
     raise UserError(
-        f"No weights at {path}: expected a .pb, .weights.h5, .keras, .h5 or .npz file, a SavedModel "
-        f"folder, or the prefix of a TensorFlow checkpoint."
+        f"No weights at {path}: expected published, {', '.join(BUNDLED)}, or a .pb, .weights.h5, .keras, .h5 or .npz "
+        f"file, a SavedModel folder, or the prefix of a TensorFlow checkpoint."
     )
 
 

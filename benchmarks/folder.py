@@ -1,6 +1,6 @@
 """Processor time and memory of the whole program: `test` on a folder of photographs of 800×600, and on one photograph.
 
-    python -m benchmarks.folder [--images 60] [--weights lite] [--programs . ../other-clone] [--repetitions 1] [--stages]
+    python -m benchmarks.folder [--images 60] [--weights lite] [--programs . ../other-clone] [--stages]
 
 Each row is one process from start to end; programs take turns. CPU seconds (user and system) and peak memory depend
 little on the machine's other load, unlike the duration. To imitate a processor with AVX2 only, set
@@ -58,10 +58,8 @@ def print_stages(weights: str, engine: str, folder: Path) -> None:
     def stage(name, function, *columns):
         used = time.process_time()
         results = [function(*row) for row in zip(*columns, strict=True)]
-        print(
-            f"| {name} | {time.process_time() - used:.2f} | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} |",
-            flush=True,
-        )
+        used, peak = time.process_time() - used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"| {name} | {used:.2f} | {peak:.0f} |", flush=True)
         return results
 
     (network,) = stage("import and load", lambda name: msinet.load(name, engine=engine), [weights])

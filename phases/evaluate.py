@@ -55,8 +55,8 @@ def choose_images(options: Options) -> Images:
 def choose_fraction(options: Options, folder: Path) -> float:
     """The share of your own images that validates.
 
-    It is the one that the user named; else that of the weights' training, if some of these images trained them; else
-    the default.
+    It is the one that the user named; else that of the first weights in whose training these images were; else the
+    default. Weights of other people's photographs share a few names at most.
     """
     if options.valid_fraction is not None:
         return options.valid_fraction
@@ -64,9 +64,11 @@ def choose_fraction(options: Options, folder: Path) -> float:
         return VALID_FRACTION
     with quiet_stderr():
         from ..checkpoint import choose_weights, read_knowledge
-    wanted = options.weights[0] if options.weights else None
-    known = read_knowledge(choose_weights(CUSTOM, wanted, Path(options.params["results"])).path)
-    if known is None or known.valid_fraction is None:
-        return VALID_FRACTION
     names = [sample.name for sample in data.pair_files(folder)]
-    return known.valid_fraction if known.trained_on(CUSTOM, names) else VALID_FRACTION
+    for wanted in options.weights or [None]:
+        known = read_knowledge(choose_weights(CUSTOM, wanted, Path(options.params["results"])).path)
+        if known is None or known.valid_fraction is None or CUSTOM not in known.datasets:
+            continue
+        if 2 * len(known.trained_on(CUSTOM, names)) > len(known.datasets[CUSTOM].train):
+            return known.valid_fraction
+    return VALID_FRACTION

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bundled import BUNDLED
 from ..config import EXPORTS
 from ..installation import install_command
 from ..photographs import sample_photograph
@@ -56,13 +57,13 @@ def run(options: Options) -> None:
     network = load(options.weights, data=options.data, results=results, input_size=options.input_size, device="cpu")
     variant = network.architecture.variant.replace(" ", "")
     print(f"Network: {network.weights.path.name} ({network.weights.reason}).")
-    output = options.output or results / "exports" / f"{options.data}_{variant}_{name}_{bits}"
+    named = options.weights not in (None, "published", *BUNDLED)
+    source = Path(options.weights).name.split(".")[0] if named else options.data
+    output = options.output or results / "exports" / f"{source}_{variant}_{name}_{bits}"
     check_replaceable(output, CHECK_FILE)
     proof.require_space(len(parts), network, output.parent)
-    advice = (
-        f"{'Add photographs with --calibration, or use' if bits == 8 else 'Use'} --bits 32, or report this with the "
-        f"output of 'python -m pip freeze'."
-    )
+    calibrate = "Calibrate with about ten photographs like yours (--calibration FOLDER), use --bits 16 or"
+    advice = f"{calibrate if bits == 8 else 'Use'} --bits 32, or report this with the output of 'python -m pip freeze'."
     with whole_folder(output) as folder, proof.named_failures(output):
         images = proof.read_calibration(options.calibration or photograph, network) if bits == 8 else ()
         for part in parts:

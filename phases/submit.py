@@ -87,7 +87,7 @@ def load_network(options: Options) -> "Network":
     )
     if options.weights is None and network.weights.path in BUNDLED.values():
         raise UserError(
-            f"To avoid submitting the wrong network by accident, a bundled network must be named: there is only "
+            f"To avoid submitting the wrong network by accident, an included network must be named: there is only "
             f"{network.weights.reason}. Download the published one with '{command()} download -d {dataset} "
             f"--weights', name a file with --weights, or pass --weights medium."
         )

@@ -70,7 +70,7 @@ def _parse(file: Path, reader) -> tuple[list[str], np.ndarray, list[str]]:
     if missing:
         raise UserError(
             f"{file} has no column {' and no column '.join(missing)}: expected a first line like "
-            f"'image,x,y,observer' (observer may be left out), received '{','.join(header)}'."
+            f"'image,x,y,observer' (observer may be left out), separated by commas, received '{','.join(header)}'."
         )
     image, x, y = (header.index(title) for title in COLUMNS)
     observer = next((header.index(title) for title in OBSERVER_COLUMNS if title in header), None)

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "images": "geometry data image_files map_files",
     "map_files": "utils",
     "vgg16": "model",
-    "weight_files": "architectures vgg16 layers utils",
+    "weight_files": "architectures bundled vgg16 layers utils",
     "checkpoint": "architectures weight_files vgg16 bundled download layers utils config installation listing",
     "scoring": "scoring progress images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",

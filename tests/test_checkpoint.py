@@ -181,7 +181,7 @@ def test_damaged_file_is_named(tmp_path, suffix, contents):
 
 
 def test_missing_file_is_named_with_the_formats_that_are_read(tmp_path):
-    with pytest.raises(UserError, match=r"No weights at .*nowhere\.pb: expected a \.pb"):
+    with pytest.raises(UserError, match=r"No weights at .*nowhere\.pb: expected published, medium, lite, or a \.pb"):
         checkpoint.read_arrays(tmp_path / "nowhere.pb")
 
 
@@ -300,7 +300,7 @@ def test_unavailable_weights_are_an_error_that_says_what_to_do(weights_folder, t
 @pytest.mark.parametrize("init", ["lite", None])
 def test_bundled_network_is_the_start_of_its_own_variant_only(weights_folder, tmp_path, init):
     read, reason = checkpoint.initial_weights("custom", init, results=tmp_path, variant="lite")
-    assert checkpoint.describe(read).variant == "lite" and "the bundled lite network" in reason
+    assert checkpoint.describe(read).variant == "lite" and "the included lite network" in reason
     with pytest.raises(UserError, match=r"holds a network with --variant lite, expected full: add --variant lite"):
         checkpoint.initial_weights("custom", "lite", results=tmp_path, variant="full")
     with pytest.raises(UserError, match=r"holds a network with --context aspp, expected plain: add --context aspp"):

@@ -186,11 +186,19 @@ def test_images_that_trained_the_weights_are_counted_above_the_table(run, datase
     assert {image for _, image in run.rows()} == set(names[1])
     assert "images trained these weights" not in capsys.readouterr().out
     assert run.summary()["contenders"]["known"]["images_that_trained"] == 0
-    # The share of weights that were trained on other images, or on unknown ones, does not matter.
+    # The share of weights that were trained on other images, or on unknown ones, does not matter, whatever comes first.
+    others = tuple(f"other{i}" for i in range(20))
+    trained_on = checkpoint.TrainedOn((24, 32), (*others, *names[0]), (), "")
+    foreign = checkpoint.Knowledge((24, 32), "aspp", "", {"custom": trained_on}, valid_fraction=0.0)
+    checkpoint.save_arrays(tmp_path / "foreign.npz", arrays, foreign)
+    assert run("--weights", tmp_path / "foreign.npz", tmp_path / "known.npz", split="valid", name="both") == 0
+    assert {image for _, image in run.rows()} == set(names[1])
+    capsys.readouterr()
     checkpoint.save_arrays(tmp_path / "unknown.npz", arrays)
     for name, weights, seen in (("unknown", tmp_path / "unknown.npz", None), ("msinet_lite", "lite", 0)):
         assert run("--weights", weights, "--input-size", 24, 32, split="valid", name=name) == 0
         assert len(run.rows()) == 2 and run.summary()["contenders"][name]["images_that_trained"] == seen
+        assert "Only 2 images to score" in capsys.readouterr().out
 
 
 def test_fitted_density_is_saved_gains_information_and_is_used_again(run, dataset, maps, capsys):

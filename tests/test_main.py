@@ -194,6 +194,7 @@ def test_native_libraries_are_silenced_only_if_there_is_a_standard_error(monkeyp
         (("-p", ""), "received an empty path"),
         (("--input-size", "8", "100000"), "at most 4096"),
         (("--input-size", "4096", "4096"), "pixels, which need 10 GB"),
+        (("--input-size", "auto", "photos/"), "photographs come before this flag"),
         (("--input-size", "8"), "a height and a width, or auto"),
         (("--input-size", "8", "9"), "a multiple of 8"),
         (("--max-pixels", "9999999999"), "a whole number from 1 to"),

@@ -145,7 +145,7 @@ def test_gray_and_transparent_arrays_are_treated_like_files(network, photograph)
     ],
 )
 def test_other_arrays_are_a_clear_error(network, wrong):
-    with pytest.raises(UserError, match=r"photograph 0: received an array of .* expected uint8, 0 to 255"):
+    with pytest.raises(msinet.UserError, match=r"photograph 0: received an array of .* expected uint8, 0 to 255"):
         network.predict(wrong)
 
 

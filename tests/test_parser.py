@@ -41,6 +41,7 @@ def test_command_without_arguments_shows_a_short_page_with_commands_that_parse(c
         (["test", "--format", "jpgg"], "jpeg"),
         (["evaluate", "--protocol", "tübingen"], "tuebingen"),
         (["train", "--recipe", "scrach"], "scratch"),
+        (["regions", "."], "-p ."),
     ],
 )
 def test_misspelled_word_is_answered_with_the_one_that_was_meant(arguments, guess, capsys):

@@ -117,7 +117,7 @@ def test_table_names_the_lite_network_as_a_replacement(run, monkeypatch, capsys)
     monkeypatch.setattr(checkpoint, "published_weights", unreachable)
     assert run("--input-size", "24", "32") == 0
     head = capsys.readouterr().out.partition("10 images of custom")[2].partition("AUC")[0]
-    assert "msinet_lite: the bundled lite network" in head and "no network here" in head
+    assert "msinet_lite: the included lite network" in head and "no network here" in head
     assert run("--input-size", "24", "32", "--weights", "lite", name="asked") == 0
     head = capsys.readouterr().out.partition("10 images of custom")[2].partition("AUC")[0]
     assert "msinet_lite:" not in head

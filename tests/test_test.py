@@ -116,7 +116,9 @@ def test_network_is_described_in_a_short_line_and_completely_on_request(
     fixed = ["test", str(good), "--results", str(results)]
     assert main.main([*fixed, "-d", "mit1003"]) == 0
     out = capsys.readouterr().out
-    assert "Network: msinet_medium.npz (the bundled medium network, because the published one is not available: " in out
+    assert (
+        "Network: msinet_medium.npz (the included medium network, because the published one is not available: " in out
+    )
     size = "It has its own input size; that of -d mit1003 is --input-size 360 360."
     assert size in out and "1000 images" not in out
     assert main.main([*fixed, "-d", "mit1003", "--weights", "lite"]) == 0
@@ -186,7 +188,7 @@ def test_prediction_without_a_network_uses_medium_and_finds_the_face(tmp_path, m
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path / "weights")
     assert main.main(["test", "--format", "npy", "--results", str(tmp_path / "results")]) == 0
     printed = capsys.readouterr().out
-    assert "msinet_medium.npz (the bundled medium network, because the published one is not available" in printed
+    assert "msinet_medium.npz (the included medium network, because the published one is not available" in printed
     saliency = np.load(results / "images" / "grace_hopper.npy")
     assert saliency.shape == (600, 512)
     face, all_of_it = saliency[100:320, 170:350], saliency

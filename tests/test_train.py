@@ -88,6 +88,7 @@ def test_run_leaves_checkpoints_history_curve_and_record(run, results, capsys):
     assert not [file for file in results.rglob(".*") if file.is_file()]
     output = capsys.readouterr().out
     assert "Epoch 2/2: loss" in output and "validation loss" in output
+    assert "Only 1 image to choose the best epoch" in output
     # A finished run says so, and another batch size must start over.
     assert run("--epochs", "2") == 0
     assert "This run is finished: 2 epochs of 2" in capsys.readouterr().out
@@ -133,6 +134,7 @@ def test_killed_run_continues_from_its_last_complete_epoch(run, results, tmp_pat
         ({"seed": 1}, {"seed": 1, "cc_weight": 1.0}, "cc_weight was 0.0, now 1.0"),
         ({}, {"custom_split": "by name"}, "custom_split was by shuffling, now by name"),
         ({"files": "a"}, {"files": "b"}, "photographs or saliency maps have changed"),
+        ({"train": [[35, 12, 16]]}, {"train": [[9, 24, 32]]}, "train was 35 images at 12×16, now 9 images at 24×32"),
         ({"init": "scratch"}, {"init": None}, None),
         ({"init": "scratch"}, {"init": "/nonexistent"}, "init was scratch, now /nonexistent"),
     ],

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from ...bundled import BUNDLED
 from ...checkpoint import file_sha256
+from ...config import FEW
 from ...network import Network, load
 from ...scoring import contenders, pictures, report
 from ...scoring.contenders import Contender
@@ -31,7 +32,11 @@ INCIDENTAL = ("weights", "reason", "layout", "gpus", "onednn", "knowledge", "ima
 def evaluate(options: Options, images: Images) -> None:
     """Score networks and folders of maps, print one table, and write the run's files."""
     if not images.scored:
-        raise UserError(f"The {options.split} split of {images.folder} contains no image; choose another --split.")
+        raise UserError(
+            f"The {options.split} split of {images.folder} has no image: choose another --split or --valid-fraction."
+        )
+    if len(images.scored) < FEW:
+        print(f"Only {count(len(images.scored), 'image')} to score: the numbers say little. See --valid-fraction.")
     check_writable(options.folder_of_runs)
     protocol, left_out = usable(PROTOCOLS[options.protocol])
     if left_out:

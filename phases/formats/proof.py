@@ -61,7 +61,7 @@ def prove(parts: Sequence[Format], network: Network, folder: Path, path: Path, b
             greatest = np.max([difference, example_difference])
             if not greatest <= bound:  # NaN fails too.
                 raise UserError(
-                    f"The export's maps differ from the program's by {greatest:.1e}, expected at most {bound}; nothing "
+                    f"The export's maps differ from the program's by {greatest:.3g}, expected at most {bound}; nothing "
                     f"was kept. {advice}"
                 )
     return rows

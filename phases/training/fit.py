@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ... import checkpoint
 from ...checkpoint import Knowledge, TrainedOn
-from ...config import PARAMS, SPEED, VARIANTS
+from ...config import FEW, PARAMS, SPEED, VARIANTS
 from ...data import CUSTOM, Group, files_hash, is_split_by_folders, names_hash
 from ...images import find_damaged
 from ...model import build_model, choose_layout, describe_device, find_gpus
@@ -90,6 +90,9 @@ def _train(
         elif arrays:
             checkpoint.assign(model, arrays)
     print(f"Training {run.name}: {_count(train_groups)} images, validating with {_count(valid_groups)}, on {device}.")
+    if _count(valid_groups) < FEW:
+        few = count(_count(valid_groups), "image")
+        print(f"Only {few} to choose the best epoch, so the choice is chance. See --valid-fraction.")
     print(f"Starting from {run.beginning()}.")
     first = len(run.history)
     if first >= params["epochs"]:

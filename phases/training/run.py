@@ -85,7 +85,7 @@ class Run:
             self.settings["init"] = before.get("init")
         known = EARLIER | before
         changed = [
-            CHANGED.get(key) or f"{key} was {known[key]}, now {value}"
+            CHANGED.get(key) or f"{key} was {_in_words(known[key])}, now {_in_words(value)}"
             for key, value in self.settings.items()
             if key in known and known[key] != value
         ]
@@ -155,3 +155,10 @@ class Run:
                 f"At the end of epoch {row['epoch']}, {name_some(wrong)} {'is' if len(wrong) == 1 else 'are'} "
                 f"not a number; {self.last_good()}. Try a smaller --learning-rate."
             )
+
+
+def _in_words(value) -> str:
+    """A setting; the images of each dataset, [count, height, width], as words."""
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return " and ".join(f"{images} images at {height}×{width}" for images, height, width in value)
+    return str(value)
