@@ -90,7 +90,9 @@ class LiteNetwork(Predictor):
     @functools.cached_property
     def _interpreter(self) -> tuple[threading.Lock, Any]:
         with only_python_on_stderr():
-            return threading.Lock(), _litert().Interpreter(str(self.file), num_threads=cores())
+            interpreter = _litert().Interpreter(str(self.file), num_threads=cores())
+            interpreter.allocate_tensors()  # Reports its delegate.
+            return threading.Lock(), interpreter
 
     def _maps(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Maps of fitted images of one size: float32 (B, h, w, 1), 0 to 1."""

@@ -65,7 +65,7 @@ def choose_fraction(options: Options, folder: Path) -> float:
     with quiet_stderr():
         from ..checkpoint import choose_weights, read_knowledge
     names = [sample.name for sample in data.pair_files(folder)]
-    for wanted in options.weights or [None]:
+    for wanted in options.weights or (None,):
         known = read_knowledge(choose_weights(CUSTOM, wanted, Path(options.params["results"])).path)
         if known is None or known.valid_fraction is None or CUSTOM not in known.datasets:
             continue
