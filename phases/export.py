@@ -57,8 +57,9 @@ def run(options: Options) -> None:
     network = load(options.weights, data=options.data, results=results, input_size=options.input_size, device="cpu")
     variant = network.architecture.variant.replace(" ", "")
     print(f"Network: {network.weights.path.name} ({network.weights.reason}).")
-    named = options.weights not in (None, "published", *BUNDLED)
-    source = Path(options.weights).name.split(".")[0] if named else options.data
+    source = options.data
+    if options.weights and options.weights not in ("published", *BUNDLED):
+        source = Path(options.weights).name.split(".")[0]
     output = options.output or results / "exports" / f"{source}_{variant}_{name}_{bits}"
     check_replaceable(output, CHECK_FILE)
     proof.require_space(len(parts), network, output.parent)
