@@ -22,18 +22,18 @@ def msinet(*arguments: str) -> str:
 
 
 assert msinet("--version").startswith("MSI-Net ")
-msinet("test", "--weights", "lite", "--format", "npy")
-msinet("export", "--weights", "lite", "--format", "onnx")
+msinet("test", "--weights", "medium", "--format", "npy")
+msinet("export", "--weights", "medium", "--format", "onnx")
 if shutil.which("npm"):
-    msinet("export", "--weights", "lite", "--format", "tfjs")
-msinet("test", "--weights", "lite", "--format", "npy", "--cluster", "--workers", "1", "--results", "clustered")
+    msinet("export", "--weights", "medium", "--format", "tfjs")
+msinet("test", "--weights", "medium", "--format", "npy", "--cluster", "--workers", "1", "--results", "clustered")
 
 script = """
 import msinet, matplotlib, numpy as np
 from msinet.installation import IN_CLONE
 assert not IN_CLONE
 photograph = matplotlib.get_data_path() + "/sample_data/grace_hopper.jpg"
-saliency = msinet.load("lite").predict(photograph)
+saliency = msinet.load("medium").predict(photograph)
 assert saliency.shape == (600, 512) and 0 <= saliency.min() < 0.01 and 0.99 < saliency.max() <= 1
 assert np.array_equal(saliency, np.load("results/images/grace_hopper.npy"))
 assert np.abs(saliency - np.load("clustered/images/grace_hopper.npy")).max() < 1e-5
@@ -41,7 +41,7 @@ assert np.abs(saliency - np.load("clustered/images/grace_hopper.npy")).max() < 1
 Path("script.py").write_text(script)
 subprocess.run([sys.executable, "script.py"], check=True)
 
-server = subprocess.Popen(["msinet", "demo", "--weights", "lite", "--no-browser", "--port", "8765"])
+server = subprocess.Popen(["msinet", "demo", "--weights", "medium", "--no-browser", "--port", "8765"])
 try:
     for _ in range(120):
         try:
