@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "weights"
@@ -23,6 +24,14 @@ Scores = Mapping[str, Mapping[str, float]]
 
 # The network input that scores are stated for first, and the default: as many pixels as 240×320, in the image's shape.
 BY_SHAPE = "by shape"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The weights that a run uses, and the reason for the choice."""
+
+    path: Path
+    reason: str
 
 
 def facts(name: str) -> dict:

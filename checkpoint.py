@@ -19,7 +19,7 @@ import numpy as np
 from . import download, vgg16
 from .architectures import NORM_VARIABLES, describe
 from .architectures import Architecture as Architecture  # Used by others through this module.
-from .bundled import BUNDLED
+from .bundled import BUNDLED, Choice
 from .config import VERSION
 from .download import WEIGHTS_FOLDER
 from .installation import command
@@ -33,14 +33,6 @@ STAND_IN = "medium"
 
 # Upper bound in bytes of what a checkpoint file holds in addition to the variables' values and the metadata.
 HDF5_OVERHEAD = 1_000_000
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The weights that a run uses, and the reason for the choice."""
-
-    path: Path
-    reason: str
 
 
 # --- Which weights ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import checks, geometry
 from .acquisition import datasets
-from .bundled import BUNDLED
+from .bundled import BUNDLED, Choice
 from .config import MAX_PIXELS
 from .image_files import UPRIGHT, Header, Unreadable, read_pixels, turn, why_unreadable
 from .installation import download_folder, install_command
@@ -25,14 +25,6 @@ from .map_files import encode_map as encode_map
 from .map_files import encode_overlay as encode_overlay
 from .predictor import Predictor
 from .utils import UserError, cores, only_python_on_stderr, quiet_stderr, whole_file
-
-
-@dataclass(frozen=True)
-class Bundled:
-    """The weights file, like `checkpoint.Choice`."""
-
-    path: Path
-    reason: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,7 +38,7 @@ class LiteNetwork(Predictor):
 
     file: Path
     facts: dict
-    weights: Bundled
+    weights: Choice
     input_size: tuple[int, int]
     fit_shape: bool = False
     max_pixels: int = MAX_PIXELS
@@ -176,7 +168,7 @@ def load(
     sizes, fit_shape = facts.pop("sizes"), facts.pop("fit_shape")
     size = sizes[data] if input_size in (None, "auto") else checks.check_input_size(input_size)
     fit_shape = input_size == "auto" or (input_size is None and fit_shape)
-    weights_file = Bundled(BUNDLED[name], f"the included {name} network")
+    weights_file = Choice(BUNDLED[name], f"the included {name} network")
     return LiteNetwork(file, facts, weights_file, tuple(size), fit_shape, max_pixels, orientation)
 
 
@@ -209,7 +201,7 @@ def _convert(name: str, file: Path) -> None:
         converter = tf.lite.TFLiteConverter.from_concrete_functions([network.graph.get_concrete_function()])
         contents = converter.convert()
     knowledge = network.knowledge
-    assert knowledge  # Bundled weights have metadata.
+    assert knowledge  # Included weights have metadata.
     facts = {
         "variant": network.architecture.variant,
         "context": network.architecture.context,

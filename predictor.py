@@ -57,7 +57,7 @@ class Predictor:
 
     def _input(self) -> str:
         height, width = self.input_size
-        return f"input {height}×{width}{' in the shape of each photograph' if self.fit_shape else ''}"
+        return f"input {height}×{width}" + (" in each photograph's shape" if self.fit_shape else "")
 
     def read(self, path: Path, header: Header) -> Any:
         """Decode an image file: uint8 (H, W, 3), turned and on white; raises `Unreadable`."""

@@ -372,7 +372,7 @@ def test_network_trained_with_fitted_sizes_predicts_with_them_unless_a_size_is_g
     network = msinet.load(weights)
     assert network.fit_shape and network.size_for((90, 60)) == geometry.fitted_size((90, 60), 48 * 64) != (48, 64)
     assert not msinet.load(weights, input_size=(48, 64)).fit_shape
-    assert "in the shape of each photograph" in network.summary()
+    assert "in each photograph's shape" in network.summary()
 
 
 def test_weights_are_not_optimized_twice_at_once(network, photograph):

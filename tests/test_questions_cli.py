@@ -100,7 +100,7 @@ def test_shares_of_areas_are_written_and_printed(work, areas, capsys):
     assert [row["rank"] for row in rows] == ["1", "2", "2", "1"]
     written = record(work, "regions/regions.json")
     assert written["domain"] == "photographs" and written["meaning"] == MEANING
-    assert written["interval"]["coverage"] == 0.9 and written["interval"]["network"] == "lite"
+    assert written["interval"]["coverage"] == 0.9 and written["interval"]["network"] == "medium"
     assert written["areas"][0]["share_of_attention"] == pytest.approx(share(MAPS["a"], AREAS["sign"]))
     (sign, _) = table(work, "regions/totals.csv")
     mean = np.mean([share(saliency, AREAS["sign"]) for saliency in MAPS.values()])

@@ -110,17 +110,17 @@ def test_models_called_like_baselines_get_names_of_their_own(run, maps, tmp_path
     assert all((run.folder / f"examples_{name}.png").exists() for name in models)
 
 
-def test_table_names_the_lite_network_as_a_replacement(run, monkeypatch, capsys):
+def test_table_names_an_included_network_as_a_replacement(run, monkeypatch, capsys):
     def unreachable(data):
         raise utils.DownloadError("nothing answers", brief="no network here")
 
     monkeypatch.setattr(checkpoint, "published_weights", unreachable)
     assert run("--input-size", "24", "32") == 0
     head = capsys.readouterr().out.partition("10 images of custom")[2].partition("AUC")[0]
-    assert "msinet_lite: the included lite network" in head and "no network here" in head
-    assert run("--input-size", "24", "32", "--weights", "lite", name="asked") == 0
+    assert "msinet_medium: the included medium network" in head and "no network here" in head
+    assert run("--input-size", "24", "32", "--weights", "medium", name="asked") == 0
     head = capsys.readouterr().out.partition("10 images of custom")[2].partition("AUC")[0]
-    assert "msinet_lite:" not in head
+    assert "msinet_medium:" not in head
 
 
 @pytest.mark.parametrize("protocol", ["tuebingen", "mit"])

@@ -114,12 +114,12 @@ def test_published_benchmarks_are_those_of_the_paper():
     assert submit.map_name("i1.jpg") == "i1.jpg" and submit.map_name("a/b.c.png") == "a/b.c.jpg"
 
 
-def test_lite_network_is_submitted_only_if_it_was_asked_for(tmp_path, stimuli, monkeypatch, capsys):
+def test_included_network_is_submitted_only_if_it_was_asked_for(tmp_path, stimuli, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", tmp_path / "weights")
     fixed = ["submit", "-d", "cat2000", "-p", str(stimuli), "--input-size", "24", "32", "--results", str(tmp_path)]
     assert main.main(fixed) == 2
     error = capsys.readouterr().err
-    assert "by accident" in error and "--weights lite" in error
+    assert "by accident" in error and "--weights medium" in error
     assert not list((tmp_path / "submissions").iterdir())
     assert main.main([*fixed, "--weights", "lite"]) == 0
     assert len(list((tmp_path / "submissions").glob("cat2000*"))) == 3
