@@ -93,7 +93,10 @@ def tensor_convolutions(arrays: Mapping[str, np.ndarray], layout: str = CHANNELS
         kernel, bias = (tf.constant(arrays[f"{name}/{kind}"], name=f"{name}/{kind}") for kind in ("kernel", "bias"))
         if depthwise:
             strides = [1, 1, stride, stride] if layout == CHANNELS_FIRST else [1, stride, stride, 1]
-            x = tf.nn.depthwise_conv2d(x, kernel, strides, "SAME", data_format)
+            # Not `tf.nn.depthwise_conv2d`, which leaves unused constants that TensorFlow.js takes for outputs.
+            x = tf.raw_ops.DepthwiseConv2dNative(
+                input=x, filter=kernel, strides=strides, padding="SAME", data_format=data_format
+            )
         else:
             x = tf.nn.conv2d(x, kernel, stride, "SAME", data_format, dilation)
         x = tf.nn.bias_add(x, bias, data_format)

@@ -44,6 +44,12 @@ def test_exports_give_the_same_maps_at_every_size(network, name, tmp_path):
         np.testing.assert_allclose(form.predict(tmp_path, images), network(images), atol=1e-5)
 
 
+def test_graph_has_one_end(network):
+    # TensorFlow.js takes every operation whose result is not used for an output.
+    operations = network.graph.get_concrete_function().graph.get_operations()
+    assert [op.type for op in operations if not any(tensor.consumers() for tensor in op.outputs)] == ["Identity"]
+
+
 def test_resizing_is_the_same_in_both_layouts():
     small, large = (np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32) for size in ((4, 3), (7, 6)))
     first, last = (layers.ResizeLike(layout) for layout in (layers.CHANNELS_FIRST, layers.CHANNELS_LAST))
