@@ -27,10 +27,9 @@ class Architecture:
     @property
     def variant(self) -> str:
         """The name of this width in `config.VARIANTS`."""
-        if self.context == efficientnet.CONTEXT:
-            return "medium"
-        names = {row["width"]: name for name, row in VARIANTS.items() if "context" not in row}
-        return names.get(self.width, f"width {self.width:g}")
+        names = {(row["width"], row.get("context")): name for name, row in VARIANTS.items()}
+        context = self.context if self.context == efficientnet.CONTEXT else None
+        return names.get((self.width, context), f"width {self.width:g}")
 
 
 def describe(arrays: Mapping[str, Any]) -> Architecture:

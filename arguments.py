@@ -96,7 +96,7 @@ class InputSize(argparse.Action):
             return
         if len(values) != 2 or "auto" in values:
             expected = "a height and a width" + (", or auto" if self.const else "")
-            expected += "; photographs come before this flag" if "auto" in values else ""
+            expected += "; photographs come before this flag" if self.const and "auto" in values else ""
             raise argparse.ArgumentError(self, f"received {' '.join(values)}, expected {expected}")
         try:
             sides = [network_side(value) for value in values]
@@ -158,7 +158,7 @@ def add_mirrored(phase: argparse._ActionsContainer) -> None:
 
 def add_engine(phase: argparse._ActionsContainer) -> None:
     text = (
-        "litert starts in a second, without TensorFlow, but needs --weights medium or lite and no GPU; maps "
+        "litert starts in a second, without TensorFlow, on a processor, with --weights medium or lite; maps "
         "differ by at most one gray level (default: tensorflow; docs/performance.md)"
     )
     phase.add_argument("--engine", choices=("tensorflow", "litert"), default="tensorflow", help=text)

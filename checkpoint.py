@@ -386,7 +386,8 @@ def save_arrays(
     """Write arrays as a compressed `.npz`, which `read_arrays` restores as float32.
 
     Args:
-        bits: 16 for float16; 8 for kernels in int8 with a scale for each filter. Depthwise kernels stay in float16.
+        bits: 16 for float16; 8 for kernels in int8 with a scale for each filter. Depthwise kernels and those of one
+            filter stay in float16.
     """
     stored: dict[str, Any] = {}
     for name, values in arrays.items():

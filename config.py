@@ -189,7 +189,7 @@ VALID_FRACTION = 0.2
 # Fewer validation images than this get a warning.
 FEW = 5
 
-# Sizes of the network: a factor on every filter count, and whether training uses batch normalization. A network as
+# Networks to train: a factor on every filter count, and whether training uses batch normalization. A network as
 # narrow as "lite" does not learn from random initial weights without it. "medium" is the network in efficientnet.py.
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"width": 1.0, "batch_norm": False},

@@ -210,8 +210,8 @@ def load(
     """Load a trained network.
 
     Args:
-        weights: "lite" (bundled), "published" (downloaded when missing), the path of a file in any known format, or
-            None for the best available; see `checkpoint.choose_weights`.
+        weights: "medium" or "lite" (included), "published" (downloaded when missing), the path of a file in any known
+            format, or None for the best available; see `checkpoint.choose_weights`.
         data: the dataset whose network and input size to use, one of `datasets.names()`.
         results: the folder with the checkpoints of your training runs.
         input_size: height and width that photographs are fitted into, divisible by 8; "auto" to adapt it to each

@@ -42,7 +42,7 @@ LARGEST_NOTE = 2**25
 NOTE, NOTE_FILE = "msinet", "msinet.json"
 
 # Variables of Keras layers in the order in which Keras stores them.
-CONVOLUTION_VARIABLES = ("kernel", "bias")  # Then `NORM_VARIABLES`.
+CONVOLUTION_VARIABLES = ("kernel", "bias")
 
 # A published name, possibly behind a prefix; VGG16's checkpoint calls kernels "weights".
 PUBLISHED_NAME = re.compile(
@@ -81,7 +81,7 @@ def read_arrays(path: Path, advice: str = "Fetch or export it again.") -> dict[s
         if len(announced) < len(arrays_found):
             raise ValueError("an array occurs more than once")
         _complain(path, _differences(announced))
-        with np.errstate(over="ignore"):  # Values too large for float32 become infinite; the next check rejects them.
+        with np.errstate(over="ignore", invalid="ignore"):  # The next check rejects values that are not finite.
             arrays = {name: np.asarray(array.read(), np.float32) for name, array in announced.items()}
     infinite = [name for name, values in arrays.items() if not np.isfinite(values).all()]
     _complain(path, [f"{name} has values that are not finite" for name in infinite])
@@ -205,6 +205,8 @@ def _in_npz(archive: zipfile.ZipFile) -> Iterator[tuple[str, Announced]]:
     """Arrays in an archive; an int8 kernel is multiplied by its float32 scale, which has one value per filter."""
     members = [_in_member(archive, member) for member in archive.infolist() if member.filename != NOTE_FILE]
     found = dict(members)
+    if len(found) < len(members):
+        raise ValueError("an array occurs more than once")
     for name, array in members:
         layer, _, variable = name.rpartition("/")
         kernel, scale = found.get(f"{layer}/kernel"), found.get(f"{layer}/scale")

@@ -21,6 +21,8 @@ def msinet(*arguments: str) -> str:
     return done.stdout
 
 
+for name in ("medium", "lite"):
+    msinet("test", "--weights", name, "--format", "npy", "--results", name)
 assert msinet("--version").startswith("MSI-Net ")
 msinet("test", "--weights", "medium", "--format", "npy")
 msinet("export", "--weights", "medium", "--format", "onnx")

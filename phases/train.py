@@ -87,7 +87,7 @@ def check(options: Options) -> None:
     if len(set(options.data)) < len(options.data):
         raise UserError(f"Received -d {' '.join(options.data)}, expected each dataset once.")
     if "context" in VARIANTS[variant_of(options)] and options.context != "aspp":
-        raise UserError(f"--context {options.context} requires --variant full or lite, received medium.")
+        raise UserError(f"The medium network has no --context {options.context}: add --variant full or lite.")
     for name in OF_CUSTOM:
         if CUSTOM not in options.data and getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} requires -d custom; other datasets are used as published.")

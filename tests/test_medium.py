@@ -90,6 +90,10 @@ def test_weights_of_8_bits_are_off_by_half_a_step_at_most(tmp_path):
             {"decoder/conv1/scale": np.full(16, np.nan, np.float32)},
             "kernel has values that are not finite",
         ),
+        (
+            {"decoder/conv1/scale": np.full(16, np.inf, np.float32)},
+            "kernel has values that are not finite",
+        ),
     ],
 )
 def test_scale_must_fit_its_kernel(tmp_path, changes, complaint):
@@ -119,4 +123,4 @@ def test_training_continues_from_the_medium_network(tiny_dataset, tmp_path):
 
 def test_medium_has_no_other_context(tmp_path, capsys):
     assert main.main(["train", "-d", "osie", "--variant", "medium", "--context", "plain"]) == 2
-    assert "--context plain requires --variant full or lite, received medium" in capsys.readouterr().err
+    assert "The medium network has no --context plain: add --variant full or lite" in capsys.readouterr().err

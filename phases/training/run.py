@@ -11,7 +11,7 @@ import numpy as np
 from ... import checkpoint
 from ...checkpoint import Knowledge
 from ...config import defaults
-from ...utils import UserError, locked, name_some, onednn_enabled, whole_file, write_record
+from ...utils import UserError, count, locked, name_some, onednn_enabled, whole_file, write_record
 from ..curves import draw_losses
 from .callbacks import averaged_weights
 
@@ -85,7 +85,7 @@ class Run:
             self.settings["init"] = before.get("init")
         known = EARLIER | before
         changed = [
-            CHANGED.get(key) or f"{key} was {_in_words(known[key])}, now {_in_words(value)}"
+            CHANGED.get(key) or f"{key} was {_in_words(key, known[key])}, now {_in_words(key, value)}"
             for key, value in self.settings.items()
             if key in known and known[key] != value
         ]
@@ -157,8 +157,8 @@ class Run:
             )
 
 
-def _in_words(value) -> str:
-    """A setting; the images of each dataset, [count, height, width], as words."""
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return " and ".join(f"{images} images at {height}×{width}" for images, height, width in value)
+def _in_words(key: str, value) -> str:
+    """A setting; the images of each dataset, [number, height, width], as words."""
+    if key in ("train", "valid"):
+        return " and ".join(f"{count(images, 'image')} at {height}×{width}" for images, height, width in value)
     return str(value)
