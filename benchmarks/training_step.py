@@ -1,4 +1,4 @@
-"""A training step of the program beside the published program's, on one machine and in one run.
+"""Compare a training step of this program with the published program's, on one machine and in one run.
 
     python -m benchmarks.training_step [--repetitions 8] [--profile]
 
