@@ -189,62 +189,55 @@ def dilated_gradient_exists(dtype: str = "float32") -> bool:
     return True
 
 
+class _Resizing(keras.layers.Layer):
+    """Bilinear resizing in either layout."""
+
+    def __init__(self, layout: str = CHANNELS_LAST, **kwargs):
+        super().__init__(**kwargs)
+        self.layout = layout
+
+    def _size(self, x):
+        """Height and width of a tensor, when it runs."""
+        first, last = spatial_axes(self.layout)
+        return tf.shape(x)[first : last + 1]
+
+    def _resize(self, x, size, half_pixel_centers: bool):
+        # The operation supports channels-last tensors only.
+        x = tf.transpose(x, (0, 2, 3, 1)) if self.layout == CHANNELS_FIRST else x
+        x = tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=False, half_pixel_centers=half_pixel_centers)
+        return tf.transpose(x, (0, 3, 1, 2)) if self.layout == CHANNELS_FIRST else x
+
+    def get_config(self):
+        return {**super().get_config(), "layout": self.layout}
+
+
 @keras.saving.register_keras_serializable("msinet")
-class LegacyUpsampling(keras.layers.Layer):
+class LegacyUpsampling(_Resizing):
     """TensorFlow 1's `resize_bilinear` to twice the size: no half-pixel centers, unlike `UpSampling2D`.
 
     Pinned by test_model.py::test_forward_equals_the_published_network.
     """
 
-    def __init__(self, layout: str = CHANNELS_LAST, **kwargs):
-        super().__init__(**kwargs)
-        self.layout = layout
-
     def call(self, x):
-        # The operation supports channels-last tensors only.
-        if self.layout == CHANNELS_FIRST:
-            return tf.transpose(self._double(tf.transpose(x, (0, 2, 3, 1))), (0, 3, 1, 2))
-        return self._double(x)
-
-    def _double(self, x):
-        size = tf.shape(x)[1:3] * 2
-        return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=False, half_pixel_centers=False)
+        return self._resize(x, self._size(x) * 2, half_pixel_centers=False)
 
     def compute_output_shape(self, input_shape):
         spatial = spatial_axes(self.layout)
         return tuple(side * 2 if axis in spatial and side else side for axis, side in enumerate(input_shape))
 
-    def get_config(self):
-        return {**super().get_config(), "layout": self.layout}
-
 
 @keras.saving.register_keras_serializable("msinet")
-class ResizeLike(keras.layers.Layer):
-    """Bilinear resizing with half-pixel centers to the height and width of another tensor."""
-
-    def __init__(self, layout: str = CHANNELS_LAST, **kwargs):
-        super().__init__(**kwargs)
-        self.layout = layout
+class ResizeLike(_Resizing):
+    """Resizing with half-pixel centers to the height and width of another tensor."""
 
     def call(self, tensors):
         x, like = tensors
-        first, last = spatial_axes(self.layout)
-        size = tf.shape(like)[first : last + 1]
-        # The operation supports channels-last tensors only.
-        if self.layout == CHANNELS_FIRST:
-            return tf.transpose(self._resize(tf.transpose(x, (0, 2, 3, 1)), size), (0, 3, 1, 2))
-        return self._resize(x, size)
-
-    def _resize(self, x, size):
-        return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=False, half_pixel_centers=True)
+        return self._resize(x, self._size(like), half_pixel_centers=True)
 
     def compute_output_shape(self, input_shapes):
         x, like = input_shapes
         spatial = spatial_axes(self.layout)
         return tuple(like[axis] if axis in spatial else side for axis, side in enumerate(x))
-
-    def get_config(self):
-        return {**super().get_config(), "layout": self.layout}
 
 
 def spatial_axes(layout: str) -> tuple[int, int]:

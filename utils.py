@@ -354,6 +354,14 @@ def processor_instructions() -> frozenset[str]:
         return frozenset()
 
 
+def processor_name() -> str:
+    """The processor's model, such as "AMD EPYC"."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "not known"
+
+
 def versions() -> dict[str, str]:
     """Versions of the libraries that a run's numbers may depend on."""
     from importlib.metadata import version

@@ -7,6 +7,7 @@ the machine and its load.
 """
 
 import argparse
+import math
 import resource
 import statistics
 import subprocess
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,20 +90,36 @@ def ratio(durations: Mapping[str, float]) -> str:
     return f"{durations['float32'] / durations['bfloat16']:.2f}" if "bfloat16" in durations else "not measured"
 
 
-def operations(variant: str, size: tuple[int, int]) -> float:
-    """Floating-point operations of all convolutions for one image: two per weight and output pixel."""
-    total, row = 0, VARIANTS[variant]
+class Recorded(NamedTuple):
+    """A convolution of a network."""
+
+    output: tuple[int, int]  # height and width
+    kernel: tuple[int, ...]  # its shape
+    dilation: int
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations for one image: two per weight and output pixel."""
+        return 2.0 * math.prod(self.output) * math.prod(self.kernel)
+
+
+def convolutions(variant: str, size: tuple[int, int]) -> list[Recorded]:
+    """All convolutions of a network, for one image of a size."""
+    found, row = [], VARIANTS[variant]
 
     def conv(x, name, filters, size=3, dilation=1, relu=True, stride=1, depthwise=False):
-        nonlocal total
-        inputs = 1 if depthwise else x.shape[-1]
-        outputs = x.shape[-1] if depthwise else scaled_filters(filters, row["width"])
-        height, width = (-(-side // stride) for side in x.shape[1:3])
-        total += 2 * size**2 * inputs * outputs * height * width
-        return keras.KerasTensor((1, height, width, outputs))
+        kernel = (size, size, x.shape[-1], 1 if depthwise else scaled_filters(filters, row["width"]))
+        output = tuple(-(-side // stride) for side in x.shape[1:3])
+        found.append(Recorded(output, kernel, dilation))
+        return keras.KerasTensor((1, *output, x.shape[-1] if depthwise else kernel[-1]))
 
     msi_net(keras.KerasTensor((1, *size, 3)), conv, context=row.get("context", "aspp"))
-    return total
+    return found
+
+
+def operations(variant: str, size: tuple[int, int]) -> float:
+    """Floating-point operations of all convolutions for one image."""
+    return sum(convolution.operations for convolution in convolutions(variant, size))
 
 
 def print_network_speed(variant: str, model, networks: Mapping[str, msinet.Network], repetitions: int) -> None:

@@ -41,26 +41,17 @@ def serve(published: bool) -> None:
 
 def profile(repetitions: int) -> None:
     """Print the time and speed of all convolutions by direction."""
-    import keras
-    import numpy as np
     import tensorflow as tf
 
-    from benchmarks.speed import shortest
+    from benchmarks.speed import convolutions, shortest
     from msinet import layers
-    from msinet.model import msi_net
 
-    shapes = []
-
-    def conv(x, name, filters, size=3, dilation=1, relu=True):
-        shapes.append((x.shape[1:], (size, size, x.shape[-1], filters), dilation))
-        return keras.KerasTensor((*x.shape[:-1], filters))
-
-    msi_net(keras.KerasTensor((1, *SIZE, 3)), conv)
-    seconds, operations = dict.fromkeys(("forward", "gradient of the input", "gradient of the kernel"), 0.0), 0
-    for number, (shape, kernel_shape, dilation) in enumerate(shapes):
-        x, kernel = tf.random.normal((1, *shape)), tf.random.normal(kernel_shape)
+    found = convolutions("full", SIZE)
+    seconds = dict.fromkeys(("forward", "gradient of the input", "gradient of the kernel"), 0.0)
+    for number, (output, kernel_shape, dilation) in enumerate(found):
+        x, kernel = tf.random.normal((1, *output, kernel_shape[2])), tf.random.normal(kernel_shape)
         layer = layers.DilatedConv2D(kernel_shape[-1], kernel_shape[0], padding="same", dilation_rate=dilation)
-        upstream = tf.random.normal((1, *shape[:2], kernel_shape[-1]))
+        upstream = tf.random.normal((1, *output, kernel_shape[-1]))
         layer.build(x.shape)
 
         def gradient(of, layer=layer, x=x, kernel=kernel, upstream=upstream):
@@ -76,10 +67,10 @@ def profile(repetitions: int) -> None:
         }
         if not number:
             del graphs["gradient of the input"]  # The images need none.
-        found = shortest({name: lambda graph=graph: graph().numpy() for name, graph in graphs.items()}, repetitions)
-        for name, duration in found.items():
+        calls = {name: lambda graph=graph: graph().numpy() for name, graph in graphs.items()}
+        for name, duration in shortest(calls, repetitions).items():
             seconds[name] += duration
-        operations += 2 * np.prod(shape[:2]) * np.prod(kernel_shape)
+    operations = sum(convolution.operations for convolution in found)
     matrix = tf.random.normal((2048, 2048))
     peak = 2 * 2048**3 / shortest({0: lambda: tf.matmul(matrix, matrix).numpy()}, repetitions)[0]
     print("| convolutions of a step | milliseconds | GFLOP/s |\n| --- | --- | --- |")

@@ -1,15 +1,13 @@
 """Where numbers come from: the program and the machine."""
 
-import contextlib
 import platform
 import subprocess
-from pathlib import Path
 
 import tensorflow as tf
 
 from ...config import VERSION
 from ...installation import IN_CLONE, PACKAGE
-from ...utils import cores, versions
+from ...utils import cores, processor_name, versions
 
 
 def machine() -> dict[str, str]:
@@ -20,16 +18,9 @@ def machine() -> dict[str, str]:
         "MSI-Net": f"{VERSION}, git commit {commit()}" if IN_CLONE else VERSION,
         **versions(),
         "system": platform.platform(),
-        "processor": f"{processor()}, {cores()} cores used",
+        "processor": f"{processor_name()}, {cores()} cores used",
         "GPUs": ", ".join(names) or "none",
     }
-
-
-def processor() -> str:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "not known"
 
 
 def commit() -> str:
