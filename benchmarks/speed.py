@@ -1,6 +1,6 @@
-"""Speed and memory of the network, of `test`, and of a training step, in float32 and bfloat16, on one machine.
+"""Speed of the network and of a training step, in float32 and bfloat16, on one machine. `folder.py` measures `test`.
 
-    python benchmarks/speed.py [--variant full|medium|lite] [--images 100] [--repetitions 5]
+    python -m benchmarks.speed [--variant full|medium|lite] [--repetitions 5]
 
 Measurements alternate, and the shortest duration counts. So the ratios mean more than the milliseconds, which depend on
 the machine and its load.
@@ -8,37 +8,28 @@ the machine and its load.
 
 import argparse
 import math
-import resource
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
-
-from msinet.utils import onednn_enabled, quiet_stderr  # noqa: E402
+from msinet.utils import onednn_enabled, quiet_stderr
 
 with quiet_stderr():
     import keras
     import numpy as np
     import tensorflow as tf
 
-import msinet  # noqa: E402
-from benchmarks.machine import processor  # noqa: E402
-from msinet import checkpoint  # noqa: E402
-from msinet.bundled import BUNDLED  # noqa: E402
-from msinet.config import VARIANTS, defaults  # noqa: E402
-from msinet.layers import scaled_filters  # noqa: E402
-from msinet.model import build_model, msi_net  # noqa: E402
-from msinet.phases import test  # noqa: E402
-from msinet.phases.training import optimizer  # noqa: E402
-from msinet.photographs import find_images, name_all, sample_photograph  # noqa: E402
-from msinet.precision import processor_has_bfloat16  # noqa: E402
+import msinet
+from benchmarks.machine import processor
+from msinet import checkpoint
+from msinet.bundled import BUNDLED
+from msinet.config import VARIANTS, defaults
+from msinet.layers import scaled_filters
+from msinet.model import build_model, msi_net
+from msinet.phases.training import optimizer
+from msinet.precision import processor_has_bfloat16
 
 SIZES = ((48, 64), (72, 96), (120, 160), (168, 224), (240, 320))
 SIZE = SIZES[-1]
@@ -138,27 +129,6 @@ def print_network_speed(variant: str, model, networks: Mapping[str, msinet.Netwo
         )
 
 
-def print_test_speed(networks: Mapping[str, msinet.Network], count: int) -> None:
-    """The whole phase on a folder of copies of the sample photograph, compared with the network alone."""
-    batch = tf.random.uniform((1, *SIZE, 3), 0, 255, seed=1)
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as results:
-        root, photograph = Path(folder), sample_photograph().read_bytes()
-        for i in range(count):
-            (root / f"{i:04d}.jpg").write_bytes(photograph)
-
-        def phase(network):
-            found = name_all(find_images([root]).images, ".jpeg")
-            params = {"results": results, "batch_size": 1, "orientation": "upright"}
-            test.test(network, found, test.Options(params))
-
-        phases = shortest({name: lambda n=n: phase(n) for name, n in networks.items()}, 3)
-        alone = shortest({name: lambda n=n: [n(batch) for _ in range(count)] for name, n in networks.items()}, 3)
-    print(f"\n`test` on {count} photographs at {SIZE[0]}×{SIZE[1]}, images per second:")
-    for name in networks:
-        print(f"{name}: {count / phases[name]:.2f}, the network alone {count / alone[name]:.2f}")
-    print(f"float32 / bfloat16: {ratio(phases)}", flush=True)
-
-
 def print_training_speed(variant: str, precisions: Sequence[str], repetitions: int) -> None:
     batch = tf.random.uniform((1, *SIZE, 3), 0, 255, seed=1)
     steps = {}
@@ -173,25 +143,9 @@ def print_training_speed(variant: str, precisions: Sequence[str], repetitions: i
     print(f"float32 / bfloat16: {ratio(found)}", flush=True)
 
 
-def print_startup(weights: Path) -> None:
-    def command(*arguments):
-        return seconds(
-            lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True), 3
-        )
-
-    with tempfile.TemporaryDirectory() as results:
-        whole = command("main.py", "test", "--weights", str(weights), "--results", results)
-        imported = command("-c", "import tensorflow")
-        helped = command("main.py", "--help")
-    print(
-        f"`test` on one photograph: {whole:.1f} s; `import tensorflow` alone: {imported:.1f} s; --help: {helped:.2f} s"
-    )
-
-
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variant", choices=VARIANTS, default="full")
-    parser.add_argument("--images", type=int, default=100, help="photographs for the whole phase (default: 100)")
     parser.add_argument("--repetitions", type=int, default=5, help="of short measurements (default: 5)")
     options = parser.parse_args()
     print(f"{options.variant} network, {processor()}, TensorFlow {tf.__version__}, oneDNN: {onednn_enabled()}")
@@ -206,13 +160,7 @@ def run() -> None:
     network = msinet.network.from_arrays(arrays, SIZE)
     networks = {name: replace(network, precision=name) for name in precisions}
     print_network_speed(options.variant, model, networks, options.repetitions)
-    print_test_speed(networks, options.images)
     print_training_speed(options.variant, precisions, options.repetitions)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "weights.npz"
-        np.savez(weights, **arrays)
-        print_startup(weights)
-    print(f"Peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
 
 
 if __name__ == "__main__":
