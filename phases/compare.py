@@ -25,10 +25,19 @@ from .questions.maps import (
     read_photograph,
     save_picture,
 )
-from .questions.tables import percent, points, print_table, write_csv
+from .questions.tables import print_table, write_csv
 
 # Grids that are printed; the files have all.
 MOST_GRIDS = 5
+
+AREAS = {
+    "picture": "{image}",
+    "area": "{name}",
+    "first": "{first_share:.1%}",
+    "second": "{second_share:.1%}",
+    "difference in points": "{difference}",
+    "90 % interval": "{low} to {high}",
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,8 @@ def run(options: Options) -> int:
         for name, rows in tables.items():
             if rows:
                 write_csv(folder / f"{name}.csv", rows)
-        _print(answers)
-        misses.extend(find_misses(options.fail_below, answers))
+        _print(answers, tables["areas"])
+        misses.extend(find_misses(options.fail_below, tables["areas"]))
         return {**({"maps": list(map(str, maps))} if maps else {}), **tables, "misses": misses}
 
     answer, asked = partial(_compare, areas=areas), {"first": str(options.first), "second": str(options.second)}
@@ -119,15 +128,14 @@ def choose_pairs_of_areas(
     return before, after
 
 
-def find_misses(limits: Sequence[tuple[str, float]], answers: Sequence[tuple[str, Comparison]]) -> list[str]:
-    """A sentence for each area of a second picture that has a lower percentage of attention than demanded."""
+def find_misses(limits: Sequence[tuple[str, float]], areas: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each row of the table of areas with a lower percentage in the second picture than demanded."""
     return [
-        f"{row.name} in {name} has {100 * row.second.share_of_attention:.2f} % of the attention, expected at least "
+        f"{row['name']} in {row['image']} has {100 * row['second_share']:.2f} % of the attention, expected at least "
         f"{limit:g} %."
-        for area, limit in limits
-        for name, found in answers
-        for row in found.areas
-        if row.name == area and 100 * row.second.share_of_attention < limit
+        for name, limit in limits
+        for row in areas
+        if row["name"] == name and 100 * row["second_share"] < limit
     ]
 
 
@@ -179,24 +187,18 @@ def _rows(answers: Sequence[tuple[str, Comparison]]) -> dict[str, list[dict[str,
     return {"areas": areas, "grid": grid, "peaks": peaks}
 
 
-def _print(answers: Sequence[tuple[str, Comparison]]) -> None:
-    rows = [
-        (
-            name,
-            row.name,
-            percent(row.first.share_of_attention),
-            percent(row.second.share_of_attention),
-            points(row.difference),
-            f"{points(row.low)} to {points(row.high)}",
-        )
-        for name, found in answers
-        for row in found.areas
-    ]
-    if rows:
-        print_table(("picture", "area", "first", "second", "difference in points", "90 % interval"), rows)
+def _print(answers: Sequence[tuple[str, Comparison]], areas: Sequence[Mapping[str, Any]]) -> None:
+    if areas:
+        formatted = [{**row, **{key: points(row[key]) for key in ("difference", "low", "high")}} for row in areas]
+        print_table(AREAS, formatted)
         print()
     for name, found in answers[:MOST_GRIDS]:
-        moved = percent(found.movement)
+        moved = f"{100 * found.movement:.1f} %"
         print(f"{name}: the peak moved by {moved} of the diagonal; differences of a 3×3 grid in points:")
         for cells in found.grid:
             print("".join(f"{points(cell):>8}" for cell in cells))
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}"

@@ -80,21 +80,18 @@ def choose_areas(path: Path | None, flags: Sequence[str], photographs: Mapping[s
     return found
 
 
-def parse_area(text: str) -> tuple[str, tuple[float, ...]]:
-    """An area from the command line, "name:x,y,width,height" in pixels; a `UserError` for anything else."""
-    name, _, numbers = text.rpartition(":")
-    try:
-        x, y, width, height = (float(number) for number in numbers.split(","))
-    except ValueError:
-        name = ""
-    if not name.strip():
-        raise UserError(f"Received the area {text!r}, expected name:x,y,width,height, such as button:40,60,120,32.")
-    return name.strip(), (x, y, width, height)
-
-
 def parse_areas(texts: Sequence[str]) -> dict[str, Area]:
-    """All areas of the command line, by name; see `parse_area`."""
-    parsed = [parse_area(text) for text in texts]
+    """Areas from the command line, "name:x,y,width,height" in pixels; a `UserError` for anything else."""
+    parsed = []
+    for text in texts:
+        name, _, numbers = text.rpartition(":")
+        try:
+            x, y, width, height = (float(number) for number in numbers.split(","))
+        except ValueError:
+            name = ""
+        if not name.strip():
+            raise UserError(f"Received the area {text!r}, expected name:x,y,width,height, such as button:40,60,120,32.")
+        parsed.append((name.strip(), (x, y, width, height)))
     check_names([name for name, _ in parsed])
     return dict(parsed)
 
