@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def _compare(
     drawn = []
     for i, item in enumerate((first, second)):
         if own[i]:
-            shares = {row.name: (row.first, row.second)[i].share_of_attention for row in found.areas}
+            shares = {row.name: (row.first_share, row.second_share)[i] for row in found.areas}
             drawn.append(outlines.draw_areas(pictures[i], find_pixels(own[i], item.saliency.shape), shares))
         else:
             drawn.append(outlines.draw_spots(pictures[i], hot_spots(item.saliency, density=density).spots))
@@ -163,17 +163,7 @@ def _compare(
 
 def _rows(answers: Sequence[tuple[str, Comparison]]) -> dict[str, list[dict[str, Any]]]:
     """The rows of the tables: of areas, of the grid's cells, and of the peaks."""
-    areas = [
-        {
-            "image": name,
-            "name": row.name,
-            "first_share": row.first.share_of_attention,
-            "second_share": row.second.share_of_attention,
-            **{key: getattr(row, key) for key in ("difference", "low", "high")},
-        }
-        for name, found in answers
-        for row in found.areas
-    ]
+    areas = [{"image": name, **asdict(row)} for name, found in answers for row in found.areas]
     grid = [
         {"image": name, "row": i + 1, "column": j + 1, "difference": float(found.grid[i, j])}
         for name, found in answers
