@@ -7,6 +7,7 @@ border does not. Adjacent areas therefore never share a pixel, and leave none ou
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -101,11 +102,8 @@ def find_pixels(areas: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, P
 
 def overlaps(pixels: Mapping[str, Pixels]) -> list[tuple[str, str, int]]:
     """The pairs of areas that share pixels, and how many: (name, other name, pixels)."""
-    named = list(pixels.items())
     pairs = [
-        (name, other_name, area.shared(other))
-        for i, (name, area) in enumerate(named)
-        for other_name, other in named[i + 1 :]
+        (name, other_name, area.shared(other)) for (name, area), (other_name, other) in combinations(pixels.items(), 2)
     ]
     return [pair for pair in pairs if pair[2]]
 

@@ -30,6 +30,7 @@ from .questions.tables import print_table, write_csv
 # Grids that are printed; the files have all.
 MOST_GRIDS = 5
 
+# The printed table: the formats of its cells, by the titles of the columns.
 AREAS = {
     "picture": "{image}",
     "area": "{name}",

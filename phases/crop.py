@@ -16,6 +16,7 @@ from .questions.maps import MapOptions, Mapped, answer_all, check_target, find_p
 from .questions.originals import open_original, save_crop
 from .questions.tables import print_table, write_csv
 
+# The printed table: the formats of its cells, by the titles of the columns.
 CROPS = {
     "photograph": "{image}",
     "ratio": "{ratio}",

@@ -26,6 +26,7 @@ from .questions.maps import (
 )
 from .questions.tables import print_table, print_totals, write_csv
 
+# The printed tables: the formats of their cells, by the titles of the columns.
 AREAS = {
     "photograph": "{image}",
     "area": "{name}",
