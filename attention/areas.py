@@ -7,6 +7,7 @@ border does not. Adjacent areas therefore never share a pixel, and leave none ou
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,35 +19,15 @@ TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
-class Box:
-    """An axis-aligned rectangle, in pixels."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True)
-class Polygon:
-    """A polygon that does not cross itself.
-
-    Attributes:
-        corners: (N, 2) float, x and y, with N of at least 3; the last is joined to the first.
-    """
-
-    corners: np.ndarray
-
-
-@dataclass(frozen=True)
 class Union:
-    """Several shapes that are one area: a pixel belongs to it if it belongs to any of them."""
+    """Several areas that are one: a pixel belongs to it if it belongs to any of them."""
 
     parts: Sequence["Area"]
 
 
-# An area is one of these; an array is a mask of the photograph's size, (H, W), true inside.
-Area = Box | Polygon | Union | np.ndarray
+# An area is four numbers (x, y, width, height); the corners of a polygon that does not cross itself, (N, 2), where the
+# last is joined to the first; a mask of the photograph's size, (H, W) bool; or a union.
+Area = Sequence[Any] | np.ndarray | Union
 
 
 @dataclass(frozen=True)
@@ -79,34 +60,27 @@ class Pixels:
 
     def shared(self, other: "Pixels") -> int:
         """How many pixels belong to both areas."""
-        rows, columns = (
-            slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(self.window, other.window, strict=True)
-        )
-        if rows.start >= rows.stop or columns.start >= columns.stop:
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom, right = (min(a.stop, b.stop) for a, b in zip(self.window, other.window, strict=True))
+        if top >= bottom or left >= right:
             return 0
-        return int(np.count_nonzero(self._part(rows, columns) & other._part(rows, columns)))
+        first, second = (
+            area.inside[top - area.top : bottom - area.top, left - area.left : right - area.left]
+            for area in (self, other)
+        )
+        return int(np.count_nonzero(first & second))
 
-    def _part(self, rows: slice, columns: slice) -> np.ndarray:
-        top, left = self.top, self.left
-        return self.inside[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
-
-def as_area(value: Any) -> Area:
-    """An area from four numbers (x, y, width, height), corners (N, 2), a boolean mask (H, W), or an `Area`.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if isinstance(value, Box | Polygon | Union):
+def as_area(value: Any) -> np.ndarray | Union:
+    """An `Area` as float, (4,) or (N, 2), or bool, (H, W), or a union; a `UserError` for anything else."""
+    if isinstance(value, Union):
         return value
     try:
         array = np.asarray(value)
         if array.ndim == 2 and array.dtype == bool:
             return array
-        if array.shape == (4,):
-            return Box(*map(float, array))
-        if array.ndim == 2 and array.shape[1] == 2:
-            return Polygon(array.astype(float))
+        if array.shape == (4,) or (array.ndim == 2 and array.shape[1] == 2):
+            return array.astype(float)
     except (TypeError, ValueError):
         pass
     raise UserError(
@@ -116,23 +90,20 @@ def as_area(value: Any) -> Area:
 
 
 def find_pixels(areas: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, Pixels]:
-    """The pixels of each area, see `as_area`, of a photograph of this height and width.
+    """The pixels of each `Area` of a photograph of this height and width.
 
     Raises:
         UserError: an area lies outside the photograph, holds no pixel, or is not a simple polygon.
     """
     if not areas:
         raise UserError("Received no area, expected at least one.")
-    return {name: _pixels_of(name, as_area(area), shape) for name, area in areas.items()}
+    return {name: _pixels_of(name, area, shape) for name, area in areas.items()}
 
 
 def overlaps(pixels: Mapping[str, Pixels]) -> list[tuple[str, str, int]]:
     """The pairs of areas that share pixels, and how many: (name, other name, pixels)."""
-    named = list(pixels.items())
     pairs = [
-        (name, other_name, area.shared(other))
-        for i, (name, area) in enumerate(named)
-        for other_name, other in named[i + 1 :]
+        (name, other_name, area.shared(other)) for (name, area), (other_name, other) in combinations(pixels.items(), 2)
     ]
     return [pair for pair in pairs if pair[2]]
 
@@ -141,49 +112,46 @@ def overlaps(pixels: Mapping[str, Pixels]) -> list[tuple[str, str, int]]:
 
 
 def _pixels_of(name: str, area: Area, shape: tuple[int, int]) -> Pixels:
-    if isinstance(area, np.ndarray):
+    area = as_area(area)
+    if isinstance(area, Union):
+        inside = np.zeros(shape, bool)
+        for part in (_pixels_of(name, part, shape) for part in area.parts):
+            inside[part.window] |= part.inside
+        pixels = _trimmed(0, 0, inside)
+    elif area.dtype == bool:
         if area.shape != tuple(shape):
             raise UserError(
                 f"The mask of area {name!r} is {area.shape[1]}×{area.shape[0]} pixels, the photograph "
                 f"{shape[1]}×{shape[0]}: make them equal."
             )
         pixels = _trimmed(0, 0, area)
-    elif isinstance(area, Union):
-        inside = np.zeros(shape, bool)
-        for part in (_pixels_of(name, part, shape) for part in area.parts):
-            inside[part.window] |= part.inside
-        pixels = _trimmed(0, 0, inside)
     else:
-        corners = _corners(name, area)
-        _check_inside(name, corners, shape)
-        pixels = _filled(corners, shape)
+        corners = _corners_of_box(name, *area) if area.ndim == 1 else area
+        _check_polygon(name, corners, shape)
+        left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(corners.max(0)), shape[::-1]).astype(int)
+        size = max(0, bottom - top), max(0, right - left)
+        pixels = _trimmed(top, left, _fill(corners - (left, top), size))
     if not pixels.count:
         raise UserError(f"Area {name!r} holds the center of no pixel: make it larger.")
     return pixels
 
 
-def _corners(name: str, area: Box | Polygon) -> np.ndarray:
-    """The corners of a shape, (N, 2) float."""
-    if isinstance(area, Box):
-        if not (area.width > 0 and area.height > 0):  # Also for NaN.
-            raise UserError(
-                f"Area {name!r} is {area.width:g}×{area.height:g} pixels, expected a width and a height above 0."
-            )
-        x, y, right, bottom = area.x, area.y, area.x + area.width, area.y + area.height
-        return np.array([(x, y), (right, y), (right, bottom), (x, bottom)])
-    points = np.asarray(area.corners, np.float64)
-    if len(points) < 3:
-        raise UserError(f"Area {name!r} has {len(points)} corners, expected at least 3.")
-    if crossing := first_crossing(points):
+def _corners_of_box(name: str, x: float, y: float, width: float, height: float) -> np.ndarray:
+    if not (width > 0 and height > 0):  # Also for NaN.
+        raise UserError(f"Area {name!r} is {width:g}×{height:g} pixels, expected a width and a height above 0.")
+    return np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
+
+
+def _check_polygon(name: str, corners: np.ndarray, shape: tuple[int, int]) -> None:
+    if len(corners) < 3:
+        raise UserError(f"Area {name!r} has {len(corners)} corners, expected at least 3.")
+    if crossing := _first_crossing(corners):
         raise UserError(
             f"The outline of area {name!r} crosses itself (sides {crossing[0] + 1} and {crossing[1] + 1}): order its "
             f"corners along the outline, or split it into several areas."
         )
-    return points
-
-
-def _check_inside(name: str, points: np.ndarray, shape: tuple[int, int]) -> None:
-    low, high = points.min(0), points.max(0)
+    low, high = corners.min(0), corners.max(0)
     if not (np.all(low >= -TOLERANCE) and np.all(high <= np.array(shape[::-1]) + TOLERANCE)):  # Also for NaN.
         raise UserError(
             f"Area {name!r} reaches from {low[0]:g}, {low[1]:g} to {high[0]:g}, {high[1]:g}, outside the photograph of "
@@ -191,14 +159,7 @@ def _check_inside(name: str, points: np.ndarray, shape: tuple[int, int]) -> None
         )
 
 
-def _filled(corners: np.ndarray, shape: tuple[int, int]) -> Pixels:
-    left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(corners.max(0)), shape[::-1]).astype(int)
-    size = max(0, bottom - top), max(0, right - left)
-    return _trimmed(top, left, fill_polygon(corners - (left, top), size))
-
-
-def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The pixels whose centers are inside a polygon, (N, 2) float, x and y; (H, W) bool.
 
     Going along a row, every side that is crossed switches between outside and inside.
@@ -215,7 +176,7 @@ def fill_polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.cumsum(switches, axis=1)[:, :width] % 2 == 1
 
 
-def first_crossing(points: np.ndarray) -> tuple[int, int] | None:
+def _first_crossing(points: np.ndarray) -> tuple[int, int] | None:
     """The first two sides of a polygon, (N, 2), that cross, as positions; None where none do. Touching is allowed.
 
     Side i goes from corner i to the next.

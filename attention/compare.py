@@ -10,7 +10,7 @@ from ..utils import UserError, name_some
 from .areas import find_pixels
 from .density import LogDensity, attention, check_map, integral
 from .errors import difference_interval
-from .regions import Region, measure
+from .regions import measure
 
 # Rows and columns of the grid of differences.
 GRID = 3
@@ -22,14 +22,14 @@ class Difference:
 
     Attributes:
         name: of the area.
-        first, second: its row from `regions` for each picture.
+        first_share, second_share: its share in each picture.
         difference: second share minus first, -1 to 1.
         low, high: the ends of its 90 % interval.
     """
 
     name: str
-    first: Region
-    second: Region
+    first_share: float
+    second_share: float
     difference: float
     low: float
     high: float
@@ -78,13 +78,13 @@ def compare(
         raise UserError(f"Only one of two pictures has the area {name_some(unpaired)}: give it in both, or in neither.")
     rows = []
     if areas:
-        before = measure(first, find_pixels(areas, first.shape), density)
-        after = {row.name: row for row in measure(second, find_pixels(second_areas, second.shape), density)}
-        for row in before:
-            shares = row.share_of_attention, after[row.name].share_of_attention
-            rows.append(
-                Difference(row.name, row, after[row.name], shares[1] - shares[0], *difference_interval(*shares))
-            )
+        before, after = (
+            {row.name: row.share_of_attention for row in measure(saliency, find_pixels(own, saliency.shape), density)}
+            for saliency, own in ((first, areas), (second, second_areas))
+        )
+        for name, share in before.items():
+            interval = difference_interval(share, after[name])
+            rows.append(Difference(name, share, after[name], after[name] - share, *interval))
     grid = grid_shares(attention(second, density)) - grid_shares(attention(first, density))
     peaks = [peak(saliency) for saliency in (first, second)]
     moved = (np.array(peaks[1]) - peaks[0]) * first.shape[::-1]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..utils import UserError
-from .areas import as_area, find_pixels, parse_ratio
+from .areas import find_pixels, parse_ratio
 from .density import LogDensity, attention, integral
 
 # PULL: the share of attention that a crop must gain to move from the center by a whole side. TIGHTNESS: the share that
@@ -68,20 +68,21 @@ def crop(
     if not 0 < min_scale <= 1:
         raise UserError(f"Received a smallest scale of {min_scale:g}, expected a number above 0 and at most 1.")
     shares = attention(saliency, density)
-    kept = None if keep is None else _bounds(keep, shares.shape)
+    kept = None if keep is None else find_pixels({"to keep": keep}, shares.shape)["to keep"].window
     sums = integral(shares)
-    found = [
-        best
-        for size in crop_sizes(shares.shape, target, min_scale)
-        if (best := _best_position(sums, size, kept)) is not None
-    ]
+    sizes = crop_sizes(shares.shape, target, min_scale)
+    found = [best for best in (_best_position(sums, size, kept) for size in sizes) if best]
     if not found:
         raise UserError(
             f"The area to keep does not fit into a crop of {ratio}: choose another ratio or a smaller area."
         )
     _, top, left, (height, width) = max(found, key=lambda row: row[0])
+    middle_top, middle_left = (
+        np.array([(side - length) // 2]) for side, length in zip(shares.shape, sizes[0], strict=True)
+    )
+    center_share = box_sums(sums, middle_top, middle_left, sizes[0])[0, 0]
     share = box_sums(sums, np.array([top]), np.array([left]), (height, width))[0, 0]
-    return Crop(left, top, width, height, float(share), center_share(sums, target))
+    return Crop(left, top, width, height, float(share), float(center_share))
 
 
 def crop_sizes(shape: tuple[int, int], ratio: float, min_scale: float) -> list[tuple[int, int]]:
@@ -95,14 +96,6 @@ def crop_sizes(shape: tuple[int, int], ratio: float, min_scale: float) -> list[t
         sizes.append((max(1, round(largest[0] * at)), max(1, round(largest[1] * at))))
         scale *= SHRINK
     return sizes
-
-
-def center_share(sums: np.ndarray, ratio: float) -> float:
-    """The share of attention that the largest crop of a ratio around the center keeps; `sums` as from `integral`."""
-    shape = sums.shape[0] - 1, sums.shape[1] - 1
-    height, width = crop_sizes(shape, ratio, 1)[0]
-    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
-    return float(box_sums(sums, np.array([top]), np.array([left]), (height, width))[0, 0])
 
 
 def _best_position(
@@ -141,7 +134,3 @@ def box_sums(sums: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: tuple[
     bottoms, rights = tops + size[0], lefts + size[1]
     corners = [sums[np.ix_(rows, columns)] for rows in (bottoms, tops) for columns in (rights, lefts)]
     return corners[0] - corners[1] - corners[2] + corners[3]
-
-
-def _bounds(keep: Any, shape: tuple[int, int]) -> tuple[slice, slice]:
-    return find_pixels({"to keep": as_area(keep)}, shape)["to keep"].window

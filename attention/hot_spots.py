@@ -1,9 +1,9 @@
 """Where attention gathers in a photograph: its hot spots, its center of mass, its spread and its focus."""
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 from .density import LogDensity, attention, cell_sums
 
@@ -99,16 +99,13 @@ def _climb(shares: np.ndarray) -> np.ndarray:
     Each cell leads to the greatest cell within reach, that one to the greatest within its reach, and so on.
     """
     reach = max(1, round(REACH * max(shares.shape)))
-    padded = np.pad(shares, reach, constant_values=-1)
-    positions = np.pad(np.arange(shares.size).reshape(shares.shape), reach)
-    greatest, leads_to = shares.copy(), np.arange(shares.size).reshape(shares.shape)
-    height, width = shares.shape
-    for down, right in itertools.product(range(2 * reach + 1), repeat=2):
-        if np.hypot(down - reach, right - reach) <= reach:
-            window = slice(down, down + height), slice(right, right + width)
-            higher = (padded[window] > greatest) | ((padded[window] == greatest) & (positions[window] < leads_to))
-            greatest = np.where(higher, padded[window], greatest)
-            leads_to = np.where(higher, positions[window], leads_to)
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    # Ranks are unique, unlike shares: of equal cells, the first has the highest rank.
+    order = np.lexsort((-np.arange(shares.size), shares.ravel()))
+    ranks = np.empty(shares.size, int)
+    ranks[order] = np.arange(shares.size)
+    highest = maximum_filter(ranks.reshape(shares.shape), footprint=np.hypot(y, x) <= reach, mode="constant", cval=-1)
+    leads_to = order[highest]
     while np.any(leads_to != (further := leads_to.ravel()[leads_to])):
         leads_to = further
     return leads_to

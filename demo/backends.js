@@ -31,11 +31,14 @@ export async function startBackend(libraries, candidates) {
     const name = BACKEND_NAMES[backend] ?? backend;
     try {
       if (await runsHere(backend)) {
-        const detail = await start[backend](libraries);
+        await loadLibraries(libraries, [`tf-backend-${backend}`]);
+        if (backend === "wasm") {
+          await setWasmPath(libraries);
+        }
         // `setBackend` does not throw: it returns false, or falls back to another backend.
         if ((await tf.setBackend(backend)) && tf.getBackend() === backend) {
           await tf.ready();
-          return { backend, detail: detail(), missing: failures[0] ?? "" };
+          return { backend, detail: describe[backend]?.() ?? "", missing: failures[0] ?? "" };
         }
       }
       failures.push(`${name} does not run here.`);
@@ -46,36 +49,24 @@ export async function startBackend(libraries, candidates) {
   throw new Error(failures.join(" "));
 }
 
-// For each backend: load its files; returns a function that describes it once it runs.
-const start = {
-  async webgl(libraries) {
-    await loadLibraries(libraries, ["tf-backend-webgl"]);
-    return webglRenderer;
-  },
+async function setWasmPath(libraries) {
+  const simd = await tf.env().getAsync("WASM_HAS_SIMD_SUPPORT");
+  const threads = simd && (await tf.env().getAsync("WASM_HAS_MULTITHREAD_SUPPORT"));
+  const needed = `tfjs-backend-wasm${threads ? "-threaded-simd" : simd ? "-simd" : ""}.wasm`;
+  const url = URL.createObjectURL(await fetchLibrary(libraries[needed]));
+  const names = ["", "-simd", "-threaded-simd"].map((kind) => `tfjs-backend-wasm${kind}.wasm`);
+  tf.wasm.setWasmPaths(Object.fromEntries(names.map((name) => [name, url])));
+}
 
-  async webgpu(libraries) {
-    await loadLibraries(libraries, ["tf-backend-webgpu"]);
-    return () => "";
+// What is said about a backend that runs.
+const describe = {
+  webgl: webglRenderer,
+  wasm: () => {
+    const simd = tf.env().getBool("WASM_HAS_SIMD_SUPPORT");
+    const count = simd && tf.env().getBool("WASM_HAS_MULTITHREAD_SUPPORT") ? tf.wasm.getThreadsCount() : 1;
+    return [simd && "SIMD", count > 1 && `${count} threads`].filter(Boolean).join(", ");
   },
-
-  async wasm(libraries) {
-    await loadLibraries(libraries, ["tf-backend-wasm"]);
-    const simd = await tf.env().getAsync("WASM_HAS_SIMD_SUPPORT");
-    const threads = simd && (await tf.env().getAsync("WASM_HAS_MULTITHREAD_SUPPORT"));
-    const needed = `tfjs-backend-wasm${threads ? "-threaded-simd" : simd ? "-simd" : ""}.wasm`;
-    const url = URL.createObjectURL(await fetchLibrary(libraries[needed]));
-    const names = ["", "-simd", "-threaded-simd"].map((kind) => `tfjs-backend-wasm${kind}.wasm`);
-    tf.wasm.setWasmPaths(Object.fromEntries(names.map((name) => [name, url])));
-    return () => {
-      const count = threads ? tf.wasm.getThreadsCount() : 1;
-      return [simd && "SIMD", count > 1 && `${count} threads`].filter(Boolean).join(", ");
-    };
-  },
-
-  async cpu(libraries) {
-    await loadLibraries(libraries, ["tf-backend-cpu"]);
-    return () => "slow";
-  },
+  cpu: () => "slow",
 };
 
 const loaded = new Set();

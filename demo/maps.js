@@ -3,8 +3,9 @@
 // `state.source` is the source on the page. Each result carries its source, and is shown, saved and named with that one
 // only, even if another source was chosen in the meantime.
 
+import { AUTOMATIC } from "./backends.js";
 import { fittedSize } from "./geometry.js";
-import { Network, candidatesFor, findFastest } from "./network.js";
+import { Network, findFastest } from "./network.js";
 import * as view from "./view.js";
 
 const { element, say, complain, explain, notify } = view;
@@ -69,7 +70,8 @@ export async function loadNetwork() {
     }
   });
   try {
-    const missing = await network.load(state.config, row, candidatesFor(requested));
+    const candidates = requested === "auto" ? AUTOMATIC : [requested, ...AUTOMATIC];
+    const missing = await network.load(state.config, row, candidates);
     if (signal.aborted) {
       network.end();
       return;
@@ -199,4 +201,5 @@ export function refresh() {
   }
 }
 
-const bare = ({ values, height, width }) => ({ values, height, width });
+/** A result without its source, for a message. */
+export const bare = ({ values, height, width }) => ({ values, height, width });

@@ -1,6 +1,6 @@
 // A network in its own worker, and the search for the fastest backend on this machine.
 
-import { AUTOMATIC, runsHere } from "./backends.js";
+import { runsHere } from "./backends.js";
 
 // The backends to measure; plain JavaScript is never the fastest.
 const MEASURED = ["wasm", "webgl", "webgpu"];
@@ -65,9 +65,6 @@ export class Network {
     this.#waiting.clear();
   }
 }
-
-/** The backends to try for a choice of the menu, in order. */
-export const candidatesFor = (requested) => (requested === "auto" ? AUTOMATIC : [requested, ...AUTOMATIC]);
 
 /**
  * Measure the backends that a network does not run on, each in its own worker, while the network keeps working.

@@ -1,6 +1,6 @@
 // What leaves the page: files, the clipboard, the device's share menu, and recorded videos.
 
-import { state } from "./maps.js";
+import { bare, state } from "./maps.js";
 import * as view from "./view.js";
 
 const { element, complain, explain, notify } = view;
@@ -30,8 +30,7 @@ async function picture(what) {
   }
   const { blob, name } = result.source;
   const style = what === "map" && view.chosenStyle() === "glow" ? "heat" : view.chosenStyle();
-  const { values, height, width } = result;
-  const content = { what, result: { values, height, width }, picture: blob, style, blend: view.chosenBlend() };
+  const content = { what, result: bare(result), picture: blob, style, blend: view.chosenBlend() };
   const answer = await state.network.ask("save", content);
   return { blob: answer.blob, name: `${name}_${what}.png` };
 }

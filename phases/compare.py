@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,20 @@ from .questions.maps import (
     read_photograph,
     save_picture,
 )
-from .questions.tables import percent, points, print_table, write_csv
+from .questions.tables import print_table, write_csv
 
 # Grids that are printed; the files have all.
 MOST_GRIDS = 5
+
+# The printed table: the formats of its cells, by the titles of the columns.
+AREAS = {
+    "picture": "{image}",
+    "area": "{name}",
+    "first": "{first_share:.1%}",
+    "second": "{second_share:.1%}",
+    "difference in points": "{difference}",
+    "90 % interval": "{low} to {high}",
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,8 @@ def run(options: Options) -> int:
         for name, rows in tables.items():
             if rows:
                 write_csv(folder / f"{name}.csv", rows)
-        _print(answers)
-        misses.extend(find_misses(options.fail_below, answers))
+        _print(answers, tables["areas"])
+        misses.extend(find_misses(options.fail_below, tables["areas"]))
         return {**({"maps": list(map(str, maps))} if maps else {}), **tables, "misses": misses}
 
     answer, asked = partial(_compare, areas=areas), {"first": str(options.first), "second": str(options.second)}
@@ -119,15 +129,14 @@ def choose_pairs_of_areas(
     return before, after
 
 
-def find_misses(limits: Sequence[tuple[str, float]], answers: Sequence[tuple[str, Comparison]]) -> list[str]:
-    """A sentence for each area of a second picture that has a lower percentage of attention than demanded."""
+def find_misses(limits: Sequence[tuple[str, float]], areas: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each row of the table of areas with a lower percentage in the second picture than demanded."""
     return [
-        f"{row.name} in {name} has {100 * row.second.share_of_attention:.2f} % of the attention, expected at least "
+        f"{row['name']} in {row['image']} has {100 * row['second_share']:.2f} % of the attention, expected at least "
         f"{limit:g} %."
-        for area, limit in limits
-        for name, found in answers
-        for row in found.areas
-        if row.name == area and 100 * row.second.share_of_attention < limit
+        for name, limit in limits
+        for row in areas
+        if row["name"] == name and 100 * row["second_share"] < limit
     ]
 
 
@@ -145,7 +154,7 @@ def _compare(
     drawn = []
     for i, item in enumerate((first, second)):
         if own[i]:
-            shares = {row.name: (row.first, row.second)[i].share_of_attention for row in found.areas}
+            shares = {row.name: (row.first_share, row.second_share)[i] for row in found.areas}
             drawn.append(outlines.draw_areas(pictures[i], find_pixels(own[i], item.saliency.shape), shares))
         else:
             drawn.append(outlines.draw_spots(pictures[i], hot_spots(item.saliency, density=density).spots))
@@ -155,17 +164,7 @@ def _compare(
 
 def _rows(answers: Sequence[tuple[str, Comparison]]) -> dict[str, list[dict[str, Any]]]:
     """The rows of the tables: of areas, of the grid's cells, and of the peaks."""
-    areas = [
-        {
-            "image": name,
-            "name": row.name,
-            "first_share": row.first.share_of_attention,
-            "second_share": row.second.share_of_attention,
-            **{key: getattr(row, key) for key in ("difference", "low", "high")},
-        }
-        for name, found in answers
-        for row in found.areas
-    ]
+    areas = [{"image": name, **asdict(row)} for name, found in answers for row in found.areas]
     grid = [
         {"image": name, "row": i + 1, "column": j + 1, "difference": float(found.grid[i, j])}
         for name, found in answers
@@ -179,24 +178,18 @@ def _rows(answers: Sequence[tuple[str, Comparison]]) -> dict[str, list[dict[str,
     return {"areas": areas, "grid": grid, "peaks": peaks}
 
 
-def _print(answers: Sequence[tuple[str, Comparison]]) -> None:
-    rows = [
-        (
-            name,
-            row.name,
-            percent(row.first.share_of_attention),
-            percent(row.second.share_of_attention),
-            points(row.difference),
-            f"{points(row.low)} to {points(row.high)}",
-        )
-        for name, found in answers
-        for row in found.areas
-    ]
-    if rows:
-        print_table(("picture", "area", "first", "second", "difference in points", "90 % interval"), rows)
+def _print(answers: Sequence[tuple[str, Comparison]], areas: Sequence[Mapping[str, Any]]) -> None:
+    if areas:
+        formatted = [{**row, **{key: points(row[key]) for key in ("difference", "low", "high")}} for row in areas]
+        print_table(AREAS, formatted)
         print()
     for name, found in answers[:MOST_GRIDS]:
-        moved = percent(found.movement)
+        moved = f"{100 * found.movement:.1f} %"
         print(f"{name}: the peak moved by {moved} of the diagonal; differences of a 3×3 grid in points:")
         for cells in found.grid:
             print("".join(f"{points(cell):>8}" for cell in cells))
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}"

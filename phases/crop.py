@@ -14,7 +14,16 @@ from .questions.area_files import choose_areas
 from .questions.clips import crop_clip, names_clip
 from .questions.maps import MapOptions, Mapped, answer_all, check_target, find_photographs
 from .questions.originals import open_original, save_crop
-from .questions.tables import percent, print_table, write_csv
+from .questions.tables import print_table, write_csv
+
+# The printed table: the formats of its cells, by the titles of the columns.
+CROPS = {
+    "photograph": "{image}",
+    "ratio": "{ratio}",
+    "box": "{x}, {y}, {width}×{height}",
+    "attention kept": "{share:.1%}",
+    "by the center crop": "{center_share:.1%}",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Options(MapOptions):
         ratio: ratios of width to height, such as "16:9".
         size: maximum longer side of the written crops; None to keep the photograph's pixels.
         min_scale: see `attention.crops.crop`.
-        keep: areas that are never cut: names in `areas`, or areas as in `area_files.parse_area`.
+        keep: areas that are never cut: names in `areas`, or areas as in `area_files.parse_areas`.
         areas: see `area_files.read_areas`.
         speed: how far a clip's crop may move per second, as a share of the clip's longer side.
     """
@@ -66,19 +75,7 @@ def run(options: Options) -> int:
     answer = partial(_crop, ratios=ratios, kept=kept, options=options)
     maps = [options.maps] if options.maps else []
     _, status = answer_all(options, target, [photographs], maps, answer, write, path=str(path))
-    print_table(
-        ("photograph", "ratio", "box", "attention kept", "by the center crop"),
-        [
-            (
-                row["image"],
-                row["ratio"],
-                f"{row['x']}, {row['y']}, {row['width']}×{row['height']}",
-                percent(row["share"]),
-                percent(row["center_share"]),
-            )
-            for row in rows
-        ],
-    )
+    print_table(CROPS, rows)
     print(f"{MEANING}\n{count(len(rows), 'crop')} written to {target}.")
     return status
 

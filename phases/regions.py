@@ -24,7 +24,34 @@ from .questions.maps import (
     read_photograph,
     save_picture,
 )
-from .questions.tables import percent, percent_range, print_table, print_totals, write_csv
+from .questions.tables import print_table, print_totals, write_csv
+
+# The printed tables: the formats of their cells, by the titles of the columns.
+AREAS = {
+    "photograph": "{image}",
+    "area": "{name}",
+    "share of area": "{share_of_area:.1%}",
+    "share of attention": "{share_of_attention:.1%}",
+    "90 % interval": "{low:.0%} to {high:.0%}",
+    "lift": "{lift:.2f}",
+    "over center bias": "{lift_over_center_bias:.2f}",
+    "rank": "{rank}",
+}
+SPOTS = {
+    "photograph": "{image}",
+    "hot spot": "{rank}",
+    "x": "{x:.0f}",
+    "y": "{y:.0f}",
+    "radius": "{radius:.0f}",
+    "share of attention": "{share:.1%}",
+}
+PHOTOGRAPHS = {
+    "photograph": "{image}",
+    "center x": "{center_x:.0f}",
+    "center y": "{center_y:.0f}",
+    "spread": "{spread:.1%}",
+    "focus": "{focus:.1%}",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +62,7 @@ class Options(MapOptions):
         path: a photograph, a folder of photographs, or a clip; None for the sample photograph of Matplotlib.
         maps: a file or folder of existing maps; None to predict them.
         areas: see `area_files.read_areas`.
-        area: areas that every photograph has, see `area_files.parse_area`.
+        area: areas that every photograph has, see `area_files.parse_areas`.
         spots: most hot spots of a photograph, where no areas are given.
         every, fps, smooth: of a clip, see `videos.maps`.
     """
@@ -90,48 +117,22 @@ def _measure_areas(
 def _write_areas(folder: Path, answers: list) -> dict[str, Any]:
     """Write and print the table of areas; returns what the record says."""
     rows = [{"image": name, **asdict(row)} for name, regions, _ in answers for row in regions]
-    means = totals(row for _, regions, _ in answers for row in regions)
+    means = [asdict(mean) for mean in totals(row for _, regions, _ in answers for row in regions)]
     shared = [
         {"image": name, "area": first, "other": second, "pixels": pixels}
         for name, _, pairs in answers
         for first, second, pixels in pairs
     ]
     write_csv(folder / "regions.csv", rows)
-    write_csv(folder / "totals.csv", [asdict(mean) for mean in means])
-    head = (
-        "photograph",
-        "area",
-        "share of area",
-        "share of attention",
-        "90 % interval",
-        "lift",
-        "over center bias",
-        "rank",
-    )
-    print_table(
-        head,
-        [
-            (
-                name,
-                row.name,
-                percent(row.share_of_area),
-                percent(row.share_of_attention),
-                percent_range(row.low, row.high),
-                f"{row.lift:.2f}",
-                f"{row.lift_over_center_bias:.2f}",
-                str(row.rank),
-            )
-            for name, regions, _ in answers
-            for row in regions
-        ],
-    )
+    write_csv(folder / "totals.csv", means)
+    print_table(AREAS, rows)
     if len(answers) > 1:
         print("\nMeans over the photographs that have the area:")
         print_totals(means, "photographs")
     if shared:
         pairs = [f"{row['area']} and {row['other']} ({row['pixels']} pixels of {row['image']})" for row in shared]
         print(f"Some areas overlap, so their shares do not add up: {name_some(pairs, '; ', 3)}.")
-    return {"areas": rows, "totals": [asdict(mean) for mean in means], "overlaps": shared}
+    return {"areas": rows, "totals": means, "overlaps": shared}
 
 
 # --- Hot spots --------------------------------------------------------------------------------------------------------
@@ -156,17 +157,7 @@ def _write_spots(folder: Path, answers: list) -> dict[str, Any]:
     ]
     write_csv(folder / "hot_spots.csv", spots)
     write_csv(folder / "photographs.csv", whole)
-    print_table(
-        ("photograph", "hot spot", "x", "y", "radius", "share of attention"),
-        [
-            (name, str(i + 1), f"{spot.x:.0f}", f"{spot.y:.0f}", f"{spot.radius:.0f}", percent(spot.share))
-            for name, found in answers
-            for i, spot in enumerate(found.spots)
-        ],
-    )
+    print_table(SPOTS, spots)
     print()
-    print_table(
-        ("photograph", "center x", "center y", "spread", "focus"),
-        [(name, f"{f.center_x:.0f}", f"{f.center_y:.0f}", percent(f.spread), percent(f.focus)) for name, f in answers],
-    )
+    print_table(PHOTOGRAPHS, whole)
     return {"photographs": whole, "hot_spots": spots}

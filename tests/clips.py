@@ -11,6 +11,7 @@ import pytest
 
 from msinet.videos import reading
 from msinet.videos.reading import Frame, open_clip
+from msinet.videos.writing import write_clip
 
 av = pytest.importorskip("av", reason="Videos need PyAV.")
 
@@ -81,6 +82,26 @@ def write_tone(output, stream, seconds):
     frame.sample_rate, frame.pts = 48000, 0
     output.mux(stream.encode(frame))
     output.mux(stream.encode())
+
+
+def truncated(path: Path) -> Path:
+    """Keep the first 60 % of a file."""
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    return path
+
+
+def cut_off(path: Path) -> Path:
+    """Write a clip of 30 frames whose file ends after less than 20."""
+    return truncated(make_clip(path, noise(30), container={"movflags": "faststart"}))
+
+
+def copy(source: Path, target: Path, sound=False):
+    """Write the frames of a clip with `write_clip`; returns the closed clip, its frames, and the writer's note."""
+    with open_clip(source) as clip, write_clip(target, clip, sound) as writer:
+        frames = list(clip.frames)
+        for frame in frames:
+            writer.add(frame.pixels, frame.time)
+    return clip, frames, writer.note
 
 
 def noise(count=10, height=48, width=64):

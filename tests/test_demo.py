@@ -73,10 +73,10 @@ def test_each_quality_predicts_in_the_pictures_shape_and_names_its_size(page, ne
         assert_same_map(page.gray_map(), expected_map(network, image, DEMO_SIZES[i]))
 
 
-def test_transparent_picture_is_seen_on_white(page, network, photograph):
+def test_transparent_picture_that_is_pasted_is_seen_on_white(page, network, photograph):
     image, alpha = photograph(90, 90, seed=5), np.zeros((90, 90, 1), np.uint8)
     alpha[:45] = 255
-    page.drop(np.concatenate([image, alpha], axis=2))
+    page.drop(np.concatenate([image, alpha], axis=2), paste=True)
     page.wait("map.width === 90")
     assert_same_map(page.gray_map(), expected_map(network, np.where(alpha, image, 255).astype(np.uint8)))
 
@@ -213,12 +213,6 @@ def test_unreadable_file_is_reported_and_the_picture_stays(page, tmp_path, name,
     assert words in page.problem()
     page.choose_size(0)
     assert page.get("map.height") == 600
-
-
-@pytest.mark.parametrize("paste", [False, True], ids=["dropped", "pasted"])
-def test_picture_can_be_dropped_and_pasted(page, photograph, paste):
-    page.drop(photograph(40, 90), paste=paste)
-    page.wait("map.width === 90")
 
 
 def test_view_style_and_blend_change_the_page(page):

@@ -1,15 +1,12 @@
-"""The browser demo's files: missing ones, backends, static hosting, the server, and the command."""
+"""The browser demo's files: missing ones, backends, static hosting, and the command."""
 
 import base64
-import contextlib
 import hashlib
-import http.client
 import json
 import shutil
 import subprocess
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -45,6 +42,11 @@ from msinet.phases import demo
 from msinet.phases.formats import node as node_packages
 from msinet.photographs import sample_photograph
 from msinet.utils import UserError
+
+
+def read_config(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
 
 # --- Missing files and backends ---------------------------------------------------------------------------------------
 
@@ -114,8 +116,7 @@ def tiny_folder(node, tiny, tmp_path_factory):
     """The demo of that network, at tiny sizes only, without measuring WebGPU, which starts slowly in software."""
     folder = tmp_path_factory.mktemp("tiny") / "demo"
     demo.write_demo(folder, [tiny], sample_photograph())
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "sizes": [TINY_SIZE] * len(DEMO_SIZES)}))
+    (folder / "config.json").write_text(json.dumps({**read_config(folder), "sizes": [TINY_SIZE] * len(DEMO_SIZES)}))
     script = (folder / "network.js").read_text(encoding="utf-8")
     script = script.replace('["wasm", "webgl", "webgpu"]', '["wasm", "webgl"]').replace("15_000", "150_000")
     (folder / "network.js").write_text(script, encoding="utf-8")
@@ -149,7 +150,7 @@ def test_backend_that_is_measured_to_be_faster_takes_over(software_gpu, tiny_fol
         assert_same_map(software_gpu.gray_map(), expected_map(tiny, sample, TINY_SIZE))
 
 
-# --- The folder and the server ----------------------------------------------------------------------------------------
+# --- The folder ----------------------------------------------------------------------------------------
 
 
 def test_geometry_equals_that_of_test(node, tmp_path):
@@ -181,45 +182,6 @@ def test_geometry_equals_that_of_test(node, tmp_path):
         restored = np.fromfile(tmp_path / "restored", np.float32).reshape(height, width, 1)
         np.testing.assert_allclose(padded, images.resize_and_pad(image[..., :3], size, images.IMAGE_PADDING), atol=1e-3)
         np.testing.assert_allclose(restored, images.crop_and_restore(saliency, (height, width)), atol=1e-3)
-
-
-def test_server_names_types_isolates_the_page_and_serves_only_the_folder(address, folder):
-    def get(path):
-        with contextlib.closing(http.client.HTTPConnection(urlsplit(address).netloc)) as connection:
-            connection.request("GET", path)
-            return connection.getresponse()
-
-    for path, kind in (
-        ("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css"),
-        ("/config.json", "application/json"), ("/example.jpg", "image/jpeg"), ("/icon.svg", "image/svg+xml"),
-        ("/tensorflow/tfjs-backend-wasm-simd.wasm", "application/wasm"),
-        ("/network0/group1-shard1of1.bin", "application/octet-stream"),
-    ):  # fmt: skip
-        response = get(path)
-        assert (response.status, response.headers.get_content_type()) == (200, kind)
-        assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
-        assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
-    (folder.parent / "secret").write_text("x")
-    for path in (
-        "/network0/", "/tensorflow/", "/../secret", "/%2e%2e/secret", "/main.py", "/predict.mjs",
-        "/config.json%00.html", "/%ff",
-    ):  # fmt: skip
-        assert get(path).status == 404
-
-
-def test_only_disconnected_browsers_are_not_reported(folder, capfd):
-    with demo.make_server(folder, 0) as server:
-        for error, words in (
-            (ConnectionResetError("gone"), ""),
-            (TimeoutError(), ""),
-            (ZeroDivisionError("a fault"), "a fault"),
-        ):
-            try:
-                raise error
-            except Exception:
-                server.handle_error(None, ("127.0.0.1", 1))
-            written = capfd.readouterr().err
-            assert words in written and bool(words) == bool(written)
 
 
 def test_static_folder_works_on_any_web_server_behind_a_path_and_in_a_frame(browser, folder, tmp_path, network, sample):
@@ -254,10 +216,6 @@ def test_static_folder_opens_offline_on_the_second_visit(browser, folder, tmp_pa
     browser.wait("backend.dataset.backend === 'cpu'")
 
 
-def read_config(folder: Path) -> dict:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-
-
 def test_only_the_static_page_is_cached_with_its_first_network(node, weights, tmp_path):
     for offline in (False, True):
         demo.write_demo(tmp_path / "demo", [msinet.load(weights)] * 2, sample_photograph(), offline=offline)
@@ -274,7 +232,8 @@ def test_folder_with_other_files_is_never_replaced(weights, tmp_path, capsys):
     assert kept.read_bytes() == b"years of work"
 
 
-def test_lite_network_needs_at_most_4_megabytes(folder):
+def test_folder_has_only_the_pages_files_and_the_lite_network_at_most_4_megabytes(folder):
+    assert not [file.name for file in folder.iterdir() if file.suffix == ".mjs" or file.name.startswith("package")]
     assert sum(file.stat().st_size for file in (folder / "network0").iterdir()) <= 4e6
 
 
@@ -347,14 +306,3 @@ def test_hashes_are_those_of_the_pinned_packages(node):
 def test_lock_file_names_no_registry():
     lock = (demo.DEMO_FOLDER / "package-lock.json").read_text(encoding="utf-8")
     assert "http" not in lock and "resolved" not in lock and lock.count("sha512-") >= 6
-
-
-def test_taken_port_is_a_clear_error_and_leaves_the_other_servers_folder(folder, weights, tmp_path, capsys):
-    config = write(tmp_path / "demo" / "config.json", b"of the server that has the port")
-    with demo.make_server(folder, 0) as server:
-        port = str(server.server_address[1])
-        flags = ["--port", port, "--no-browser", "--results", str(tmp_path)]
-        assert main.main(["demo", "--weights", str(weights), *flags]) == 2
-    assert port in capsys.readouterr().err
-    assert [file.name for file in config.parent.iterdir()] == ["config.json"]
-    assert config.read_bytes() == b"of the server that has the port"

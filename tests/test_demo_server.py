@@ -8,6 +8,7 @@ import pytest
 from browser import serving
 from conftest import write
 
+from msinet import main
 from msinet.phases import demo
 
 
@@ -19,15 +20,19 @@ def port(tmp_path):
         yield int(address.rsplit(":", 1)[1].strip("/"))
 
 
-def get(port: int, path: str = "/", **headers) -> tuple[int, bytes]:
+def ask(port: int, path: str = "/", **headers) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest("GET", path, skip_host=True)
     for name, value in headers.items():
         connection.putheader(name, value)
     connection.endheaders()
-    response = connection.getresponse()
-    with response:
-        return response.status, response.read()
+    with connection.getresponse() as response:
+        return response, response.read()
+
+
+def get(port: int, path: str = "/", **headers) -> tuple[int, bytes]:
+    response, contents = ask(port, path, **headers)
+    return response.status, contents
 
 
 @pytest.mark.parametrize(
@@ -58,6 +63,58 @@ def test_links_out_of_the_folder_are_not_followed(port, tmp_path):
         status, body = get(port, path, Host="localhost")
         assert status == 404 and b"own" not in body
     assert get(port, "/within.html", Host="localhost") == (200, b"the page")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("", "text/html"),
+        ("page.js", "text/javascript"),
+        ("page.css", "text/css"),
+        ("config.json", "application/json"),
+        ("example.jpg", "image/jpeg"),
+        ("icon.svg", "image/svg+xml"),
+        ("tensorflow/tfjs-backend-wasm-simd.wasm", "application/wasm"),
+        ("network0/group1-shard1of1.bin", "application/octet-stream"),
+    ],
+)
+def test_server_names_types_and_isolates_the_page(port, tmp_path, name, kind):
+    if name:
+        write(tmp_path / "demo" / name, b"contents")
+    response, _ = ask(port, f"/{name}", Host="localhost")
+    assert (response.status, response.headers.get_content_type()) == (200, kind)
+    assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+
+
+def test_only_files_of_the_folder_are_served(port, tmp_path):
+    write(tmp_path / "demo" / "network0" / "model.json", b"{}")
+    outside = ("/../secret.html", "/%2e%2e/secret.html", "/main.py", "/config.json%00.html", "/%ff")
+    for path in ("/network0/", *outside):
+        assert get(port, path, Host="localhost")[0] == 404
+
+
+def test_only_disconnected_browsers_are_not_reported(tmp_path, capfd):
+    with demo.make_server(tmp_path, 0) as server:
+        for error, words in (
+            (ConnectionResetError("gone"), ""),
+            (TimeoutError(), ""),
+            (ZeroDivisionError("a fault"), "a fault"),
+        ):
+            try:
+                raise error
+            except Exception:
+                server.handle_error(None, ("127.0.0.1", 1))
+            written = capfd.readouterr().err
+            assert words in written and bool(words) == bool(written)
+
+
+def test_taken_port_is_a_clear_error_and_leaves_the_other_servers_folder(port, tmp_path, capsys):
+    config = write(tmp_path / "demo" / "config.json", b"of the server that has the port")
+    assert main.main(["demo", "--port", str(port), "--no-browser", "--results", str(tmp_path)]) == 2
+    assert str(port) in capsys.readouterr().err
+    assert sorted(file.name for file in config.parent.iterdir()) == ["config.json", "index.html"]
+    assert config.read_bytes() == b"of the server that has the port"
 
 
 def test_slow_request_is_cut_off_although_bytes_keep_coming(tmp_path, monkeypatch):

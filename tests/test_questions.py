@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msinet.attention.areas import Box, Pixels, find_pixels
+from msinet.attention.areas import Pixels, find_pixels
 from msinet.attention.hot_spots import HotSpot
 from msinet.phases.questions import outlines
 from msinet.phases.questions.area_files import decode_rle, parse_areas, read_areas
@@ -59,8 +59,8 @@ def test_boxes_and_polygons_are_read_from_csv(tmp_path):
         "\ufeffimage,name,x,y,width,height,polygon\na.jpg,box,1,2,3,4,\nfolder\\b.PNG,sign,,,,,0 0 20 0 0 20\n",
     )
     found = read_areas(path, PHOTOGRAPHS)
-    assert found["a"] == {"box": Box(1, 2, 3, 4)}
-    np.testing.assert_array_equal(found["folder/b"]["sign"].corners, [(0, 0), (20, 0), (0, 20)])
+    assert found["a"] == {"box": (1, 2, 3, 4)}
+    np.testing.assert_array_equal(found["folder/b"]["sign"], [(0, 0), (20, 0), (0, 20)])
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,8 @@ def test_a_fault_in_a_csv_file_is_one_clear_line(tmp_path, text, message):
 
 
 def test_areas_are_read_from_flags():
-    assert parse_areas(["button:40,60,120,32", "a:b:1,2,3,4"]) == {
-        "button": Box(40, 60, 120, 32),
-        "a:b": Box(1, 2, 3, 4),
-    }
+    areas = {"button": (40, 60, 120, 32), "a:b": (1, 2, 3, 4)}
+    assert parse_areas(["button:40,60,120,32", "a:b:1,2,3,4"]) == areas
     for wrong in ("button", "button:1,2,3", ":1,2,3,4", "button:1,2,3,x"):
         with pytest.raises(UserError, match="expected name:x,y,width,height"):
             parse_areas([wrong])
@@ -164,7 +162,7 @@ def test_each_gray_value_of_a_label_image_is_an_area(tmp_path):
 @pytest.mark.parametrize("shade", [0, 255])
 def test_outlines_and_names_contrast_with_dark_and_light_photographs(side, shade):
     photograph = Image.new("RGB", (side, side * 2 // 3), (shade,) * 3)
-    areas = find_pixels({"box": Box(side * 0.3, side * 0.2, side * 0.4, side * 0.3)}, photograph.size[::-1])
+    areas = find_pixels({"box": (side * 0.3, side * 0.2, side * 0.4, side * 0.3)}, photograph.size[::-1])
     drawn = np.asarray(outlines.draw_areas(photograph, areas, {"box": 0.25})).astype(int)
     assert drawn.shape == (side * 2 // 3, side, 3)
     left = round(side * 0.3)

@@ -112,30 +112,14 @@ def test_shares_of_areas_are_written_and_printed(work, areas, capsys):
     assert written["overlaps"][0] == {"image": "a", "area": "sign", "other": "face", "pixels": 50}
 
 
-def test_every_kind_of_areas_gives_the_same_shares_and_photographs_without_areas_are_skipped(work, capsys):
-    x, y, width, height = AREAS["sign"]
-    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-    (work / "polygon.csv").write_text(f"image,name,polygon\na,1,{' '.join(map(str, corners))}\n", encoding="utf-8")
-    labels = np.zeros(SHAPE, np.uint8)
-    labels[y : y + height, x : x + width] = 1
-    (work / "labels").mkdir()
-    Image.fromarray(labels).save(work / "labels" / "a.png")
-    coco = {
-        "images": [{"id": 1, "file_name": "a.png", "height": SHAPE[0], "width": SHAPE[1]}],
-        "categories": [{"id": 1, "name": "1"}],
-        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [corners]}],
-    }
-    (work / "coco.json").write_text(json.dumps(coco), encoding="utf-8")
-    assert regions("--area", "1:5,10,20,10") == 0
-    expected = table(work, "regions/regions.csv")
-    for path in ("polygon.csv", "labels", "coco.json"):
-        assert regions("--areas", path) == 0
-        (row,) = table(work, "regions/regions.csv")
-        assert row == expected[0]
-        assert "1 photograph without areas skipped." in capsys.readouterr().out
-        assert not (work / "results" / "regions" / "pictures" / "sub").exists()
-        assert (row["image"], row["name"], row["pixels"]) == ("a", "1", "200")
-        assert float(row["share_of_attention"]) == pytest.approx(share(MAPS["a"], AREAS["sign"]), rel=1e-4)
+def test_areas_of_a_file_are_those_of_flags_and_photographs_without_areas_are_skipped(work, capsys):
+    (work / "polygon.csv").write_text("image,name,polygon\na,sign,5 10 25 10 25 20 5 20\n", encoding="utf-8")
+    assert regions("--area", "sign:5,10,20,10") == 0
+    expected = table(work, "regions/regions.csv")[0]
+    assert regions("--areas", "polygon.csv") == 0
+    assert table(work, "regions/regions.csv") == [expected]
+    assert "1 photograph without areas skipped." in capsys.readouterr().out
+    assert not (work / "results" / "regions" / "pictures" / "sub").exists()
 
 
 def test_hot_spots_are_found_without_areas(work, capsys):
@@ -206,23 +190,10 @@ HEAD = "image,name,x,y,width,height"
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (f"{HEAD}\na,sign,50,10,20,10", ["a.png", "'sign'", "outside the photograph of 60×40"]),
-        ("image,name,polygon\na,sign,0 0 20 20 20 0 0 20", ["a.png", "crosses itself"]),
-    ],
-)
-def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, words):
-    (work / "areas.csv").write_text(content, encoding="utf-8")
-    assert regions("--areas", "areas.csv") == 2
-    one_line(capsys, *words)
-    assert not (work / "results").exists()
-
-
-@pytest.mark.parametrize(
     ("command", "words"),
     [
         ("regions -p photos --maps maps --area sign:1,2,3", ["expected name:x,y,width,height"]),
+        ("regions -p photos --maps maps --areas areas.csv", ["a.png", "'sign'", "outside the photograph of 60×40"]),
         ("regions -p photos/broken.png --maps maps/a.npy", ["photos/broken.png: not a readable image"]),
         ("regions -p nowhere", ["No such file or folder: nowhere"]),
         ("regions -p photos --maps nowhere", ["nowhere", "expected a folder"]),
@@ -244,6 +215,7 @@ def test_bad_areas_are_one_line_and_nothing_is_written(work, capsys, content, wo
 def test_bad_flags_are_one_line_and_no_answer_is_written(work, capsys, command, words):
     if "broken" in command:
         (work / "photos" / "broken.png").write_bytes(b"broken")
+    (work / "areas.csv").write_text(f"{HEAD}\na,sign,50,10,20,10", encoding="utf-8")
     assert main.main(command.split()) == 2
     one_line(capsys, *words)
     assert not [*(work / "results").glob("*/*")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import av, make_clip, noise, read, sound_of, still, write_tone
+from clips import av, cut_off, make_clip, noise, read, sound_of, still, write_tone
 from loopback import Loopback
 from PIL import Image
 
@@ -176,8 +176,7 @@ def test_smoothing_is_off_unless_asked_for_and_recorded(tmp_path, results, run, 
 
 def test_clips_that_cannot_be_predicted_are_one_line_each(folder, results, run, capsys):
     make_clip(folder / "good.mp4", still(3))
-    cut = make_clip(folder / "cut.mp4", noise(30), container={"movflags": "faststart"})
-    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * 0.6)])
+    cut_off(folder / "cut.mp4")
     (folder / "text.mp4").write_text("hello\n" * 100)
     (folder / "gone.mp4").symlink_to(folder / "nowhere")
     os.mkfifo(folder / "pipe.mp4")
@@ -257,9 +256,7 @@ def test_every_and_fps_exclude_each_other(capsys):
 
 
 def test_python_raises_after_the_last_frame_before_the_damage(tmp_path, weights):
-    cut = make_clip(tmp_path / "a.mp4", noise(30), container={"movflags": "faststart"})
-    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * 0.6)])
-    rows = msinet.load(weights, input_size=(48, 64)).predict_video(cut, every=2)
+    rows = msinet.load(weights, input_size=(48, 64)).predict_video(cut_off(tmp_path / "a.mp4"), every=2)
     times = []
     with pytest.raises(UserError, match=r"a\.mp4: damaged after 0\.\d\d s\.$"):
         times += [time for time, saliency in rows if saliency.max() <= 1]

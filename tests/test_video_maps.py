@@ -6,14 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from clips import make_clip, read
-from PIL import Image
+from clips import make_clip
 
 import msinet
 from msinet import checkpoint, model
 from msinet.videos import maps
 from msinet.videos.reading import Frame, open_clip
-from msinet.videos.writing import write_clip
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +19,6 @@ def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "narrow.npz"
     np.savez(path, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
     return msinet.load(path, input_size=(48, 64))
-
-
-def test_maps_of_a_clip_are_those_of_its_frames_as_photographs(tmp_path, network, photograph):
-    source = make_clip(tmp_path / "a.mp4", [photograph(61, 83, seed=i) for i in range(6)], layout="yuv444p")
-    with open_clip(source) as clip, write_clip(tmp_path / "b.mp4", clip) as writer:
-        rows = list(maps.predict(clip.frames, network))
-        for frame, saliency in rows:
-            writer.add(saliency, frame.time)
-    assert [frame.time for frame, _ in rows] == [Fraction(i, 25) for i in range(6)]
-    for (frame, saliency), written in zip(rows, read(tmp_path / "b.mp4"), strict=True):
-        png = tmp_path / "frame.png"
-        Image.fromarray(frame.pixels).save(png)
-        expected = network.predict(png)
-        np.testing.assert_array_equal(saliency / np.float32(255), expected)
-        assert np.abs(written.pixels[..., 0] - expected * 255).mean() < 2
 
 
 def test_peak_of_the_bundled_networks_map_follows_a_bright_blob(tmp_path):

@@ -1,15 +1,13 @@
 """Reading clips: frames with exact times and colors, and clear words about damaged files."""
 
-import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from clips import BT601, BT709, FULL, LIMITED, RAMP, UNSPECIFIED, av, make_clip, noise, read, still, write_tone
+from clips import BT601, BT709, FULL, LIMITED, RAMP, UNSPECIFIED, av, make_clip, noise, read, still, truncated
 from PIL import Image
 
 from msinet.image_files import Unreadable
-from msinet.utils import UserError
 from msinet.videos import reading
 from msinet.videos.reading import open_clip
 from msinet.videos.writing import write_clip
@@ -125,8 +123,7 @@ def test_rotated_and_mirrored_clips_are_upright(tmp_path, photograph, rotate, tu
 def test_truncated_clip_gives_the_frames_up_to_the_damage(tmp_path, name, codec, container):
     path = make_clip(tmp_path / name, noise(30), codec, container=container)
     whole = read(path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
-    with open_clip(path) as clip:
+    with open_clip(truncated(path)) as clip:
         frames = list(clip.frames)
     assert clip.error.startswith(("damaged after", "cut off after"))
     assert 10 <= len(frames) < 20
@@ -139,40 +136,16 @@ def test_truncated_animation_gives_the_frames_up_to_the_damage(tmp_path):
     pictures = [Image.fromarray(pixels) for pixels in noise(10)]
     path = tmp_path / "a.png"
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
-    with open_clip(path) as clip:
+    with open_clip(truncated(path)) as clip:
         frames = list(clip.frames)
     assert 4 <= len(frames) <= 6 and clip.error.startswith("damaged after")
 
 
-def test_files_without_frames_are_one_clear_error(tmp_path):
-    text = tmp_path / "clip.mp4"
-    text.write_text("hello\n" * 100)
-    with pytest.raises(Unreadable, match=r"^not a video that can be read \(Invalid data"), open_clip(text):
-        pass
+def test_missing_and_too_large_clips_are_one_clear_error(tmp_path):
     with pytest.raises(Unreadable, match="No such file"), open_clip(tmp_path / "missing.mp4"):
         pass
-    song = tmp_path / "song.mp4"
-    with av.open(str(song), "w") as output:
-        write_tone(output, output.add_stream("aac", rate=48000), 0.2)
-    with pytest.raises(Unreadable, match=r"^it has no picture, only sound$"), open_clip(song):
-        pass
-    empty = tmp_path / "empty.avi"
-    with av.open(str(empty), "w") as output:
-        stream = output.add_stream("mpeg4", rate=25)
-        stream.width, stream.height = 64, 48
-        output.start_encoding()
-    with open_clip(empty) as clip:
-        assert list(clip.frames) == [] and clip.error == "none of its frames can be read"
     with pytest.raises(Unreadable, match="64×48 pixels, expected at most 1000"):
         read(make_clip(tmp_path / "a.mp4", still(1)), most_pixels=1000)
-
-
-def test_missing_pyav_is_one_clear_line(tmp_path, monkeypatch):
-    path = make_clip(tmp_path / "a.mp4", still(1))
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError, match="need the package av, which is not installed"), open_clip(path):
-        pass
 
 
 def test_stream_starts_at_zero_and_has_no_sound_to_copy(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..image_files import Unreadable
 from ..utils import UserError, parallel_map
-from .reading import Frame, open_clip
+from .reading import Frame, named_clip
 
 # Frames that are decoded before the network needs them.
 AHEAD = 8
@@ -43,16 +43,13 @@ def predict_video(
     Raises:
         UserError: the source is not a clip, or is damaged; damage raises it after the last good frame.
     """
-    try:
-        with open_clip(source, network.max_pixels) as clip:
-            frames = sample(clip.frames, every, fps)
-            with contextlib.closing(predict(frames, network, batch_size=batch_size, smooth=smooth)) as rows:
-                for frame, saliency in rows:
-                    yield float(frame.time), saliency / np.float32(255)
-            if clip.error:
-                raise Unreadable(clip.error)
-    except Unreadable as error:
-        raise UserError(f"{source}: {error}.") from error
+    with named_clip(source, network.max_pixels) as clip:
+        frames = sample(clip.frames, every, fps)
+        with contextlib.closing(predict(frames, network, batch_size=batch_size, smooth=smooth)) as rows:
+            for frame, saliency in rows:
+                yield float(frame.time), saliency / np.float32(255)
+        if clip.error:
+            raise Unreadable(clip.error)
 
 
 def predict(

@@ -187,6 +187,16 @@ def open_clip(source: str | Path, most_pixels: int = MAX_PIXELS) -> Iterator[Cli
         yield clip
 
 
+@contextlib.contextmanager
+def named_clip(source: str | Path, most_pixels: int = MAX_PIXELS) -> Iterator[Clip]:
+    """Like `open_clip`, but what is `Unreadable`, in the block too, becomes a `UserError` that names the source."""
+    try:
+        with open_clip(source, most_pixels) as clip:
+            yield clip
+    except Unreadable as error:
+        raise UserError(f"{source}: {error}.") from error
+
+
 def _check_size(size: tuple[int, int], most_pixels: int) -> None:
     width, height = size
     if width * height > most_pixels:

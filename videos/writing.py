@@ -1,9 +1,7 @@
 """Writing videos: H.264 in MP4, with exact times and the original sound; and maps as arrays."""
 
 import contextlib
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -173,12 +171,7 @@ class Archive:
 
     def finish(self, path: Path) -> None:
         """Write the file."""
-        self._values.seek(0)
-        shape = (len(self._times), *self._shape)
-        header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
-        with zipfile.ZipFile(path, "w") as file:
-            with file.open("times.npy", "w") as times:
-                np.lib.format.write_array(times, np.array(self._times))
-            with file.open("maps.npy", "w", force_zip64=True) as maps:
-                np.lib.format.write_array_header_1_0(maps, header)
-                shutil.copyfileobj(self._values, maps, 2**20)
+        self._values.flush()
+        maps = np.memmap(self._values, np.float16, "r", shape=(len(self._times), *self._shape))
+        with path.open("wb") as file:
+            np.savez(file, times=np.array(self._times), maps=maps)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...attention.areas import Area, Box, Polygon, Union, check_names, find_pixels
+from ...attention.areas import Area, Union, check_names, find_pixels
 from ...data import list_images
 from ...image_files import IMAGE_SUFFIXES, Unreadable, read_header, why_unreadable
 from ...listing import files_by_name
@@ -80,21 +80,18 @@ def choose_areas(path: Path | None, flags: Sequence[str], photographs: Mapping[s
     return found
 
 
-def parse_area(text: str) -> tuple[str, Box]:
-    """An area from the command line, "name:x,y,width,height" in pixels; a `UserError` for anything else."""
-    name, _, numbers = text.rpartition(":")
-    try:
-        x, y, width, height = (float(number) for number in numbers.split(","))
-    except ValueError:
-        name = ""
-    if not name.strip():
-        raise UserError(f"Received the area {text!r}, expected name:x,y,width,height, such as button:40,60,120,32.")
-    return name.strip(), Box(x, y, width, height)
-
-
 def parse_areas(texts: Sequence[str]) -> dict[str, Area]:
-    """All areas of the command line, by name; see `parse_area`."""
-    parsed = [parse_area(text) for text in texts]
+    """Areas from the command line, "name:x,y,width,height" in pixels; a `UserError` for anything else."""
+    parsed = []
+    for text in texts:
+        name, _, numbers = text.rpartition(":")
+        try:
+            x, y, width, height = (float(number) for number in numbers.split(","))
+        except ValueError:
+            name = ""
+        if not name.strip():
+            raise UserError(f"Received the area {text!r}, expected name:x,y,width,height, such as button:40,60,120,32.")
+        parsed.append((name.strip(), (x, y, width, height)))
     check_names([name for name, _ in parsed])
     return dict(parsed)
 
@@ -130,8 +127,8 @@ def read_csv(path: Path) -> AreasByPhotograph:
 def _area_of_row(path: Path, line: int, row: Mapping[str, str | None]) -> Area:
     try:
         if corners := (row.get(POLYGON_COLUMN) or "").strip():
-            return Polygon(np.array(re.split(r"[\s,;]+", corners), float).reshape(-1, 2))
-        return Box(*(float(row[column] or "") for column in BOX_COLUMNS))
+            return np.array(re.split(r"[\s,;]+", corners), float).reshape(-1, 2)
+        return tuple(float(row[column] or "") for column in BOX_COLUMNS)
     except (ValueError, KeyError):
         raise UserError(
             f"{path}, line {line}: expected numbers for x, y, width and height, or a polygon like '10 10 90 10 50 60'."
@@ -152,7 +149,7 @@ def read_coco(path: Path) -> AreasByPhotograph:
         for annotation in content["annotations"]:
             image = images[annotation["image_id"]]
             key = _without_suffix(image["file_name"]), categories[annotation["category_id"]]
-            parts.setdefault(key, []).append(_area_of_annotation(annotation, (image["height"], image["width"])))
+            parts.setdefault(key, []).append(_area_of_annotation(annotation))
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"{path} is not a COCO file ({type(error).__name__}: {error}): expected images, categories, and "
@@ -164,13 +161,14 @@ def read_coco(path: Path) -> AreasByPhotograph:
     return found
 
 
-def _area_of_annotation(annotation: Mapping, shape: tuple[int, int]) -> Area:
+def _area_of_annotation(annotation: Mapping) -> Area:
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, Mapping):
         return decode_rle(segmentation["counts"], segmentation["size"])
     if segmentation:
-        return Union([Polygon(np.array(corners, float).reshape(-1, 2)) for corners in segmentation])
-    return Box(*map(float, annotation["bbox"]))
+        return Union([np.array(corners, float).reshape(-1, 2) for corners in segmentation])
+    x, y, width, height = map(float, annotation["bbox"])
+    return x, y, width, height
 
 
 def decode_rle(counts: Sequence[int] | str, size: Sequence[int]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from ...image_files import Unreadable
 from ...progress import ProgressBar
 from ...utils import UserError, count, whole_folder, write_record
 from ...videos.maps import is_cut, predict, sample, thumbnail
-from ...videos.reading import Clip, Frame, is_clip, is_live, open_clip
+from ...videos.reading import Clip, Frame, is_clip, is_live, named_clip
 from ...videos.writing import write_clip
-from .maps import MapOptions, describe, load_density, network_maps
+from .maps import MapOptions, describe, load_density, load_network
 from .tables import print_totals, write_csv
 
 
@@ -42,23 +42,22 @@ def regions_of_clip(path: Path, areas: Mapping[str, Area], options: Any, target:
     Returns:
         The exit status: 1 if the clip is damaged, else 0.
     """
-    density, source = load_density(options), network_maps(options)
+    density, network = load_density(options), load_network(options)
     table, rows = [], []
-    with _opened(path) as clip, contextlib.closing(_maps(clip, source.network, options)) as maps:
+    with named_clip(path) as clip, contextlib.closing(_maps(clip, network, options)) as maps:
         pixels = None
         for frame, saliency in maps:
             pixels = pixels or find_pixels(areas, saliency.shape)
             found = measure(saliency / np.float32(255), pixels, density)
             rows += found
             table += [{"time": float(frame.time), **asdict(row)} for row in found]
-    means = totals(rows)
+    means = [asdict(mean) for mean in totals(rows)]
     with whole_folder(target) as folder:
         write_csv(folder / "regions.csv", table)
-        write_csv(folder / "totals.csv", [asdict(mean) for mean in means])
+        write_csv(folder / "totals.csv", means)
         _plot(table, list(areas), folder / f"{path.stem}.png")
-        settings = {"every": options.every, "fps": options.fps, "smooth": options.smooth}
-        content = {"path": str(path), **describe(options, source, [clip.error] if clip.error else []), **settings}
-        write_record(folder / f"{target.name}.json", {**content, "totals": [asdict(mean) for mean in means]})
+        settings = {"every": options.every, "fps": options.fps, "smooth": options.smooth, "totals": means}
+        _write_record(folder / f"{target.name}.json", clip, network, options, settings)
     print_totals(means, "frames")
     print(f"{MEANING}\n{count(len(table) // len(areas), 'frame')} measured; see {target}.")
     return _report(clip)
@@ -72,11 +71,11 @@ def crop_clip(path: Path, ratios: Sequence[str], options: Any, target: Path) -> 
     Returns:
         The exit status: 1 if the clip is damaged, else 0.
     """
-    density, source = load_density(options), network_maps(options)
+    density, network = load_density(options), load_network(options)
     times, cuts, before = [], [], None
     corners: dict[str, list] = {ratio: [] for ratio in ratios}
     shape = (0, 0)
-    with _opened(path) as clip, contextlib.closing(_maps(clip, source.network, options)) as maps:
+    with named_clip(path) as clip, contextlib.closing(_maps(clip, network, options)) as maps:
         for frame, saliency in maps:
             shape, after = saliency.shape, thumbnail(frame.pixels)
             if before is not None and is_cut(before, after):
@@ -97,20 +96,10 @@ def crop_clip(path: Path, ratios: Sequence[str], options: Any, target: Path) -> 
             for time, (x, y) in zip(times, boxes.tolist(), strict=True):
                 table.append({"ratio": ratio, "time": time, "x": x, "y": y, "width": size[1], "height": size[0]})
         write_csv(folder / "crops.csv", table)
-        content = {"path": str(path), **describe(options, source, [clip.error] if clip.error else [])}
         settings = {"ratios": list(ratios), "speed": options.speed, "cuts": [times[cut] for cut in cuts]}
-        write_record(folder / f"{target.name}.json", {**content, **settings})
+        _write_record(folder / f"{target.name}.json", clip, network, options, settings)
     print(f"{MEANING}\n{count(len(ratios), 'crop')} of {count(len(times), 'frame')} written to {target}.")
     return _report(clip)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Clip]:
-    try:
-        with open_clip(path) as clip:
-            yield clip
-    except Unreadable as error:
-        raise UserError(f"{path}: {error}.") from error
 
 
 def _maps(clip: Clip, network, options: MapOptions) -> Generator[tuple[Frame, np.ndarray], None, None]:
@@ -128,7 +117,7 @@ def _maps(clip: Clip, network, options: MapOptions) -> Generator[tuple[Frame, np
 
 def _write_crop(path: Path, boxes: np.ndarray, size: tuple[int, ...], target: Path) -> None:
     height, width = size
-    with _opened(path) as clip, write_clip(target, clip, sound=True) as writer:
+    with named_clip(path) as clip, write_clip(target, clip, sound=True) as writer:
         for frame, (x, y) in zip(clip.frames, boxes, strict=True):
             writer.add(frame.pixels[y : y + height, x : x + width], frame.time)
 
@@ -145,6 +134,11 @@ def _plot(table: Sequence[Mapping], areas: Sequence[str], file: Path) -> None:
     axes.set(xlabel="seconds", ylabel="share of attention, %", ylim=(0, None))
     axes.legend()
     figure.savefig(file, dpi=150)
+
+
+def _write_record(file: Path, clip: Clip, network, options: MapOptions, settings: dict) -> None:
+    content = describe(options, network.record(), [clip.error] if clip.error else [])
+    write_record(file, {"path": clip.source, **content, **settings})
 
 
 def _report(clip: Clip) -> int:

@@ -55,10 +55,6 @@ class MapOptions:
     mirrored: bool = False
     density: Path | None = None
 
-    @property
-    def results(self) -> Path:
-        return Path(self.params["results"])
-
 
 class Mapped(NamedTuple):
     """A photograph and its saliency map, float (H, W), or the reason why there is none, in a few words."""
@@ -67,20 +63,6 @@ class Mapped(NamedTuple):
     file: Path
     saliency: Any = None
     error: str = ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where maps come from.
-
-    Attributes:
-        maps: the `Mapped` of each photograph, in order; photographs by name.
-        record: what a run's record says about it.
-    """
-
-    maps: Callable[[Mapping[str, Path]], Iterator[Mapped]]
-    record: dict
-    network: Any = None  # The `network.Network` that predicts them.
 
 
 def find_photographs(path: Path) -> dict[str, Path]:
@@ -102,9 +84,10 @@ def check_target(options: MapOptions, name: str) -> Path:
     Raises:
         UserError: it cannot be written, or has other files.
     """
-    target = options.results / name
+    results = Path(options.params["results"])
+    target = results / name
     check_replaceable(target, f"{name}.json")
-    check_writable(options.results)
+    check_writable(results)
     return target
 
 
@@ -133,13 +116,16 @@ def answer_all(
     """
     density = load_density(options)
     if maps:
-        sources = [existing_maps(path, photographs, options) for path, photographs in zip(maps, sides, strict=True)]
+        mapped = [existing_maps(path, side, options) for path, side in zip(maps, sides, strict=True)]
+        record = {"maps": str(maps[0])}
     else:
-        sources = [network_maps(options)] * len(sides)
+        network = load_network(options)
+        mapped = [predicted_maps(network, side, options) for side in sides]
+        record = network.record()
     with whole_folder(target) as folder:
-        rows = zip(*(source.maps(side) for source, side in zip(sources, sides, strict=True)), strict=True)
+        rows = zip(*mapped, strict=True)
         answers, failures = _answer_each(rows, len(sides[0]), partial(answer, density=density, folder=folder))
-        content = {**asked, **describe(options, sources[0], failures), **write(folder, answers)}
+        content = {**asked, **describe(options, record, failures), **write(folder, answers)}
         write_record(folder / f"{target.name}.json", content)
     return answers, 1 if failures else 0
 
@@ -147,30 +133,30 @@ def answer_all(
 # --- Maps -------------------------------------------------------------------------------------------------------------
 
 
-def network_maps(options: MapOptions) -> Source:
-    """Maps that a network predicts; its name is printed."""
+def load_network(options: MapOptions):
+    """The network that the options name, a `network.Network`; its name is printed."""
     with quiet_stderr():
         from ...network import load
-    params = options.params
     network = load(
         options.weights,
         data=options.data,
         input_size=options.input_size,
         mirrored=options.mirrored,
-        **{key: params[key] for key in ("results", "device", "precision", "gpus")},
+        **{key: options.params[key] for key in ("results", "device", "precision", "gpus")},
     )
     print(network.summary())
-
-    def maps(photographs: Mapping[str, Path]) -> Iterator[Mapped]:
-        predictions = network.predictions(photographs.values(), params["batch_size"])
-        for (name, file), found in zip(photographs.items(), predictions, strict=True):
-            saliency = found.saliency  # 0 to 255
-            yield Mapped(name, file, None if saliency is None else saliency / saliency.dtype.type(255), found.error)
-
-    return Source(maps, network.record(), network)
+    return network
 
 
-def existing_maps(path: Path, photographs: Mapping[str, Path], options: MapOptions) -> Source:
+def predicted_maps(network, photographs: Mapping[str, Path], options: MapOptions) -> Iterator[Mapped]:
+    """Maps that a network predicts, of photographs by name and in order."""
+    predictions = network.predictions(photographs.values(), options.params["batch_size"])
+    for (name, file), found in zip(photographs.items(), predictions, strict=True):
+        saliency = found.saliency  # 0 to 255
+        yield Mapped(name, file, None if saliency is None else saliency / saliency.dtype.type(255), found.error)
+
+
+def existing_maps(path: Path, photographs: Mapping[str, Path], options: MapOptions) -> Iterator[Mapped]:
     """Maps from a folder, or of one photograph from a file; a `UserError` if one is missing, or with network flags."""
     if options.weights or options.input_size or options.mirrored:
         raise UserError("--weights, --input-size and --mirrored do not change existing maps: leave them out or --maps.")
@@ -195,7 +181,7 @@ def existing_maps(path: Path, photographs: Mapping[str, Path], options: MapOptio
         except UserError as error:
             return Mapped(name, file, error=str(error).rstrip("."))
 
-    return Source(lambda chosen: map(read, chosen.items()), {"maps": str(path)})
+    return map(read, photographs.items())
 
 
 def _answer_each(rows: Iterator[tuple[Mapped, ...]], total: int, answer: Callable[..., Any]) -> tuple[list, list[str]]:
@@ -263,8 +249,8 @@ def save_picture(picture: Image.Image, folder: Path, name: str) -> None:
     picture.save(path, quality=92, subsampling=0)  # Thin yellow lines keep their color.
 
 
-def describe(options: MapOptions, source: Source, failures: list[str]) -> dict:
-    """What every record says: what the numbers mean, and where they come from."""
+def describe(options: MapOptions, record: Mapping, failures: list[str]) -> dict:
+    """What every record says: what the numbers mean, and where they come from; `record` says it of the maps."""
     density = None if options.density is None else os.fspath(options.density)
     return {
         "domain": DOMAIN,
@@ -272,6 +258,6 @@ def describe(options: MapOptions, source: Source, failures: list[str]) -> dict:
         "data": options.data,
         "density": density,
         "interval": {"coverage": COVERAGE, "network": MEASURED["network"], "sha256": MEASURED["sha256"]},
-        **source.record,
+        **record,
         "failures": failures,
     }

@@ -1,11 +1,11 @@
 """Tables of answers: as CSV files and on the terminal."""
 
 import csv
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...attention.regions import Total
 from ...scoring.report import aligned
 
 # Rows that are printed; the files have all.
@@ -22,28 +22,24 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             table.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print the first rows under their head, in columns."""
-    print(aligned([head, *rows[:MOST_ROWS]]).encode(errors="backslashreplace").decode())
+class Cells(string.Formatter):
+    """Like `str.format`, with a space between a number and its percent sign."""
+
+    def format_field(self, value, spec):
+        text = super().format_field(value, spec)
+        return text.replace("%", " %") if spec.endswith("%") else text
+
+
+def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the first rows; the columns are formats of their cells, such as "{share:.1%}", by their titles."""
+    cells = [[Cells().vformat(column, (), row) for column in columns.values()] for row in rows[:MOST_ROWS]]
+    print(aligned([list(columns), *cells]).encode(errors="backslashreplace").decode())
     if len(rows) > MOST_ROWS:
         print(f"… and {len(rows) - MOST_ROWS} more rows in the file.")
 
 
-def print_totals(means: Sequence[Total], unit: str) -> None:
-    """Print the means of each area over all photographs or frames, which `unit` names."""
-    head = ("area", unit, "share of area", "share of attention", "lift")
-    shares = [(percent(mean.share_of_area), percent(mean.share_of_attention)) for mean in means]
-    print_table(head, [(m.name, str(m.photographs), *s, f"{m.lift:.2f}") for m, s in zip(means, shares, strict=True)])
-
-
-def percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")
-
-
-def percent_range(low: float, high: float) -> str:
-    return f"{low:.0%} to {high:.0%}".replace("%", " %")
-
-
-def points(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}"
+def print_totals(means: Sequence[Mapping[str, Any]], unit: str) -> None:
+    """Print the fields of `regions.Total` of each area over all photographs or frames, which `unit` names."""
+    columns = {"area": "{name}", unit: "{photographs}"}
+    shares = {"share of area": "{share_of_area:.1%}", "share of attention": "{share_of_attention:.1%}"}
+    print_table({**columns, **shares, "lift": "{lift:.2f}"}, means)
