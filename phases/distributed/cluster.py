@@ -270,13 +270,12 @@ def _connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    settings: dict[str, Any] = (
-        {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
-    )
+    settings: dict[str, Any] = {}
     variables = {name: os.environ[name] for name in TENSORFLOW_SETTINGS}
+    environment: dict[str, Any] = {"env_vars": variables}
     with copied_modules() as package:
-        environment: dict[str, Any] = {"env_vars": variables}
         if address == "local":
+            settings = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
         else:
             environment["py_modules"] = [str(package)]
