@@ -19,8 +19,16 @@ from ..acquisition.convert import gaussian_blur
 from ..acquisition.datasets import is_unpacked
 from ..acquisition.readers import lit_pixels, read_salicon
 from ..data import files_by_name, list_images, not_maps, other_size, part
-from ..image_files import IMAGE_SUFFIXES, JPEG_SUFFIXES, MAP_FORMATS, MAP_SUFFIXES, STORED, UPRIGHT
-from ..image_files import image_size, read_gray
+from ..image_files import (
+    IMAGE_SUFFIXES,
+    JPEG_SUFFIXES,
+    MAP_FORMATS,
+    MAP_SUFFIXES,
+    STORED,
+    UPRIGHT,
+    image_size,
+    read_gray,
+)
 from ..progress import ProgressBar
 from ..utils import UserError, name_some, parallel_map, whole_folder, write_json
 from .metrics import count_map

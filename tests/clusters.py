@@ -23,6 +23,7 @@ pytest.importorskip("moto", reason="moto, a store for the tests, is not installe
 import pyarrow.parquet as pq
 import ray
 
+from msinet.phases.distributed import index as cluster_index
 from msinet.phases.distributed import store as cluster_store
 from msinet.phases.distributed.worker import Worker
 
@@ -79,6 +80,18 @@ def index_of(results: Path) -> dict[str, dict]:
     by_path = {row["path"]: row for row in rows}
     assert len(by_path) == len(rows)
     return by_path
+
+
+def check_index(worker, *, recent: bool = False) -> dict:
+    """What the index has to say: see `index._check`."""
+    parts = {"item": list(worker.results.entries("index")[1])}
+    return cluster_index._check(parts, worker.results, worker.options.shards, recent=recent)
+
+
+def known_paths(worker, paths: list[str]) -> list[bool]:
+    """Which photographs a repeated command would skip."""
+    found = check_index(worker)["id"]
+    return cluster_index.contains(np.sort(np.array(found, cluster_index.ID)), paths).tolist()
 
 
 def modified(results: Path, names) -> dict[str, int]:

@@ -62,7 +62,6 @@ class Worker:
         folders = sorted({row["map"].split("/")[0] for row in rows if row["map"]})
         return {**report, "done": len(rows) - len(errors), "failed": len(errors), "errors": errors, "folders": folders}
 
-
     def _rows(self, chunk: list[Photograph]) -> Iterator[dict]:
         """Predict a chunk and write its maps, the clips last; yields the index row of each."""
         animations: list[tuple[Photograph, Fetched]] = []
