@@ -7,7 +7,7 @@ import logging
 import shutil
 
 from ..utils import UserError, check_writable, count, locked, quiet_stderr
-from .reproduction import ledger, plan, reference
+from .reproduction import ledger, plan, rows
 from .reproduction.plan import Options
 
 
@@ -21,7 +21,7 @@ def run(options: Options) -> int:
         UserError: options, folders or the file of references are wrong. Nothing is done in this case.
     """
     check(options)
-    references = reference.read(options.reference) if options.reference else []
+    references = rows.read_references(options.reference) if options.reference else []
     planned = plan.make_plan(options)
     print(plan.table(options, planned))
     if options.dry_run:

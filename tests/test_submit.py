@@ -75,16 +75,12 @@ def test_fitted_density_is_used(run, tmp_path):
     assert values[20, 30] > values[0, 0] + 8  # The default density has no such strong center bias.
 
 
-def test_incomplete_test_set_is_rejected(run, stimuli, tmp_path, capsys):
+def test_incomplete_test_set_is_rejected_and_a_trial_writes_files_of_another_name(run, stimuli, tmp_path, capsys):
     (stimuli / "Random" / "002.jpg").unlink()
     assert run() == 2
     assert "Found 3 images in 2 folders" in capsys.readouterr().err
     assert run(path=tmp_path / "nowhere") == 2
     assert not (tmp_path / "submissions").exists()
-
-
-def test_trial_accepts_some_photographs_and_writes_files_of_another_name(run, stimuli, tmp_path, capsys):
-    (stimuli / "Random" / "002.jpg").unlink()
     assert run("--trial") == 0
     assert "Log densities of 3 images" in capsys.readouterr().out
     files = {file.name for file in (tmp_path / "submissions").iterdir()}
@@ -93,15 +89,11 @@ def test_trial_accepts_some_photographs_and_writes_files_of_another_name(run, st
     assert run("--trial", path=tmp_path / "empty") == 2
 
 
-def test_unreadable_image_leaves_no_file(run, stimuli, tmp_path, capsys):
+def test_unreadable_image_and_density_that_is_not_normalized_leave_no_file(run, stimuli, tmp_path, monkeypatch, capsys):
     contents = (stimuli / "Random" / "002.jpg").read_bytes()
     write(stimuli / "Random" / "002.jpg", contents[: len(contents) // 2])
     assert run() == 2
     assert "002.jpg" in capsys.readouterr().err
-    assert not list((tmp_path / "submissions").iterdir())
-
-
-def test_density_that_is_not_normalized_leaves_no_file(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(density, "default_log_density", lambda saliency: np.log(saliency + 1.0))
     assert run() == 2
     assert "instead of 1" in capsys.readouterr().err

@@ -17,8 +17,7 @@ from ..curves import draw_losses
 from . import latex, provenance
 from .ledger import Outcome
 from .plan import Options
-from .reference import Reference
-from .rows import Row, compare, make_rows, metrics_of
+from .rows import Reference, Row, compare, make_rows, metrics_of
 from .steps import command_of
 
 DATASET_WIDTH, CELL_WIDTH = 9, 10  # characters in the terminal's tables
