@@ -11,7 +11,7 @@ from conftest import write
 from PIL import Image
 from scipy.special import logsumexp
 
-from msinet import checkpoint, main, model
+from msinet import checkpoint, main
 from msinet.acquisition.datasets import BENCHMARKS, Benchmark
 from msinet.phases import submit
 from msinet.scoring import density
@@ -32,13 +32,11 @@ def stimuli(tmp_path, photograph, monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path, stimuli):
+def run(tmp_path, stimuli, narrow):
     """`submit` with a narrow network: the exit status."""
-    weights = tmp_path / "narrow.npz"
-    np.savez(weights, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
 
     def submit_all(*flags, data="cat2000", path=stimuli):
-        fixed = ["--weights", weights, "--results", tmp_path, "--input-size", "24", "32"]
+        fixed = ["--weights", narrow, "--results", tmp_path, "--input-size", "24", "32"]
         return main.main([str(a) for a in ("submit", "-d", data, "-p", path, *fixed, *flags)])
 
     return submit_all

@@ -97,7 +97,8 @@ def load_models(options: Options, images: Images) -> list[Contender]:
     """The networks and folders to compare, each with a unique name."""
     taken = {contenders.UNIFORM, contenders.CENTER_BIAS, contenders.GOLD_STANDARD} if options.baselines else set()
     models = []
-    for wanted in options.weights or ([] if options.maps else [None]):
+    chosen: Sequence[str | None] = options.weights or ([] if options.maps else [None])
+    for wanted in chosen:
         network = load(
             wanted,
             data=options.data,

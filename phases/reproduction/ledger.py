@@ -82,7 +82,7 @@ def do(options: Options, step: Step, needs: Sequence[Outcome], action: Action) -
         if before and before["result"] == result:  # Keep the time of the first look.
             return Outcome(step, **before, done_before=True, inputs=inputs)
         seconds = round(time.monotonic() - started, 1)
-        content = {"key": key, "result": result, "seconds": seconds, "peak_mb": _peak_memory()}
+        content: dict[str, Any] = {"key": key, "result": result, "seconds": seconds, "peak_mb": _peak_memory()}
         write_json(record, {"step": step.name, "settings": dict(step.settings), **content})
         return Outcome(step, **content, inputs=inputs)
     except Exception as error:  # The other steps must still be done.
