@@ -14,11 +14,8 @@ from .reproduction.plan import Options
 def run(options: Options) -> int:
     """Print the plan, follow it, and write the page with the results.
 
-    Returns:
-        0, or 1 if a step failed or the page cannot be written.
-
-    Raises:
-        UserError: options, folders or the file of references are wrong. Nothing is done in this case.
+    Returns 0, or 1 if a step failed or the page cannot be written. If options, folders or the file of references are
+    wrong, nothing is done.
     """
     check(options)
     references = rows.read_references(options.reference) if options.reference else []

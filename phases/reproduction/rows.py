@@ -1,6 +1,7 @@
 """The rows of a reproduction's tables, with scores or the reason why there are none, and published numbers."""
 
 import csv
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,27 +64,19 @@ def make_rows(options: Options, outcomes: Sequence[Outcome]) -> list[Row]:
     for outcome in outcomes:
         if (step := outcome.step).kind == "evaluate":
             groups.setdefault((step.protocol, step.network, step.data), []).append(outcome)
-    rows = [
-        row
-        for protocol in PROTOCOLS
-        for network in NETWORKS
-        for dataset in options.names
-        for row in _rows(options, groups.get((protocol, network, dataset), []))
-    ]
+    keys = [key for key in itertools.product(PROTOCOLS, NETWORKS, options.names) if key in groups]
+    rows = [row for key in keys for row in _rows(options, groups[key])]
     order = {title: i for i, title in enumerate(dict.fromkeys(row.title for row in rows))}
     return sorted(rows, key=lambda row: (list(PROTOCOLS).index(row.protocol), order[row.title]))
 
 
 def _rows(options: Options, outcomes: Sequence[Outcome]) -> list[Row]:
     """The row of a network, from one training or several; or one of each baseline and of the dataset's own maps."""
-    if not outcomes:
-        return []
     step, result = outcomes[0].step, outcomes[0].result
     if step.network == "baselines" and result:
         titles = {name: name for name in result["scores"]} | {result["contender"]: "dataset's own maps"}
-        return [
-            Row(step.network, title, step.data, step.protocol, _scores(result, name)) for name, title in titles.items()
-        ]
+        cells = step.data, step.protocol
+        return [Row(step.network, title, *cells, _scores(result, name)) for name, title in titles.items()]
     columns = [_scores(outcome.result, outcome.result["contender"]) for outcome in outcomes if outcome.result]
     scores = columns[0] if len(columns) == 1 else _spread(columns)
     failed = [outcome for outcome in outcomes if outcome.reason]
