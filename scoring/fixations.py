@@ -234,7 +234,7 @@ def blur_of_made_maps(folder: Path) -> dict | None:
     if not record.exists():
         return None
     made = _read_record(record)
-    return {key: made.get(key) for key in ("sigma", "pixels_per_degree")}
+    return {key: made.get(key) for key in asdict(Blur())}
 
 
 def _check_can_be_blurred(fixations: Mapping, sizes: Mapping, blur: Blur, folder: Path) -> None:

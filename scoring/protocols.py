@@ -65,7 +65,7 @@ class Protocol:
         fixations: np.ndarray | None = None,
         names: Sequence[str] | None = None,
     ) -> dict[str, float]:
-        """The metrics of one prediction, by default all and against all fixations of the case, else those (N, 2).
+        """The metrics `names` of one prediction, by default all, against given fixations, (N, 2), by default all.
 
         `log_density`, (H, W), is needed if the protocol uses it.
         """

@@ -158,7 +158,7 @@ def claim(results: Store, settings: dict, restart: bool) -> None:
     """Record the settings of a run in its results; a `UserError` if they are those of a run with other settings."""
     settings = json.loads(json.dumps(settings))
     if restart:
-        deque(parallel_map(lambda name: results.remove(f"{INDEX}/{name}"), _parts(results), READERS))
+        deque(parallel_map(lambda name: results.remove(f"{INDEX}/{name}"), _parts(results), READERS), maxlen=0)
     elif results.existing([RUN])[0]:
         try:
             former = dict(json.loads(results.read(RUN)))

@@ -185,8 +185,8 @@ def _lines(manifest: str) -> Iterator[Any]:
     else:
         with files.open_input_stream(f"{root}/{name}") as file:
             # A file's name may not be valid text.
-            for line in io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="\n"):
-                if line.startswith(UTF_16):
+            for number, line in enumerate(io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="\n")):
+                if number == 0 and line.startswith(UTF_16):
                     raise UserError(f"{manifest} is UTF-16 text, expected UTF-8: save it with another encoding.")
                 if path := line.strip(string.whitespace):
                     yield path

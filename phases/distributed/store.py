@@ -175,7 +175,7 @@ def open_store(path: str) -> Store:
 class Fetched(NamedTuple):
     """A photograph as a local file, or the reason why it cannot be read.
 
-    Only if `fetch` made the file, `is_copy`, may it be removed. `version` is that of `version`.
+    The file may only be removed if `fetch` made it, `is_copy`. For its version, see the function `version`.
     """
 
     file: Path
