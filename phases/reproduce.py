@@ -7,21 +7,18 @@ import logging
 import shutil
 
 from ..utils import UserError, check_writable, count, locked, quiet_stderr
-from .reproduction import ledger, plan, reference
+from .reproduction import ledger, plan, rows
 from .reproduction.plan import Options
 
 
 def run(options: Options) -> int:
     """Print the plan, follow it, and write the page with the results.
 
-    Returns:
-        0, or 1 if a step failed or the page cannot be written.
-
-    Raises:
-        UserError: options, folders or the file of references are wrong. Nothing is done in this case.
+    Returns 0, or 1 if a step failed or the page cannot be written. If options, folders or the file of references are
+    wrong, nothing is done.
     """
     check(options)
-    references = reference.read(options.reference) if options.reference else []
+    references = rows.read_references(options.reference) if options.reference else []
     planned = plan.make_plan(options)
     print(plan.table(options, planned))
     if options.dry_run:

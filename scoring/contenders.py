@@ -44,11 +44,6 @@ class Contender:
     settings: dict = field(default_factory=dict)
     note: str = ""
 
-    def with_density(self, fitted: FittedDensity, path: Path) -> "Contender":
-        """The contender with a fitted density, whose file is `path`."""
-        record = {**self.record, "density": str(path)}
-        return replace(self, log_density=fitted.log_density, plain=fitted.plain, record=record)
-
 
 # --- Contenders -------------------------------------------------------------------------------------------------------
 

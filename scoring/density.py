@@ -190,9 +190,7 @@ def fit_gold_standard(
 ) -> GoldStandard:
     """Choose bandwidth and mixture by the likelihood of each observer's fixations under those of the others.
 
-    Args:
-        images: for each, the relative positions (N, 2), their observers (N,), the image's shape, and the center bias
-            without the image on the grid.
+    Images have relative positions (N, 2), their observers (N,), a shape, and the center bias without them on the grid.
     """
     images = images[:: max(1, len(images) // MOST_IMAGES)]
 
@@ -228,11 +226,9 @@ def metric_maps(
     A fitted density is only approximate; see `contenders.plain_metrics`.
 
     Args:
-        log_density: of the image, (H, W).
-        others: the average density of the other images, (H, W).
+        log_density, others: of the image, and the average density of the other images, (H, W).
         kernel: standard deviation, in pixels, of the blur from fixations to true maps.
-        count: of fixations in a true map.
-        seed: of the draws for `similarity_map`.
+        count, seed: of fixations in a true map, and of the draws for `similarity_map`.
     """
     values, expected = np.exp(log_density), blurred(log_density, kernel)
     return {

@@ -135,12 +135,9 @@ def _interpolate(positions, knots: np.ndarray, values):
 def fit_density(
     maps: Iterable[np.ndarray], positions: Sequence[np.ndarray], steps: int = 150
 ) -> tuple[FittedDensity, float, float]:
-    """Fit a density by the likelihood of fixations, starting from the default density.
+    """Fit a density by the likelihood of fixations, starting from the default density, in at most `steps` of L-BFGS.
 
-    Args:
-        maps: saliency maps, (H, W), of any sizes.
-        positions: for each map, the relative positions of its image's fixations, (N, 2).
-        steps: maximum number of iterations of the optimizer, L-BFGS.
+    For each saliency map, (H, W), `positions` has the relative positions of the image's fixations, (N, 2).
 
     Returns:
         The density, and the mean log likelihood of a fixation relative to a uniform density, in bits, before and after
@@ -163,9 +160,8 @@ def likelihood_loss(
 ) -> tuple[Callable[..., tuple[float, np.ndarray]], np.ndarray]:
     """The function that `fit_density` minimizes, and its start.
 
-    Returns:
-        A function from parameters, (34,) float64, to the negative mean log likelihood of a fixation relative to
-        uniform, in nats, and its gradient, (34,) float64; and the parameters of the default density. See `_split`.
+    It maps parameters, (34,) float64, see `_split`, to the negative mean log likelihood of a fixation relative to
+    uniform, in nats, and its gradient. The start are the parameters of the default density.
     """
     rows, lowest, total = [], [], sum(map(len, positions))
     for saliency, own in zip(maps, positions, strict=True):
@@ -201,9 +197,8 @@ def likelihood_loss(
 def _on_grid(saliency: np.ndarray, positions: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A training image on the fit's grid.
 
-    Returns:
-        The map, (n, n), 0 to 1; each cell's share of the fixations of all images, (n, n); and the standard deviation in
-        rows and columns of the grid for a `blur` of 1.
+    The map, (n, n), 0 to 1; each cell's share of the fixations of all images, (n, n); and the standard deviation in
+    rows and columns of the grid for a `blur` of 1.
     """
     scaled = stretched(saliency)
     values = on_pixels(scaled + 1e-12, (FIT_CELLS, FIT_CELLS))

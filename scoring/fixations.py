@@ -6,6 +6,7 @@ table is used if both exist, because it keeps observers and repeated fixations.
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,10 +48,7 @@ DEFAULT_SHARE = 0.02
 def read_fixations(folder: Path, orientation: str = STORED, max_dropped: float = MAX_DROPPED) -> dict[str, np.ndarray]:
     """Every fixation of a dataset, from `folder/fixations.csv` or the binary maps in `folder/fixations/`.
 
-    Args:
-        folder: of the dataset; its `stimuli/` determines the images and their sizes.
-        orientation: of the images; see `data.Sample`.
-        max_dropped: see `read_table`.
+    `orientation` is that of the images, see `data.Sample`; for `max_dropped` see `read_table`.
 
     Returns:
         For each stimulus, by name (as in `data.Sample`) and in order: int64 (n, 3) with x, y and observer, one row per
@@ -114,13 +112,8 @@ def _read_unpacked(folder: Path, stimuli: Mapping[str, Path]) -> dict[str, np.nd
 def read_fixation_map(file: Path, stimulus: Path, orientation: str = STORED) -> np.ndarray:
     """Fixations from a binary map: black, with one other value at fixations.
 
-    The values of a JPEG are rounded to black or white, because compression blurs them.
-
-    Returns:
-        int64 (n, 3): x, y and `UNKNOWN_OBSERVER`, row by row of the map.
-
-    Raises:
-        UserError: it cannot be read, has another size than the stimulus, or is not binary.
+    The values of a JPEG are rounded to black or white, because compression blurs them. Returns int64 (n, 3): x, y and
+    `UNKNOWN_OBSERVER`, row by row of the map. A `UserError` if it is not such a map of the stimulus's size.
     """
     found, size = image_size(file, MAP_FORMATS, STORED), image_size(stimulus, orientation=orientation)
     if found != size:
@@ -172,12 +165,7 @@ class Blur:
 def blur_fixations(points: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
     """The saliency map of fixations: the sum of a Gaussian of `sigma` pixels around each, scaled to a maximum of 255.
 
-    Args:
-        points: (n, 2 or more) integers, x and y first; n is at least 1. Repeated fixations are added.
-        size: height and width of the image.
-
-    Returns:
-        float32 (H, W), 0 to 255.
+    From integers, (n, 2 or more), x and y first, with n at least 1, to float32 (H, W). Repeated fixations are added.
     """
     blurred = gaussian_blur(count_map(points[:, 1::-1], size).astype(np.float32), sigma)
     return blurred * (255 / blurred.max())
@@ -195,8 +183,7 @@ def make_saliency(
         The blur of the new maps, that of the existing ones or `Blur()` by default; None if no maps were made.
 
     Raises:
-        UserError: there are neither maps nor fixations, the fixations are invalid (see `read_fixations`), an image
-            has none, or maps that were made here have been changed by hand.
+        UserError: there are neither maps nor valid fixations of each image, or maps that were made here were changed.
     """
     target = part(folder, "saliency")
     record = target / RECORD
@@ -235,8 +222,7 @@ def make_saliency(
         # Each core blurs one image; multithreaded matrix products would only slow this down.
         with threadpool_limits(1, "blas"):
             written = parallel_map(write, fixations)
-            for _ in ProgressBar(written, total=len(fixations), desc="Saliency maps", unit="map"):
-                pass
+            deque(ProgressBar(written, total=len(fixations), desc="Saliency maps", unit="map"), maxlen=0)
         write_json(temporary / RECORD, {**asdict(blur), "source": source, "maps": _fingerprint_of_maps(temporary)})
     print(f"Made saliency maps from the fixations, with a sigma of {blur}: {target}.")
     return blur

@@ -76,13 +76,8 @@ def load_cases(folder: Path, samples: Sequence[Sample], max_dropped: float = MAX
 class GroundTruth:
     """All cases: the maps of each, and the fixations of the others.
 
-    Args:
-        cases: the evaluated images.
-        sigma: standard deviation in pixels of the blur that makes maps of fixations; None for the dataset's own maps.
-        seed: of random draws.
-
-    Raises:
-        UserError: the blur is wider than an image.
+    `sigma` is the standard deviation in pixels of the blur that makes maps of fixations, or None for the dataset's own
+    maps; a `UserError` if it is wider than an image. `seed` is that of random draws.
     """
 
     def __init__(self, cases: Sequence[Case], sigma: float | None = None, seed: int = 0):
@@ -99,11 +94,7 @@ class GroundTruth:
         self._counts = functools.lru_cache(maxsize=32)(lambda shape: density.histogram(self.every, shape))
 
     def own_map(self, case: Case) -> np.ndarray:
-        """The saliency map of an image in the dataset, float64 (H, W).
-
-        Raises:
-            UserError: it cannot be read, is black, or its size differs from the image's.
-        """
+        """The saliency map of an image in the dataset, float64 (H, W); a `UserError` if it is damaged or black."""
         sample, truth = case.sample, read_saliency(case.sample.saliency)
         if truth.shape != case.shape:
             found = (truth.shape[0], truth.shape[1])
@@ -151,8 +142,7 @@ def estimate_kernel(cases: Sequence[Case], count: int = 8) -> float:
 def read_saliency(path: Path) -> np.ndarray:
     """A map from an image, 0 to 255, or an array of any scale, (H, W) or (H, W, 1); float64 (H, W).
 
-    Raises:
-        UserError: it cannot be read, or is black.
+    A `UserError` if it cannot be read, or is black.
     """
     try:
         if path.suffix.lower() != ".npy":

@@ -65,14 +65,9 @@ class Protocol:
         fixations: np.ndarray | None = None,
         names: Sequence[str] | None = None,
     ) -> dict[str, float]:
-        """The metrics of one prediction.
+        """The metrics `names` of one prediction, by default all, against given fixations, (N, 2), by default all.
 
-        Args:
-            truth, case: the ground truth.
-            maps: the saliency map, (H, W), or one per metric by name.
-            log_density: (H, W), if the protocol uses it.
-            fixations: score against these instead of all, (N, 2).
-            names: metrics to compute; all by default.
+        `log_density`, (H, W), is needed if the protocol uses it.
         """
         image = functools.cache(functools.partial(self.true_map, truth, case, fixations))
         fixated = case.fixations if fixations is None else fixations

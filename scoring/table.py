@@ -29,7 +29,7 @@ MOST_IN_CORNER = 0.9
 def read_table(
     file: Path, sizes: Mapping[str, tuple[int, int]], max_dropped: float = MAX_DROPPED
 ) -> dict[str, np.ndarray]:
-    """Fixations from a CSV file with the columns image, x, y and, if known, observer.
+    """Fixations from a CSV file with the columns image, x, y and, if known, observer, as of `read_fixations`.
 
     Args:
         file: UTF-8; `image` is the name of the stimulus, with or without suffix; x and y may be fractions of a pixel;
@@ -37,8 +37,6 @@ def read_table(
         sizes: height and width of each stimulus by name.
         max_dropped: the largest share of fixations outside their images, or without a position, that is dropped, with
             a line that counts them.
-
-    Returns, Raises: as `read_fixations`.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:

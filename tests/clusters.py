@@ -4,6 +4,7 @@ import io
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ pytest.importorskip("moto", reason="moto, a store for the tests, is not installe
 import pyarrow.parquet as pq
 import ray
 
+from msinet.phases.distributed import index as cluster_index
 from msinet.phases.distributed import store as cluster_store
 from msinet.phases.distributed.worker import Worker
 
@@ -81,6 +83,18 @@ def index_of(results: Path) -> dict[str, dict]:
     return by_path
 
 
+def check_index(worker, *, recent: bool = False) -> dict:
+    """What the index has to say: see `index._check`."""
+    parts = {"item": list(worker.results.entries("index")[1])}
+    return cluster_index._check(parts, worker.results, worker.options.shards, recent=recent)
+
+
+def known_paths(worker, paths: list[str]) -> list[bool]:
+    """Which photographs a repeated command would skip."""
+    found = check_index(worker)["id"]
+    return cluster_index.contains(np.sort(np.array(found, cluster_index.ID)), paths).tolist()
+
+
 def modified(results: Path, names) -> dict[str, int]:
     """When files were last written, by name."""
     return {name: (results / name).stat().st_mtime_ns for name in names}
@@ -101,47 +115,34 @@ def worker(tmp_path, monkeypatch):
     return Worker(network, cluster_store.open_store(str(results)), options_for(results, format="png"), 1)
 
 
-class FaultyStore:
-    """A loopback S3 server that answers the first requests for each key with an error."""
-
-    def __init__(self):
-        from moto import server
-
-        self.requests: list[tuple[str, str]] = []
-        self.faults, self.denied = 0, ""
-        application = server.DomainDispatcherApplication.__call__
-
-        def misbehaving(dispatcher, environment, start_response):
-            request = (environment["REQUEST_METHOD"], environment["PATH_INFO"])
-            self.requests.append(request)
-            if self.denied and self.denied in request[1]:
-                start_response("403 Forbidden", [("Content-Length", "0")])
-                return [b""]
-            if self.requests.count(request) <= self.faults:
-                start_response("500 Internal Server Error", [("Content-Length", "0")])
-                return [b""]
-            return application(dispatcher, environment, start_response)
-
-        server.DomainDispatcherApplication.__call__ = misbehaving
-        self.server = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-        self.server.start()
-        self.url = "http://{}:{}".format(*self.server.get_host_and_port())
-
-        def restore():
-            self.server.stop()
-            server.DomainDispatcherApplication.__call__ = application
-
-        self.close = restore
-
-
 @pytest.fixture(scope="module")
 def store():
-    faulty = FaultyStore()
-    before = dict(os.environ)
-    os.environ.update(STORE_ENVIRONMENT, AWS_ENDPOINT_URL=faulty.url)
-    cluster_store._filesystem.cache_clear()
-    yield faulty
-    faulty.close()
+    """A loopback S3 server. It answers the first `faults` requests for each key with an error, and rejects `denied`."""
+    from moto import server
+
+    state = SimpleNamespace(requests=[], faults=0, denied="")
+    application = server.DomainDispatcherApplication.__call__
+
+    def misbehaving(dispatcher, environment, start_response):
+        request = (environment["REQUEST_METHOD"], environment["PATH_INFO"])
+        state.requests.append(request)
+        if state.denied and state.denied in request[1]:
+            start_response("403 Forbidden", [("Content-Length", "0")])
+            return [b""]
+        if state.requests.count(request) <= state.faults:
+            start_response("500 Internal Server Error", [("Content-Length", "0")])
+            return [b""]
+        return application(dispatcher, environment, start_response)
+
+    before, loopback = dict(os.environ), server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.DomainDispatcherApplication, "__call__", misbehaving)
+        loopback.start()
+        state.url = "http://{}:{}".format(*loopback.get_host_and_port())
+        os.environ.update(STORE_ENVIRONMENT, AWS_ENDPOINT_URL=state.url)
+        cluster_store._filesystem.cache_clear()
+        yield state
+        loopback.stop()
     cluster_store._filesystem.cache_clear()
     os.environ.clear()
     os.environ.update(before)

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import make_clip, noise, read, still
-from clusters import index_of, options_for, small, worker
+from clusters import index_of, known_paths, options_for, small, worker
 from conftest import write
 from PIL import Image
 
-from msinet import main
 from msinet.phases import clips
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray causes warnings.
@@ -84,19 +83,14 @@ def test_clips_are_files_and_are_predicted_again_without_them(tmp_path, folder, 
     for row in chunks(folder, ".npy"):
         worker(row)
 
-    def known() -> list[bool]:
-        parts = {"item": list(worker.results.entries("index")[1])}
-        found = cluster_index._check(parts, worker.results, True, recent=False)
-        return cluster_index.contains(np.sort(np.array(found["id"], cluster_index.ID)), paths).tolist()
-
     assert sorted(file.name for file in (tmp_path / "results" / "videos").iterdir()) == [
         "a.npz", "cut.npz", "moving.gif.mov.npz", "moving.gif.npz",
     ]  # fmt: skip
     with np.load(tmp_path / "results" / "videos" / "a.npz") as archive:
         assert archive["maps"].shape == (4, 61, 83) and archive["times"].tolist() == [0, 0.04, 0.08, 0.12]
-    assert known() == [True, True, True] and not (tmp_path / "results" / "images").exists()
+    assert known_paths(worker, paths) == [True, True, True] and not (tmp_path / "results" / "images").exists()
     (tmp_path / "results" / "videos" / "a.npz").unlink()
-    assert known() == [True, False, True]
+    assert known_paths(worker, paths) == [True, False, True]
 
 
 def test_clips_come_from_and_go_to_an_object_store(tmp_path, worker):
@@ -143,26 +137,9 @@ def test_videos_of_a_list_keep_the_whole_name(tmp_path):
     assert [row.overlay for row in listed[:2]] == ["overlays/sub/a.mp4.mp4", "overlays/@file/x/b.MOV.mp4"]
 
 
-def test_listing_names_clips_like_plain_test(tmp_path):
-    for name in ("a.mp4", "a.mov", "a.jpg", "b/a.mp4", "B/a.avi", "c.mkv", "d.mp4/e.mp4", "d.webm"):
-        write(tmp_path / "in" / name, b"")
-    _, moving = clips.find_sources([tmp_path / "in"], tmp_path / "results")
-    for suffix in (".jpeg", ".npy"):
-        listed = {row.path: row.map for row in Photographs(str(tmp_path / "in"), "", suffix)}
-        plain = {row.path: row.map for row in clips.name_sources(moving, suffix)}
-        assert {path: name for path, name in listed.items() if name.startswith("videos/")} == plain
-
-
 def test_settings_of_clips_belong_to_a_run(tmp_path, worker):
     photographs = Photographs(str(tmp_path), "", ".png")
     plain = cluster._settings(photographs, worker.network, worker.options)
     assert "every" not in plain and "smooth" not in plain
     changed = dataclasses.replace(worker.options, every=5, smooth=0.5)
     assert cluster._settings(photographs, worker.network, changed) == {**plain, "every": 5, "smooth": 0.5}
-
-
-@pytest.mark.parametrize("address", ["rtsp://camera/1", "/dev/video0"])
-def test_cameras_and_streams_are_not_for_a_cluster(address, capsys):
-    assert main.main(["test", "--cluster", "-p", address]) == 2
-    expected = f"error: {address} is a camera or a stream: repeat the command without --cluster.\n"
-    assert capsys.readouterr().err == expected

@@ -12,9 +12,9 @@ import pytest
 from conftest import write
 
 from msinet import main
-from msinet.data import list_images
 from msinet.listing import name_counts
-from msinet.photographs import find_images, output_paths
+from msinet.phases import clips
+from msinet.photographs import find_images, name_all
 from msinet.utils import UserError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
@@ -26,37 +26,27 @@ import pyarrow.parquet as pq
 
 from msinet.phases.distributed import index as cluster_index
 from msinet.phases.distributed import lists
-from msinet.phases.distributed import store as cluster_store
 from msinet.phases.distributed.lists import Photographs
 
 
 def test_listing_gives_the_names_that_plain_test_gives(tmp_path):
     names = ("x.png", "x.jpg", "x.png.jpg", "X.gif", "a/x.png", "A/x.jpg", "a/y.webp", "ä.png", "a\u0308.jpg", ".h.png")
     names += ("y.jpg", "Y.jpeg/1.png", "z.jpg", "z.npy/1.png", "z.jpg.npy/1.png")  # Folders with the names of maps.
+    names += ("a.mp4", "a.mov", "a.jpg", "b/a.mp4", "B/a.avi", "c.mkv", "d.mp4/e.mp4", "d.webm")
     for name in (*names, "a/.hidden/z.png", "text.md", os.fsdecode(b"latin\xe9.png")):
         write(tmp_path / "in" / name, b"")
+    found, moving = clips.find_sources([tmp_path / "in"], tmp_path / "results")
     for suffix in (".jpeg", ".npy"):
-        listed = list(Photographs(str(tmp_path / "in"), "", suffix))
-        images = list_images(tmp_path / "in")
-        expected = output_paths(images, tmp_path / "in", Path("images"), suffix)
-        assert {Path(photograph.path): Path(photograph.map) for photograph in listed} == expected
+        expected = [*name_all(found.images, suffix), *clips.name_sources(moving, suffix)]
+        assert sorted(Photographs(str(tmp_path / "in"), "", suffix)) == sorted(expected)
     one = Photographs(str(tmp_path / "in" / "x.png"), "", ".png")
     assert [photograph.map for photograph in one] == ["images/x.png"]
 
 
 def test_listing_follows_the_rules_of_plain_test(tmp_path):
     folder = tmp_path / "in"
-    names = (
-        "a.png",
-        "b/c.jpg",
-        "@eaDir/a.png",
-        "b/__MACOSX/c.jpg",
-        ".hidden/a.png",
-        "notes.TXT",
-        "b/d.txt",
-        "b/raw.cr2",
-    )
-    for name in (*names, "README"):
+    names = "a.png b/c.jpg @eaDir/a.png b/__MACOSX/c.jpg .hidden/a.png notes.TXT b/d.txt b/raw.cr2 README"
+    for name in names.split():
         write(folder / name, b"")
     write(tmp_path / "elsewhere" / "e.png", b"")
     (folder / "a_link").symlink_to(tmp_path / "elsewhere")
@@ -65,11 +55,8 @@ def test_listing_follows_the_rules_of_plain_test(tmp_path):
     photographs, skipped = Photographs(str(folder), str(tmp_path / "results"), ".jpeg"), Counter()
     found = find_images([folder])
     listed = [photograph.path.removeprefix(f"{folder.as_posix()}/") for photograph in photographs.walk(skipped)]
-    assert (
-        sorted(listed)
-        == sorted(path.as_posix() for path in found.images.values())
-        == ["a.png", "a_link/e.png", "b/c.jpg"]
-    )
+    assert sorted(listed) == ["a.png", "a_link/e.png", "b/c.jpg"]
+    assert sorted(listed) == sorted(path.as_posix() for path in found.images.values())
     assert skipped == {".txt": 2, ".cr2": 1, "without suffix": 1}
     assert sorted(name_counts(skipped).split(", ")) == sorted(found.skipped.split(", "))
 
@@ -96,9 +83,6 @@ def test_manifest_names_photographs_wherever_they_are(tmp_path):
             "images/a.jpg.png", "images/sub/a.png.png", "images/@file/data/a.jpg.png", f"images/@file{here}/b.jpg.png",
             "images/@s3/bucket/a.jpg.png",
         ]  # fmt: skip
-    pq.write_table(pa.table({"file": entries}), tmp_path / "other.parquet")
-    with pytest.raises(UserError, match="expected one named 'path'"):
-        list(Photographs(str(tmp_path / "other.parquet"), "", ".png"))
 
 
 def test_maps_of_a_list_never_share_a_name_nor_leave_the_results(tmp_path):
@@ -130,20 +114,6 @@ def test_paths_of_windows_do_not_share_a_map(monkeypatch):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dictionary", [False, True])
-def test_entries_of_a_list_that_are_no_paths_are_one_failed_row_each(tmp_path, dictionary):
-    column = pa.array(["a.jpg", None, "", "b.jpg"])
-    table = pa.table({"path": column.dictionary_encode() if dictionary else column})
-    pq.write_table(table, tmp_path / "m.parquet")
-    manifest = str(tmp_path / "m.parquet")
-    listed = list(Photographs(manifest, "", ".png"))
-    assert [photograph.path for photograph in listed] == [
-        str(tmp_path / "a.jpg"), f"{manifest}, row 2", f"{manifest}, row 3", str(tmp_path / "b.jpg"),
-    ]  # fmt: skip
-    errors = [cluster_store.fetch(photograph, tmp_path).error for photograph in listed]
-    assert errors == ["", cluster_store.NOT_A_PATH, cluster_store.NOT_A_PATH, ""]
-
-
 def test_byte_order_mark_is_not_part_of_the_first_path(tmp_path):
     write(tmp_path / "m.txt", "\ufeffa.jpg\r\nb.jpg\r\n".encode())
     listed = Photographs(str(tmp_path / "m.txt"), "", ".png")
@@ -155,6 +125,7 @@ def test_byte_order_mark_is_not_part_of_the_first_path(tmp_path):
     [
         ("m.txt", "a.jpg".encode("utf-16"), "is UTF-16 text, expected UTF-8"),
         ("numbers.parquet", pa.table({"path": [1, 2]}), "has the type int64, expected text"),
+        ("other.parquet", pa.table({"file": ["a.jpg"]}), "expected one named 'path'"),
         ("cut.parquet", pa.table({"path": ["a.jpg"]}), "cut.parquet cannot be read"),
     ],
 )

@@ -8,15 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from clusters import (
-    assert_whole,
-    index_of,
-    options_for,
-    small,
-    store,
-    worker,
-    write_photographs,
-)
+from clusters import assert_whole, check_index, index_of, known_paths, small, store, worker, write_photographs
 from conftest import write
 from PIL import Image
 
@@ -55,9 +47,8 @@ def test_workers_share_what_the_machines_have(monkeypatch, machines, workers, ex
     assert cluster.share_machines(Options({"device": "auto"}, workers=workers)) == expected
 
 
-def chunk(folder: Path) -> dict:
-    listed = list(Photographs(str(folder), "", ".png"))
-    return cluster_index.chunk_row(listed).to_pylist()[0]
+def chunk(path) -> dict:
+    return cluster_index.chunk_row(list(Photographs(str(path), "", ".png"))).to_pylist()[0]
 
 
 def test_full_disk_stops_the_run_and_leaves_no_partial_file(tmp_path, worker, monkeypatch):
@@ -92,30 +83,20 @@ os._exit(9)
     assert_whole(tmp_path / "results")
 
 
-def test_repeated_chunk_replaces_its_part_of_the_index(tmp_path, worker):
-    write_photographs(tmp_path / "in", 3)
-    for _ in range(2):
-        assert worker(chunk(tmp_path / "in"))["done"] == 3
-    assert len(list((tmp_path / "results" / "index").iterdir())) == 1 and len(index_of(tmp_path / "results")) == 3
-
-
 def test_only_done_photographs_with_existing_maps_are_known(tmp_path, worker):
     write_photographs(tmp_path / "in", 6)
     write(tmp_path / "in" / "damaged.jpg", b"none")
     results = tmp_path / "results"
-    check = {"results": worker.results, "shards": False}
-    worker(chunk(tmp_path / "in"))
-    half = (next((results / "index").iterdir())).read_bytes()[:500]
-    half_file = write(results / "index" / f"{0:024x}.parquet", half)
+    for _ in range(2):  # A repeated chunk replaces its part of the index.
+        assert worker(chunk(tmp_path / "in"))["done"] == 6
+    (part,) = (results / "index").iterdir()
+    half_file = write(results / "index" / f"{0:024x}.parquet", part.read_bytes()[:500])
     (results / "images" / "000.png").unlink()
-    parts = {"item": sorted(file.name for file in (results / "index").iterdir())}
-    recent = cluster_index._check(parts, recent=True, **check)
+    recent = check_index(worker, recent=True)
     assert len(recent["id"]) == 7 and recent["failed"].sum() == 1
-    again = {"item": [name for name in parts["item"] if (results / "index" / name).exists()]}
-    checked = cluster_index._check(again, recent=False, **check)
+    checked = check_index(worker)
     assert len(checked["id"]) == 5 and checked["failed"].sum() == 0
-    left = index_of(results)
-    assert len(left) == 5 and {Path(path).name for path in left} == {f"{i:03d}.jpg" for i in range(1, 6)}
+    assert {Path(path).name for path in index_of(results)} == {f"{i:03d}.jpg" for i in range(1, 6)}
     assert not half_file.exists()
 
 
@@ -138,8 +119,7 @@ def test_no_photograph_is_removed_however_its_path_is_written(tmp_path, worker, 
     write(tmp_path / "list" / "m.txt", "\n".join([*paths, ".", "..", "none.jpg", "//"]).encode())
     for module in (lists, cluster_store, cluster_worker):
         monkeypatch.setattr(module, "Path", Backslashes)
-    listed = list(Photographs(f"{tmp_path}/list/m.txt", "", ".png"))
-    report = worker(cluster_index.chunk_row(listed).to_pylist()[0])
+    report = worker(chunk(f"{tmp_path}/list/m.txt"))
     assert (report["done"], report["failed"], report["stopped"]) == (3, 4, "")
     assert sorted(str(file) for file in folder.rglob("*.jpg")) == sorted(paths)
     assert (tmp_path / "list" / "m.txt").exists()
@@ -158,10 +138,7 @@ def test_copies_from_a_store_are_removed_one_by_one(tmp_path, worker, monkeypatc
 
     monkeypatch.setattr(cluster_worker, "write_maps", watched)
     chunk_of = [cluster_store.Photograph(f"memory://photographs/{i}.jpg", f"images/{i}.png", "") for i in range(3)]
-    rows = []
-    for row in worker._rows(chunk_of):
-        rows.append(row)
-    assert [row["error"] for row in rows] == [""] * 3 and len(copies) == 3
+    assert [row["error"] for row in worker._rows(chunk_of)] == [""] * 3 and len(copies) == 3
     assert not any(copy.exists() for copy in copies)
     assert bucket.existing(["0.jpg", "1.jpg", "2.jpg"]) == [True] * 3
 
@@ -218,19 +195,18 @@ def test_run_record_of_another_program_is_a_clear_error(tmp_path):
 # --- Wrong entries and replaced photographs ---------------------------------------------------------------------------
 
 
-def test_unknown_stores_and_missing_paths_are_one_failed_row_each(tmp_path, worker):
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_unknown_stores_and_entries_that_are_no_paths_are_one_failed_row_each(tmp_path, worker, dictionary):
     write(tmp_path / "good.jpg", small(1))
-    pq.write_table(
-        pa.table({"path": ["foo://x/a.jpg", None, "good.jpg", "a\0b.jpg", "n" * 300 + ".jpg"]}),
-        tmp_path / "m.parquet",
-    )
-    listed = list(Photographs(str(tmp_path / "m.parquet"), "", ".png"))
-    report = worker(cluster_index.chunk_row(listed).to_pylist()[0])
-    assert (report["done"], report["failed"], report["stopped"]) == (1, 4, "")
+    column = pa.array(["foo://x/a.jpg", None, "good.jpg", "a\0b.jpg", "n" * 300 + ".jpg", ""])
+    pq.write_table(pa.table({"path": column.dictionary_encode() if dictionary else column}), tmp_path / "m.parquet")
+    report = worker(chunk(tmp_path / "m.parquet"))
+    assert (report["done"], report["failed"], report["stopped"]) == (1, 5, "")
     rows = pq.read_table(tmp_path / "results" / "index").to_pylist()
-    assert [row["status"] for row in rows] == ["failed", "failed", "done", "failed", "failed"]
-    assert "foo://, which cannot be opened" in rows[0]["error"] and rows[1]["error"] == cluster_store.NOT_A_PATH
-    assert rows[1]["path"] == f"{tmp_path / 'm.parquet'}, row 2"
+    assert [row["status"] for row in rows] == ["failed", "failed", "done", "failed", "failed", "failed"]
+    assert "foo://, which cannot be opened" in rows[0]["error"]
+    assert rows[1]["error"] == rows[5]["error"] == cluster_store.NOT_A_PATH
+    assert [rows[i]["path"] for i in (1, 5)] == [f"{tmp_path / 'm.parquet'}, row {i}" for i in (2, 6)]
     assert (tmp_path / "results" / "images" / "good.jpg.png").exists()
 
 
@@ -239,13 +215,6 @@ def bitmap(path: Path, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (40, 56, 3), np.uint8)
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-def known_paths(worker, paths: list[str]) -> list[bool]:
-    """Which photographs a repeated command would skip."""
-    parts = {"item": list(worker.results.entries("index")[1])}
-    found = cluster_index._check(parts, worker.results, False, recent=False)
-    return cluster_index.contains(np.sort(np.array(found["id"], cluster_index.ID)), paths).tolist()
 
 
 def test_replaced_photograph_is_predicted_again_and_a_removed_one_keeps_its_map(tmp_path, worker):
@@ -272,7 +241,7 @@ def test_photograph_that_is_replaced_in_a_store_is_predicted_again(worker, store
     paths = [f"s3://replaced/{name}.jpg" for name in "ab"]
     for i, path in enumerate(paths):
         bucket.write(path.rpartition("/")[2], small(i))
-    worker(cluster_index.chunk_row(list(Photographs("s3://replaced", "", ".png"))).to_pylist()[0])
+    worker(chunk("s3://replaced"))
     assert known_paths(worker, paths) == [True, True]
     contents = bytearray(small(1))
     contents[-3] ^= 1  # As large as before, and within the same second.

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
         assert images.decode_image(tf.io.read_file(str(run.folder / name)), 3).shape[0] > 200
 
 
-def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps):
+def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps, monkeypatch, capsys):
     half = maps("half", lambda i: metrics.resize_mit(noise(i), (24, 32)))
     assert run("--maps", half, "--protocol", "mit") == 0
     case = cases_of(dataset)[3]
@@ -153,6 +154,12 @@ def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps):
     found = run.rows()["half", "0003"]
     assert list(found) == list(MIT.metrics) and np.isfinite(list(found.values())).all()
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    # Without POT, only the earth mover's distance is left out.
+    monkeypatch.setitem(sys.modules, "ot", None)
+    assert run("--maps", half, "--protocol", "mit", name="without") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "POT" in line]
+    assert line.startswith("EMD is left out.") and "pip install pot" in line
+    assert found.pop("EMD") and run.rows()["half", "0003"] == found
 
 
 def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow, tmp_path):
@@ -173,10 +180,13 @@ def test_images_that_trained_the_weights_are_counted_above_the_table(run, datase
     arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
     groups = data.load_groups("custom", dataset, (24, 32), valid_fraction=0.5)
     names = [tuple(sample.name for sample in group.samples) for group in groups]
-    known = checkpoint.Knowledge(
-        (24, 32), "aspp", "", {"custom": checkpoint.TrainedOn((24, 32), *names, "")}, valid_fraction=0.5
-    )
-    checkpoint.save_arrays(tmp_path / "known.npz", arrays, known)
+
+    def save(name, train, valid, fraction):
+        trained_on = {"custom": checkpoint.TrainedOn((24, 32), train, valid, "")}
+        known = checkpoint.Knowledge((24, 32), "aspp", "", trained_on, valid_fraction=fraction)
+        checkpoint.save_arrays(tmp_path / name, arrays, known)
+
+    save("known.npz", *names, 0.5)
     assert len(names[0]) == 5 and run("--weights", tmp_path / "known.npz", name="all") == 0
     assert "known: 5 of 10 images trained these weights" in capsys.readouterr().out.split("metric")[0]
     record = run.summary()["contenders"]["known"]
@@ -187,10 +197,7 @@ def test_images_that_trained_the_weights_are_counted_above_the_table(run, datase
     assert "images trained these weights" not in capsys.readouterr().out
     assert run.summary()["contenders"]["known"]["images_that_trained"] == 0
     # The share of weights that were trained on other images, or on unknown ones, does not matter, whatever comes first.
-    others = tuple(f"other{i}" for i in range(20))
-    trained_on = checkpoint.TrainedOn((24, 32), (*others, *names[0]), (), "")
-    foreign = checkpoint.Knowledge((24, 32), "aspp", "", {"custom": trained_on}, valid_fraction=0.0)
-    checkpoint.save_arrays(tmp_path / "foreign.npz", arrays, foreign)
+    save("foreign.npz", (*(f"other{i}" for i in range(20)), *names[0]), (), 0.0)
     assert run("--weights", tmp_path / "foreign.npz", tmp_path / "known.npz", split="valid", name="both") == 0
     assert {image for _, image in run.rows()} == set(names[1])
     capsys.readouterr()
@@ -199,21 +206,6 @@ def test_images_that_trained_the_weights_are_counted_above_the_table(run, datase
         assert run("--weights", weights, "--input-size", 24, 32, split="valid", name=name) == 0
         assert len(run.rows()) == 2 and run.summary()["contenders"][name]["images_that_trained"] == seen
         assert "Only 2 images to score" in capsys.readouterr().out
-
-
-def test_fitted_density_is_saved_gains_information_and_is_used_again(run, dataset, maps, capsys):
-    # They know where people look, but are far too flat for a density.
-    weak = maps("weak", lambda i: ground_truth.read_saliency(dataset / "saliency" / f"{i:04d}.png") ** 0.2)
-    assert run("--maps", weak, "--valid-fraction", "0.5", split="valid") == 0
-    default = run.summary()["scores"]["weak"]["IG"]["mean"]
-    assert run("--maps", weak, "--valid-fraction", "0.5", "--fit", split="valid", name="fitted") == 0
-    fitted = run.rows()
-    assert np.mean([row["IG"] for row in fitted.values()]) > default
-    assert "fitted to 5 training images" in capsys.readouterr().out
-    file = run.folder / "density_weak.json"
-    assert run("--maps", weak, "--valid-fraction", "0.5", "--density", file, split="valid", name="again") == 0
-    assert run.rows() == fitted
-    assert run("--maps", weak, "--fit") == 2  # All images: nothing would be held out.
 
 
 def test_metric_maps_score_each_metric_on_its_own_map(run, dataset, maps):
@@ -230,13 +222,19 @@ def test_metric_maps_score_each_metric_on_its_own_map(run, dataset, maps):
 
 
 @pytest.mark.parametrize(("power", "plain"), [(1, ["CC", "KLD"]), (0.2, [])])
-def test_no_metrics_own_map_is_worse_than_the_plain_one_on_the_images_of_the_fit(run, dataset, maps, power, plain):
-    """The true maps cannot be improved; maps that are too flat can."""
+def test_fitted_density_is_used_again_and_no_metrics_own_map_is_worse(run, dataset, maps, capsys, power, plain):
+    """The true maps cannot be improved; maps that know where people look, but are far too flat for a density, can."""
     near = maps("near", lambda i: ground_truth.read_saliency(dataset / "saliency" / f"{i:04d}.png") ** power)
     flags = ["--maps", near, "--valid-fraction", "0.5"]
     assert run(*flags, "--fit", split="valid") == 0
-    file = run.folder / "density_near.json"
+    assert "fitted to 5 training images" in capsys.readouterr().out
+    file, fitted = run.folder / "density_near.json", run.rows()
     assert json.loads(file.read_text(encoding="utf-8"))["plain"] == plain
+    assert run(*flags, "--density", file, split="valid", name="again") == 0 and run.rows() == fitted
+    if power < 1:
+        assert run(*flags, split="valid", name="default") == 0
+        assert np.mean([row["IG"] for row in fitted.values()]) > run.summary()["scores"]["near"]["IG"]["mean"]
+        assert run(*flags, "--fit") == 2  # All images: nothing would be held out.
     assert run(*flags, split="train", name="plain") == 0
     before = run.summary()["scores"]["near"]
     assert run(*flags, "--density", file, "--metric-maps", split="train", name="own") == 0

@@ -63,9 +63,9 @@ OTHERS = {"b": png(), "c_d": png(width=2 * WIDTH)}
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def test_table_keeps_order_repetitions_observers_and_images_without_fixations(dataset):
+def test_table_keeps_order_repetitions_observers_and_images_without_fixations_and_maps_do_not_count(dataset):
     rows = "image,x,y,observer\nc/d,127,0,2\na,5,7,1\na,5,7,1\na,0,47,0\n"
-    found = fixations.read_fixations(dataset(rows))
+    found = fixations.read_fixations(dataset(rows, a=png(), **OTHERS))
     assert list(found) == ["a", "b", "c/d"]
     assert found["a"].tolist() == [[5, 7, 1], [5, 7, 1], [0, 47, 0]]
     assert found["b"].shape == (0, 3)
@@ -108,11 +108,6 @@ def test_table_names_an_accent_in_either_form_of_unicode(dataset, photograph):
     assert [sample.saliency.name for sample in data.pair_files(folder)] == ["caf\u00e9.png"]
 
 
-def test_table_counts_where_maps_exist_too(dataset):
-    folder = dataset("image,x,y\na,1,2\n", a=png(), **OTHERS)
-    assert fixations.read_fixations(folder)["a"].tolist() == [[1, 2, UNKNOWN_OBSERVER]]
-
-
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -151,21 +146,15 @@ def test_binary_map_of_any_mode_gives_its_fixations(dataset, mode, value):
     assert found["b"].shape == (0, 3)
 
 
-def test_fixation_maps_are_read_from_bmp_files_and_other_files_are_named(dataset):
+@pytest.mark.parametrize("suffix", [".bmp", ".jpg"])  # JPEG's blur is rounded to black and white.
+def test_fixation_maps_of_other_formats_are_read_and_other_files_are_named(dataset, suffix):
     folder = dataset(**OTHERS)
-    Image.open(io.BytesIO(png())).save(folder / "fixations" / "a.bmp")
+    file = folder / "fixations" / f"a{suffix}"
+    Image.open(io.BytesIO(png())).save(file, quality=95)
     assert fixations.read_fixations(folder)["a"].tolist() == [[3, 5, -1], [60, 47, -1]]
-    (folder / "fixations" / "a.bmp").rename(folder / "fixations" / "a.mat")
+    file.rename(file.with_suffix(".mat"))
     with pytest.raises(UserError, match=r"No fixation map in .* for a\. .*fixations has 1 \.mat, expected \.jpg"):
         fixations.read_fixations(folder)
-
-
-def test_jpeg_map_is_rounded_to_black_and_white(dataset):
-    folder = dataset(**OTHERS)
-    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    pixels[7, 9] = 255
-    Image.fromarray(pixels).save(folder / "fixations" / "a.jpg", quality=95)
-    assert fixations.read_fixations(folder)["a"].tolist() == [[9, 7, -1]]
 
 
 @pytest.mark.parametrize(
@@ -245,29 +234,21 @@ def test_maps_are_made_from_binary_maps_too(dataset):
     assert image[47, 60] == 255 and image[5, 3] > 100 and image[24, 32] == 0
 
 
-def test_maps_are_made_again_only_when_something_changed(dataset):
+def test_maps_are_made_again_only_when_something_changed_and_by_default_with_their_blur(dataset):
     folder = dataset(TABLE)
-    assert fixations.make_saliency(folder, Blur(2.0))
+    assert fixations.make_saliency(folder) == Blur()
     before = image_of(folder, "a")
-    assert fixations.make_saliency(folder, Blur(2.0)) is None
-    assert fixations.make_saliency(folder, Blur(4.0))
+    assert fixations.make_saliency(folder, Blur(2.0)) == Blur(2.0)
     assert np.any(image_of(folder, "a") != before)
-    write(folder / "fixations.csv", TABLE.replace("60,40", "60,41").encode())
-    assert fixations.make_saliency(folder, Blur(4.0))
+    assert fixations.make_saliency(folder, Blur(2.0)) is fixations.make_saliency(folder) is None
+    for moved, blur in (("60,41", Blur(2.0)), ("60,42", None)):
+        write(folder / "fixations.csv", TABLE.replace("60,40", moved).encode())
+        assert fixations.make_saliency(folder, blur) == Blur(2.0)
     write(folder / "stimuli" / "e.png", png("RGB"))
     with pytest.raises(UserError, match=r"No fixation in .* on e"):
         fixations.make_saliency(folder, Blur(4.0))
     assert image_of(folder, "a").shape == (HEIGHT, WIDTH), "maps were lost in a failure"
     assert not list(folder.glob(".*"))
-
-
-def test_maps_are_kept_or_made_again_with_their_blur_where_none_is_asked_for(dataset):
-    folder = dataset(TABLE)
-    assert fixations.make_saliency(folder) == Blur()
-    assert fixations.make_saliency(folder, Blur(2.0)) == Blur(2.0)
-    assert fixations.make_saliency(folder) is None
-    write(folder / "fixations.csv", TABLE.replace("60,40", "60,41").encode())
-    assert fixations.make_saliency(folder) == Blur(2.0)
 
 
 def test_maps_of_the_user_are_never_overwritten(dataset):
@@ -322,12 +303,14 @@ fixations.make_saliency(Path(sys.argv[1]), fixations.Blur())
     assert len(data.pair_files(folder)) == 3
 
 
-@pytest.mark.parametrize(("blur", "words"), [(Blur(129.0), "129 pixels"), (Blur(None, 500.0), "500 pixels per degree")])
-def test_blur_wider_than_an_image_is_an_error(dataset, blur, words):
-    with pytest.raises(UserError, match=f"{words} is wider"):
-        fixations.make_saliency(dataset(TABLE), blur)
-
-
-def test_dataset_without_maps_and_fixations_is_a_clear_error(dataset):
-    with pytest.raises(UserError, match=r"No saliency maps in .*, and no fixations to make them from"):
-        fixations.make_saliency(dataset(), Blur())
+@pytest.mark.parametrize(
+    ("table", "blur", "words"),
+    [
+        (TABLE, Blur(129.0), "129 pixels is wider"),
+        (TABLE, Blur(None, 500.0), "500 pixels per degree is wider"),
+        (None, Blur(), r"No saliency maps in .*, and no fixations to make them from"),
+    ],
+)
+def test_blur_wider_than_an_image_and_missing_fixations_are_clear_errors(dataset, table, blur, words):
+    with pytest.raises(UserError, match=words):
+        fixations.make_saliency(dataset(table), blur)

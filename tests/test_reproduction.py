@@ -11,17 +11,14 @@ from reproductions import internet, networks, quick, run
 
 from msinet import main
 from msinet.config import MAPS, PARAMS, SPEED, TRAINING, defaults
-from msinet.phases.reproduction import page, plan, reference, rows, steps
+from msinet.phases.reproduction import page, plan, rows, steps
 from msinet.phases.reproduction.ledger import Outcome, brief, key_of
 from msinet.utils import DownloadError, UserError, locked
 
 ROOT = Path(__file__).parents[1]
 
-OTHER = {
-    "orientation": "stored",
-    "precision": "bfloat16",
-    "seed": 7,
-}  # another value for each parameter that affects maps
+# Another value for each parameter that affects maps.
+OTHER = {"orientation": "stored", "precision": "bfloat16", "seed": 7}
 
 
 @pytest.mark.parametrize("key", [key for key, row in PARAMS.items() if row.affects == MAPS])
@@ -88,11 +85,10 @@ def test_another_process_in_the_same_folder_is_refused(internet, quick, run, cap
 def test_tables_fit_the_terminal(width, blocks):
     names = ("AUC", "sAUC", "NSS", "CC", "SIM", "KLD", "IG")
     scores = {name: rows.Score(0.5, 0.4, 0.6, 9) for name in names}
+    title, reason = "published SALICON network, not fine-tuned, and many more words", "the loss became nan " * 5
     found = [
-        rows.Row(
-            "published", "published SALICON network, not fine-tuned, and many more words", "osie", "tuebingen", scores
-        ),
-        rows.Row("trained", "trained here", "dutomron", "tuebingen", reason="the loss became nan " * 5),
+        rows.Row("published", title, "osie", "tuebingen", scores),
+        rows.Row("trained", "trained here", "dutomron", "tuebingen", reason=reason),
     ]
     lines = page.for_terminal(found, "tuebingen", width).splitlines()
     assert max(map(len, lines)) <= width
@@ -102,10 +98,8 @@ def test_tables_fit_the_terminal(width, blocks):
 
 
 def test_errors_in_a_few_words():
-    assert (
-        brief(DownloadError("It is not available.", ["why"], "a.b: Google Drive's quota; wait"))
-        == "a.b: Google Drive's quota"
-    )
+    unavailable = DownloadError("It is not available.", ["why"], "a.b: Google Drive's quota; wait")
+    assert brief(unavailable) == "a.b: Google Drive's quota"
     assert brief(UserError("The loss became nan. Try another.")) == "The loss became nan"
     assert brief(OSError(errno.ENOSPC, "No space left")) == "the disk is full"
     assert brief(MemoryError()) == "there is not enough memory"
@@ -127,9 +121,8 @@ def test_reference_numbers_are_shown_and_marked_outside_the_interval(internet, q
     assert near["difference"] == pytest.approx(-0.05) and far["difference"] == pytest.approx(0.25)
     section = run.page().partition("## Published and reproduced")[2].partition("## ")[0]
     (line,) = [line for line in section.splitlines() if "Table 2, left" in line]
-    assert (
-        "+0.250" in line and "**outside**" in line and "outside" not in section.partition("Table 1")[0].split("\n")[-1]
-    )
+    assert "+0.250" in line and "**outside**" in line
+    assert "outside" not in section.partition("Table 1")[0].split("\n")[-1]
 
 
 @pytest.mark.parametrize(
@@ -143,16 +136,16 @@ def test_reference_numbers_are_shown_and_marked_outside_the_interval(internet, q
 def test_reference_that_cannot_be_understood_is_named(tmp_path, line, words):
     path = write(tmp_path / "r.csv", f"dataset,metric,value,source\n# comment\n{line}\n".encode())
     with pytest.raises(UserError, match=re.escape(words)):
-        reference.read(path)
+        rows.read_references(path)
     with pytest.raises(UserError, match="no column source"):
-        reference.read(write(tmp_path / "s.csv", b"dataset,metric,value\n"))
+        rows.read_references(write(tmp_path / "s.csv", b"dataset,metric,value\n"))
 
 
 def test_file_of_references_that_ships_has_numbers_of_another_split_and_says_so():
-    rows = reference.read(ROOT / "docs" / "reference.csv")
+    found = rows.read_references(ROOT / "docs" / "reference.csv")
     numbers = {"AUC": 0.865, "CC": 0.899, "KLD": 0.307, "sAUC": 0.736, "IG": 0.793, "NSS": 1.931, "SIM": 0.784}
-    assert {row.metric: row.value for row in rows} == numbers
-    for row in rows:
+    assert {row.metric: row.value for row in found} == numbers
+    for row in found:
         assert (row.dataset, row.networks) == ("salicon", ["published"])
         assert "hidden test split, not the validation split" in row.source and "TempSAL" in row.source
 

@@ -11,7 +11,7 @@ from conftest import write
 from PIL import Image
 from scipy.special import logsumexp
 
-from msinet import checkpoint, main, model
+from msinet import checkpoint, main
 from msinet.acquisition.datasets import BENCHMARKS, Benchmark
 from msinet.phases import submit
 from msinet.scoring import density
@@ -32,13 +32,11 @@ def stimuli(tmp_path, photograph, monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path, stimuli):
+def run(tmp_path, stimuli, narrow):
     """`submit` with a narrow network: the exit status."""
-    weights = tmp_path / "narrow.npz"
-    np.savez(weights, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
 
     def submit_all(*flags, data="cat2000", path=stimuli):
-        fixed = ["--weights", weights, "--results", tmp_path, "--input-size", "24", "32"]
+        fixed = ["--weights", narrow, "--results", tmp_path, "--input-size", "24", "32"]
         return main.main([str(a) for a in ("submit", "-d", data, "-p", path, *fixed, *flags)])
 
     return submit_all
@@ -75,16 +73,12 @@ def test_fitted_density_is_used(run, tmp_path):
     assert values[20, 30] > values[0, 0] + 8  # The default density has no such strong center bias.
 
 
-def test_incomplete_test_set_is_rejected(run, stimuli, tmp_path, capsys):
+def test_incomplete_test_set_is_rejected_and_a_trial_writes_files_of_another_name(run, stimuli, tmp_path, capsys):
     (stimuli / "Random" / "002.jpg").unlink()
     assert run() == 2
     assert "Found 3 images in 2 folders" in capsys.readouterr().err
     assert run(path=tmp_path / "nowhere") == 2
     assert not (tmp_path / "submissions").exists()
-
-
-def test_trial_accepts_some_photographs_and_writes_files_of_another_name(run, stimuli, tmp_path, capsys):
-    (stimuli / "Random" / "002.jpg").unlink()
     assert run("--trial") == 0
     assert "Log densities of 3 images" in capsys.readouterr().out
     files = {file.name for file in (tmp_path / "submissions").iterdir()}
@@ -93,15 +87,11 @@ def test_trial_accepts_some_photographs_and_writes_files_of_another_name(run, st
     assert run("--trial", path=tmp_path / "empty") == 2
 
 
-def test_unreadable_image_leaves_no_file(run, stimuli, tmp_path, capsys):
+def test_unreadable_image_and_density_that_is_not_normalized_leave_no_file(run, stimuli, tmp_path, monkeypatch, capsys):
     contents = (stimuli / "Random" / "002.jpg").read_bytes()
     write(stimuli / "Random" / "002.jpg", contents[: len(contents) // 2])
     assert run() == 2
     assert "002.jpg" in capsys.readouterr().err
-    assert not list((tmp_path / "submissions").iterdir())
-
-
-def test_density_that_is_not_normalized_leaves_no_file(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(density, "default_log_density", lambda saliency: np.log(saliency + 1.0))
     assert run() == 2
     assert "instead of 1" in capsys.readouterr().err

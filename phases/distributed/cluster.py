@@ -81,8 +81,7 @@ class Share(NamedTuple):
 def run(options: Options) -> int:
     """Predict, and print the outcome like `test`; the run's summary goes to `summary.json`.
 
-    Returns:
-        The exit status: 1 if a photograph failed, else 0.
+    Returns the exit status: 1 if a photograph failed, else 0.
     """
     params = options.params
     path = options.only_path or sample_photograph()
@@ -170,8 +169,7 @@ def _predict(
 ) -> tuple[int, Progress, str]:
     """Predict all photographs that are missing.
 
-    Returns:
-        The number of maps that existed before, the progress, and what was skipped in the folders of photographs.
+    Returns the number of maps that existed before, the progress, and what was skipped in the folders of photographs.
     """
     before, _ = index.known(results, shards=options.shards)
     share = share_machines(options)
@@ -270,13 +268,12 @@ def _connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    settings: dict[str, Any] = (
-        {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
-    )
+    settings: dict[str, Any] = {}
     variables = {name: os.environ[name] for name in TENSORFLOW_SETTINGS}
+    environment: dict[str, Any] = {"env_vars": variables}
     with copied_modules() as package:
-        environment: dict[str, Any] = {"env_vars": variables}
         if address == "local":
+            settings = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
         else:
             environment["py_modules"] = [str(package)]

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,15 +24,12 @@ from ...listing import name_counts
 from ...photographs import Photograph
 from ...utils import UserError, parallel_map
 from .lists import Photographs, is_clip_name
-from .store import Store, version
+from .store import READERS, Store, version
 
 INDEX, RUN = "index", "run.json"
 PART = re.compile(r"[0-9a-f]{24}\.parquet")  # names of the index's files
 
 CHECKED = ["path", "map", "status", "overlay", "version"]
-
-# Photographs whose versions a process reads at once.
-READERS = 8
 
 SCHEMA = pa.schema(
     {
@@ -158,17 +155,11 @@ def _valid(rows: list[dict], results: Store, shards: bool) -> list[bool]:
 
 
 def claim(results: Store, settings: dict, restart: bool) -> None:
-    """Record the settings of a run, which decide what its maps are, in its results.
-
-    Raises:
-        UserError: the results are those of a run with other settings; the message names the difference.
-    """
+    """Record the settings of a run in its results; a `UserError` if they are those of a run with other settings."""
     settings = json.loads(json.dumps(settings))
-    there = results.existing([RUN])[0]
     if restart:
-        for _ in parallel_map(lambda name: results.remove(f"{INDEX}/{name}"), _parts(results), READERS):
-            pass
-    elif there:
+        deque(parallel_map(lambda name: results.remove(f"{INDEX}/{name}"), _parts(results), READERS), maxlen=0)
+    elif results.existing([RUN])[0]:
         try:
             former = dict(json.loads(results.read(RUN)))
         except ValueError as error:
@@ -202,10 +193,7 @@ def _text(name: str) -> str:
 class Listing(ray.data.Datasource):
     """Photographs in chunks, and clips alone: each row has the paths of one chunk, the last only their total number.
 
-    Args:
-        photographs: all photographs.
-        done: Ray's reference to the `ids` of photographs to skip.
-        chunk: the greatest number of photographs in a chunk.
+    `done` is Ray's reference to the `ids` of photographs to skip, `chunk` the greatest number in a chunk.
     """
 
     def __init__(self, photographs: Photographs, done, chunk: int):

@@ -25,14 +25,10 @@ SETTLE_SECONDS = 2.0
 
 @contextlib.contextmanager
 def exclusive(results: Store) -> Iterator[Callable[[], None]]:
-    """Reserve results for this run.
+    """Reserve results for this run; a `UserError` if another run is writing there.
 
-    Yields:
-        A function to call now and then. It raises a `UserError` if another run has taken the results, which happens
-        when this run could not renew its lease.
-
-    Raises:
-        UserError: another run is writing there.
+    Yields a function to call now and then. It raises a `UserError` if another run has taken the results, which happens
+    when this run could not renew its lease.
     """
     if not isinstance(results, Bucket):
         with locked(Path(results.path, LOCK), f"is writing into {results.path}"):

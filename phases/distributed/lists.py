@@ -1,14 +1,14 @@
 """The photographs and clips of `test --cluster` as a stream, from folders or lists, with the names of their maps."""
 
-import codecs
 import io
 import itertools
 import os
 import posixpath
 import re
+import string
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,15 @@ from ...listing import suffix_of
 from ...photographs import Photograph, name_clips, name_maps, same_name, video_suffix
 from ...utils import UserError
 from ...videos.reading import ANIMATION_SUFFIXES, CLIP_SUFFIXES
-from .store import Bucket, Store, is_address, open_store
+from .store import Bucket, is_address, open_store
 
 SUFFIXES = (*IMAGE_SUFFIXES, *CLIP_SUFFIXES)
 
 # Types of a manifest's column.
 TEXT = (pa.string(), pa.large_string(), pa.null())
 
-
-@dataclass
-class Walk:
-    """What is known while the folders of a store are listed.
-
-    Attributes:
-        seen: the identities of listed folders.
-        links: linked folders to list at the end, so photographs are listed by their own path if they have one.
-        skipped: how many other files there are of each suffix.
-    """
-
-    seen: set
-    links: deque[str] = field(default_factory=deque)
-    skipped: Counter[str] = field(default_factory=Counter)
+# The byte order marks of UTF-16, read as UTF-8.
+UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")
 
 
 @dataclass(frozen=True)
@@ -75,32 +63,34 @@ class Photographs:
         if name.lower().endswith(SUFFIXES) and open_store(folder).existing([name])[0]:
             yield from self._named(folder, [name])
             return
-        store, walk = open_store(self.path), Walk({open_store(self.results).identity("")}, skipped=skipped)
-        yield from self._walk(store, [""], walk)
-        while walk.links:
-            yield from self._walk(store, [walk.links.popleft()], walk)
+        seen, links = {open_store(self.results).identity("")}, deque([""])
+        while links:
+            yield from self._walk([links.popleft()], seen, links, skipped)
 
-    def _walk(self, store: Store, folders: list[str], walk: Walk) -> Iterator[Photograph]:
+    def _walk(self, folders: list[str], seen: set, links: deque[str], skipped: Counter[str]) -> Iterator[Photograph]:
         """The photographs of a folder, then those below it, by the rules of `listing.list_names`.
 
-        It takes several folders, whose maps would share one folder on a file system that ignores case.
+        It takes several folders, whose maps would share one folder on a file system that ignores case. `seen` are the
+        identities of listed folders. Linked folders are added to `links`, to be listed at the end, so photographs are
+        listed by their own path if they have one.
         """
+        store = open_store(self.path)
         inner: dict[str, list[str]] = {}
         names = []
         for folder in folders:
-            if (identity := store.identity(folder)) in walk.seen:
+            if (identity := store.identity(folder)) in seen:
                 continue
-            walk.seen.add(identity)
+            seen.add(identity)
             subfolders, files = store.entries(folder)
             prefix = f"{folder}/" if folder else ""
             names += [prefix + name for name in files if name.lower().endswith(SUFFIXES)]
-            walk.skipped.update(suffix_of(name) for name in files if not name.lower().endswith(SUFFIXES))
+            skipped.update(suffix_of(name) for name in files if not name.lower().endswith(SUFFIXES))
             for name in sorted(subfolders):
                 inner.setdefault(same_name(name), []).append(prefix + name)
         yield from self._named(self.path, names, [name for same in inner.values() for name in same])
         for same in inner.values():
-            walk.links += [name for name in same if store.is_link(name)]
-            yield from self._walk(store, [name for name in same if not store.is_link(name)], walk)
+            links += [name for name in same if store.is_link(name)]
+            yield from self._walk([name for name in same if not store.is_link(name)], seen, links, skipped)
 
     def _named(self, root: str, names: list[str], folders: Sequence[str] = ()) -> Iterator[Photograph]:
         """Name the maps of photographs. Only names with the same beginning can clash, so they are named in groups."""
@@ -119,11 +109,8 @@ class Photographs:
 
     def _in_manifest(self) -> Iterator[Photograph]:
         for number, line in enumerate(_lines(self.path), 1):
-            yield (
-                self._listed(line)
-                if line and isinstance(line, str)
-                else Photograph(f"{self.path}, row {number}", "", "")
-            )
+            is_path = line and isinstance(line, str)
+            yield self._listed(line) if is_path else Photograph(f"{self.path}, row {number}", "", "")
 
     def _listed(self, line: str) -> Photograph:
         """A photograph in a manifest.
@@ -197,11 +184,9 @@ def _lines(manifest: str) -> Iterator[Any]:
                 yield from batch.column(0).to_pylist()
     else:
         with files.open_input_stream(f"{root}/{name}") as file:
-            lines = io.BufferedReader(file)
-            start = lines.peek(3)[:3]
-            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise UserError(f"{manifest} is UTF-16 text, expected UTF-8: save it with another encoding.")
-            lines.read(len(codecs.BOM_UTF8) if start == codecs.BOM_UTF8 else 0)
-            for line in lines:
-                if line.strip():
-                    yield os.fsdecode(line.strip())
+            # A file's name may not be valid text.
+            for number, line in enumerate(io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="\n")):
+                if number == 0 and line.startswith(UTF_16):
+                    raise UserError(f"{manifest} is UTF-16 text, expected UTF-8: save it with another encoding.")
+                if path := line.strip(string.whitespace):
+                    yield path

@@ -1,6 +1,5 @@
 """One interface to folders and object stores, for `test --cluster`."""
 
-import abc
 import contextlib
 import functools
 import os
@@ -23,12 +22,12 @@ from ...utils import UserError, sweep_leftovers, whole_file
 STORE_ATTEMPTS = 8
 STORE_SECONDS = 30
 
+# Photographs that a process reads at once from an object store: reading takes longer than predicting.
+READERS = 8
+
 # One letter before the colon is a drive of Windows.
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 NOT_A_PATH = "the list has no path here, expected text"
-
-
-# --- Folders and object stores ----------------------------------------------------------------------------------------
 
 
 def is_address(text) -> bool:
@@ -41,13 +40,9 @@ def absolute(path) -> str:
     return str(path).rstrip("/") if is_address(path) else Path(os.path.abspath(path)).as_posix()  # noqa: PTH100 - without ..
 
 
-def open_store(path: str) -> "Store":
-    return Bucket(path) if is_address(path) else Folder(path)
-
-
 @dataclass(frozen=True)
-class Store(abc.ABC):
-    """A folder, or the objects below an address in an object store. Names are relative to it, with slashes."""
+class Place:
+    """Where a store is. Names in it are relative to the path, with slashes."""
 
     path: str
 
@@ -59,10 +54,6 @@ class Store(abc.ABC):
         """After the block, remove temporary files that killed workers have left."""
         yield
 
-    @abc.abstractmethod
-    def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        """Names of the folders and of the files in a folder of the store, without those of `is_skipped`."""
-
     def identity(self, folder: str) -> Any:
         """What is equal for two names of one folder."""
         return self.full(folder).rstrip("/")
@@ -70,27 +61,8 @@ class Store(abc.ABC):
     def is_link(self, folder: str) -> bool:
         return False
 
-    @abc.abstractmethod
-    def read(self, name: str) -> bytes: ...
 
-    @abc.abstractmethod
-    def write(self, name: str, contents: bytes) -> None:
-        """Write a file whole or not at all."""
-
-    @abc.abstractmethod
-    def folder(self) -> contextlib.AbstractContextManager[Path]:
-        """A local folder; after the block, its files are in the store under the same names."""
-
-    @abc.abstractmethod
-    def existing(self, names: list[str]) -> list[bool]:
-        """Which files exist."""
-
-    @abc.abstractmethod
-    def remove(self, name: str) -> None:
-        """Remove a file if it exists."""
-
-
-class Folder(Store):
+class Folder(Place):
     @contextlib.contextmanager
     def cleaned(self) -> Iterator[None]:
         try:
@@ -100,6 +72,7 @@ class Folder(Store):
                 sweep_leftovers(Path(folder))
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
+        """Names of the folders and of the files in a folder of the store, without those of `is_skipped`."""
         with os.scandir(self.full(folder)) as found:
             visible = [entry for entry in found if not is_skipped(entry.name)]
         folders = [entry.name for entry in visible if entry.is_dir()]
@@ -119,21 +92,27 @@ class Folder(Store):
         return Path(self.path, name).read_bytes()
 
     def write(self, name: str, contents: bytes) -> None:
+        """Write a file whole or not at all."""
         with whole_file(Path(self.path, name)) as temporary:
             temporary.write_bytes(contents)
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[Path]:
+        """A local folder; after the block, its files are in the store under the same names."""
         yield Path(self.path)
 
     def existing(self, names: list[str]) -> list[bool]:
+        """Which files exist."""
         return [Path(self.path, name).is_file() for name in names]
 
     def remove(self, name: str) -> None:
+        """Remove a file if it exists."""
         Path(self.path, name).unlink(missing_ok=True)
 
 
-class Bucket(Store):
+class Bucket(Place):
+    """The objects below an address in an object store; methods are those of `Folder`."""
+
     @property
     def root(self) -> str:
         return self.path.split("://", 1)[1]
@@ -186,14 +165,17 @@ class Bucket(Store):
             self.filesystem.delete_file(f"{self.root}/{name}")
 
 
+Store = Folder | Bucket
+
+
+def open_store(path: str) -> Store:
+    return Bucket(path) if is_address(path) else Folder(path)
+
+
 class Fetched(NamedTuple):
     """A photograph as a local file, or the reason why it cannot be read.
 
-    Attributes:
-        file: the photograph itself, or a copy.
-        error: the reason, or "".
-        version: see `version`.
-        is_copy: whether `fetch` made the file. Only then may it be removed.
+    The file may only be removed if `fetch` made it, `is_copy`. For its version, see the function `version`.
     """
 
     file: Path

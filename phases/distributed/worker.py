@@ -24,21 +24,11 @@ from ...videos.reading import is_clip
 from ..clips import predict_clip
 from . import index
 from .lists import as_clip, is_clip_name
-from .store import Fetched, Store, fetch
-
-# Photographs that a worker reads at once from an object store: reading takes longer than predicting.
-READERS = 8
+from .store import READERS, Fetched, Store, fetch
 
 
 class Worker:
-    """A process with a network; Ray calls it with one chunk after another.
-
-    Args:
-        network: Ray's reference to the network.
-        results: receives the maps and the index.
-        options: see `photographs.write_maps`.
-        threads: of TensorFlow.
-    """
+    """A process with a network, given as Ray's reference; Ray calls it with one chunk after another."""
 
     def __init__(self, network, results: Store, options: Options, threads: int):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -54,8 +44,12 @@ class Worker:
         columns = ([os.fsdecode(name) for name in row[field]] for field in Photograph._fields)
         chunk = [Photograph(*names) for names in zip(*columns, strict=True)]
         report = {"done": 0, "failed": 0, "errors": [], "folders": [], "listed": row["listed"], "stopped": ""}
+        rows, before = [], time.perf_counter()
         try:
-            rows = list(self._timed_rows(chunk))
+            for found in self._rows(chunk):
+                now = time.perf_counter()
+                rows.append({**found, "seconds": now - before})
+                before = now
             if rows:
                 index.write_part(self.results, rows)
         except OSError as error:
@@ -67,13 +61,6 @@ class Worker:
         errors = [f"{row['path']}: {row['error']}" for row in rows if row["error"]]
         folders = sorted({row["map"].split("/")[0] for row in rows if row["map"]})
         return {**report, "done": len(rows) - len(errors), "failed": len(errors), "errors": errors, "folders": folders}
-
-    def _timed_rows(self, chunk: list[Photograph]) -> Iterator[dict]:
-        before = time.perf_counter()
-        for row in self._rows(chunk):
-            now = time.perf_counter()
-            yield {**row, "seconds": now - before}
-            before = now
 
     def _rows(self, chunk: list[Photograph]) -> Iterator[dict]:
         """Predict a chunk and write its maps, the clips last; yields the index row of each."""
@@ -136,8 +123,6 @@ class Worker:
                 raise
             return index.row(clip, error=NAME_TOO_LONG)
         values = {name: found[name] for name in ("height", "width", "frames")}
+        values |= {"overlay": clip.overlay} if self.options.overlay else {}
         row = index.row(clip, error=found["damage"], sha256=sha256, version=fetched.version, **values)
-        row["map"] = clip.map  # Damaged clips have one, of the frames before the damage.
-        if self.options.overlay:
-            row["overlay"] = clip.overlay
-        return row
+        return {**row, "map": clip.map}  # Damaged clips have one, of the frames before the damage.

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -71,11 +72,10 @@ def evaluate(options: Options, images: Images) -> None:
     pictures.draw_distributions(target / "distributions.png", scores, protocol)
     metric = "NSS" if columns[models[0].name]["NSS"].images else "CC"
     for model in models:
-        path = target / f"examples_{model.name}.png"
-        pictures.draw_examples(path, model, truth, protocol, scores[model.name], metric)
+        drawn = model, truth, protocol, scores[model.name]
+        pictures.draw_examples(target / f"examples_{model.name}.png", *drawn, metric)
         worst_by = "IG" if columns[model.name]["IG"].images else metric
-        path = target / f"worst_{model.name}.jpeg"
-        pictures.draw_worst(path, model, truth, protocol, scores[model.name], worst_by)
+        pictures.draw_worst(target / f"worst_{model.name}.jpeg", *drawn, worst_by)
     summary = {
         **settings,
         "images": len(images.scored),
@@ -109,9 +109,7 @@ def load_models(options: Options, images: Images) -> list[Contender]:
         )
         introduce(network, options.data, options.input_size, options.verbose)
         name = free_name(network.weights.path.name.split(".")[0], taken)
-        # The user did not choose it: readers of the table must not mistake it for the published network.
-        is_stand_in = wanted is None and network.weights.path in BUNDLED.values()
-        models.append(network_contender(name, network, options, images, is_stand_in))
+        models.append(network_contender(name, network, options, images, is_chosen=wanted is not None))
     for folder in options.maps:
         models.append(contenders.folder_contender(free_name(folder.resolve().name, taken), folder))
     return models
@@ -128,9 +126,7 @@ def free_name(wanted: str, taken: set[str]) -> str:
     return name
 
 
-def network_contender(
-    name: str, network: Network, options: Options, images: Images, is_stand_in: bool = False
-) -> Contender:
+def network_contender(name: str, network: Network, options: Options, images: Images, is_chosen: bool) -> Contender:
     """A network as a contender. Its note says if it was trained on some of the images, and why it is a stand-in."""
 
     def maps(cases: Sequence[Case]) -> Iterator:
@@ -144,8 +140,10 @@ def network_contender(
     names = [sample.name for sample in images.scored]
     known = network.knowledge
     seen = len(known.trained_on(options.data, names)) if known and known.datasets else None
-    notes = [network.weights.reason] if is_stand_in else []
-    notes += [f"{seen} of {len(names)} images trained these weights"] if seen else []
+    notes = [f"{seen} of {len(names)} images trained these weights"] if seen else []
+    if not is_chosen and network.weights.path in BUNDLED.values():
+        # Readers of the table must not mistake it for the published network.
+        notes.insert(0, network.weights.reason)
     record = {**network.record(), "images_that_trained": seen}
     settings = {key: value for key, value in record.items() if key not in INCIDENTAL}
     return Contender(name, maps, record=record, settings=settings, note="; ".join(notes))
@@ -155,16 +153,17 @@ def with_density(
     model: Contender, fitted: FittedDensity | None, options: Options, images: Images, target: Path
 ) -> Contender:
     """A model with the density from a file, a density that is fitted now, or the default."""
-    if fitted is not None and options.density is not None:
-        return model.with_density(fitted, options.density)
-    if not options.fit:
+    path = options.density
+    if options.fit:
+        cases = load_cases(images.folder, images.training, options.params["max_dropped"])
+        fitted, gained = contenders.fit_contender(model, cases, options.sigma)
+        path = target / f"density_{model.name}.json"
+        fitted.save(path)
+        print(f"{gained} It was saved as {path}.")
+    if fitted is None:
         return model
-    cases = load_cases(images.folder, images.training, options.params["max_dropped"])
-    fitted, gained = contenders.fit_contender(model, cases, options.sigma)
-    path = target / f"density_{model.name}.json"
-    fitted.save(path)
-    print(f"{gained} It was saved as {path}.")
-    return model.with_density(fitted, path)
+    record = {**model.record, "density": str(path)}
+    return replace(model, log_density=fitted.log_density, plain=fitted.plain, record=record)
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
@@ -179,8 +178,7 @@ def score_all(
     # Each core scores its own image, so matrix products must not use several cores.
     with threadpool_limits(1, "blas"):
         scores = {
-            contender.name: contenders.score_contender(contender, truth, protocol, options.metric_maps)
-            for contender in everyone
+            each.name: contenders.score_contender(each, truth, protocol, options.metric_maps) for each in everyone
         }
         if options.baselines and any(case.has_observers for case in truth.cases):
             gold = contenders.GOLD_STANDARD
@@ -213,10 +211,8 @@ def settings_of(options: Options, images: Images, protocol: Protocol, models: Se
 
 def default_name(options: Options, models: Sequence[Contender], settings: Mapping) -> str:
     """A name for the run's folder that describes it and that is unique to the settings."""
-    words = [options.data, options.split, options.protocol]
-    words += [
-        name.replace("_", "-") for name in ("baselines", "metric_maps", "fit", "density") if getattr(options, name)
-    ]
+    flags = [name for name in ("baselines", "metric_maps", "fit", "density") if getattr(options, name)]
+    words = [options.data, options.split, options.protocol, *(flag.replace("_", "-") for flag in flags)]
     words += [f"sigma-{options.sigma}"] if options.sigma is not None else []
     words += [model.name for model in models]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

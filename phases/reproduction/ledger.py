@@ -28,12 +28,10 @@ class Outcome:
     """The outcome of a step.
 
     Attributes:
-        step: the step.
         key: the hash of everything that determines its result; empty if a step that it needs failed.
         result: a dictionary of what it found or made; None if it failed. Later steps depend on its "identity".
         reason: why it failed, in a few words.
-        seconds, peak_mb: time and peak memory of the process when the step was done.
-        done_before: whether an earlier run did it.
+        seconds, peak_mb: time and peak memory of the process when the step was done, perhaps in an earlier run.
         inputs: the results of the steps that it needs, by their names.
     """
 
@@ -84,16 +82,11 @@ def do(options: Options, step: Step, needs: Sequence[Outcome], action: Action) -
         if before and before["result"] == result:  # Keep the time of the first look.
             return Outcome(step, **before, done_before=True, inputs=inputs)
         seconds = round(time.monotonic() - started, 1)
-        outcome = Outcome(step, key, result, seconds=seconds, peak_mb=_peak_memory(), inputs=inputs)
-        write_down(record, outcome)
-        return outcome
+        content: dict[str, Any] = {"key": key, "result": result, "seconds": seconds, "peak_mb": _peak_memory()}
+        write_json(record, {"step": step.name, "settings": dict(step.settings), **content})
+        return Outcome(step, **content, inputs=inputs)
     except Exception as error:  # The other steps must still be done.
         return Outcome(step, key, reason=_explain(options, step, error), inputs=inputs)
-
-
-def write_down(record: Path, outcome: Outcome) -> None:
-    content = {name: getattr(outcome, name) for name in ("key", "result", "seconds", "peak_mb")}
-    write_json(record, {"step": outcome.step.name, "settings": dict(outcome.step.settings), **content})
 
 
 def _read(record: Path, key: str) -> dict | None:

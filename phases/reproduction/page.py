@@ -17,8 +17,7 @@ from ..curves import draw_losses
 from . import latex, provenance
 from .ledger import Outcome
 from .plan import Options
-from .reference import Reference
-from .rows import Row, compare, make_rows, metrics_of
+from .rows import Reference, Row, compare, make_rows, metrics_of
 from .steps import command_of
 
 DATASET_WIDTH, CELL_WIDTH = 9, 10  # characters in the terminal's tables
@@ -48,11 +47,8 @@ class Report:
             with whole_file(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
 
-    def of_kind(self, kind: str) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.step.kind == kind]
-
     def done(self, kind: str) -> list[Outcome]:
-        return [outcome for outcome in self.of_kind(kind) if outcome.result]
+        return [outcome for outcome in self.outcomes if outcome.step.kind == kind and outcome.result]
 
     # --- The page -----------------------------------------------------------------------------------------------------
 
@@ -131,20 +127,14 @@ class Report:
     def _references(self) -> str:
         if not self.comparisons:
             return ""
-        lines = [
-            [
-                found.row.dataset,
-                found.reference.metric,
-                found.row.protocol,
-                found.row.title,
-                f"{found.reference.value:g}",
-                found.ours or f"failed: {found.row.reason or 'no value'}",
-                "" if found.difference is None else f"{found.difference:+.3f}",
-                "**outside**" if found.is_outside else "",
-                found.reference.source,
-            ]
-            for found in self.comparisons
-        ]
+        lines = []
+        for found in self.comparisons:
+            row, reference = found.row, found.reference
+            ours = found.ours or f"failed: {row.reason or 'no value'}"
+            difference = "" if found.difference is None else f"{found.difference:+.3f}"
+            outside = "**outside**" if found.is_outside else ""
+            head = [row.dataset, reference.metric, row.protocol, row.title, f"{reference.value:g}"]
+            lines.append([*head, ours, difference, outside, reference.source])
         head = ["dataset", "metric", "protocol", "network", "published", "ours", "difference", "", "source"]
         return (
             "Published numbers next to ours; *outside* marks those outside our interval. They can only be compared "
@@ -191,7 +181,9 @@ class Report:
 
     def _submissions(self) -> str:
         lines = []
-        for outcome in self.of_kind("submit"):
+        for outcome in self.outcomes:
+            if outcome.step.kind != "submit":
+                continue
             head = [outcome.step.data, self.options.title(outcome.step.network)]
             if not outcome.result:
                 lines.append([*head, f"failed: {outcome.reason}"])
@@ -260,9 +252,7 @@ class Report:
         ]
         steps = [
             {
-                "name": outcome.step.name,
-                "kind": outcome.step.kind,
-                "settings": dict(outcome.step.settings),
+                **{name: getattr(outcome.step, name) for name in ("name", "kind", "settings")},
                 "command": command_of(outcome, self.options),
                 **{name: getattr(outcome, name) for name in ("key", "reason", "result", "seconds", "peak_mb")},
             }

@@ -24,20 +24,16 @@ def look_at_data(options: Options, step: Step, inputs: Mapping[str, dict], key: 
     folder = data.find_dataset(step.data, options.path)
     parts = data.load_groups(step.data, folder, options.size_for(step.data))
     samples = [sample for part in parts for sample in part.samples]
-    digest = hashlib.sha256(data.files_hash(samples).encode())
     table = folder / "fixations.csv"
-    if table.exists():
-        digest.update(checkpoint.file_sha256(table).encode())
-    else:
-        maps = [data.Sample(s.name, s.fixations, s.fixations) for s in samples if s.fixations]
-        digest.update(data.files_hash(maps).encode())
+    maps = [data.Sample(s.name, s.fixations, s.fixations) for s in samples if s.fixations]
+    fixations = checkpoint.file_sha256(table) if table.exists() else data.files_hash(maps)
     return {
         "folder": str(folder),
         "train": len(parts[0].samples),
         "valid": len(parts[1].samples),
         "split": data.names_hash(*([sample.name for sample in part.samples] for part in parts)),
         "archives": archives.origins(step.data, folder.parent),
-        "identity": digest.hexdigest(),
+        "identity": hashlib.sha256(f"{data.files_hash(samples)}{fixations}".encode()).hexdigest(),
     }
 
 
@@ -124,15 +120,9 @@ def request(step: Step, inputs: Mapping[str, dict], options: Options, results: P
         return submit.Options(step.data, Path(step.settings["folder"]), params, weights, input_size=size)
     folder = Path(found[0]["folder"])
     if step.kind == "train":
-        return train.Options(
-            [step.data],
-            folder,
-            {**params, "seed": step.seed},
-            init=found[-1].get("best") or step.settings["init"],
-            variant=step.settings["variant"],
-            context=step.settings["context"],
-            input_size=size,
-        )
+        init = found[-1].get("best") or step.settings["init"]
+        network = {"init": init, **{name: step.settings[name] for name in ("variant", "context")}}
+        return train.Options([step.data], folder, {**params, "seed": step.seed}, **network, input_size=size)
     return evaluate.Options(
         step.data,
         folder,
