@@ -121,9 +121,12 @@ def add_data(phase: argparse._ActionsContainer, purpose: str = "", names=None, d
     phase.add_argument("-d", "--data", help=text, **options)
 
 
-def add_dataset_path(phase: argparse._ActionsContainer) -> None:
-    text = "folder of the dataset, or the folder that contains it (default: data)"
-    phase.add_argument("-p", "--path", type=Path, default=Path("data"), action=Once, help=text)
+DATASET_PATH = "folder of the dataset, or the folder that contains it (default: data)"
+
+
+def add_path(phase: argparse._ActionsContainer, text: str, default: Path | None = Path("data"), **options) -> None:
+    """The flag of a phase that takes one folder."""
+    phase.add_argument("-p", "--path", type=Path, default=default, action=Once, help=text, **options)
 
 
 def add_weights(phase: argparse._ActionsContainer, **options) -> None:
@@ -259,14 +262,8 @@ def add_compare(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("first", type=existing_name, metavar="A", help="picture, or folder of pictures")
     phase.add_argument("second", type=existing_name, metavar="B", help="another version, or a folder of them")
     add_areas(phase)
-    phase.add_argument(
-        "--fail-below",
-        type=least_share,
-        action="append",
-        default=[],
-        metavar="NAME:PERCENT",
-        help="exit with status 1 if an area of B has a lower percentage of the attention, such as button:10",
-    )
+    text = "exit with status 1 if an area of B has a lower percentage of the attention, such as button:10"
+    phase.add_argument("--fail-below", type=least_share, action="append", default=[], metavar="NAME:PERCENT", help=text)
     add_maps(phase, nargs=2, metavar=("MAPS_OF_A", "MAPS_OF_B"))
     add_params(phase, "compare")
 
