@@ -45,14 +45,12 @@ class Header:
         format: Pillow's name.
         orientation: how the decoded pixels must be turned, as a value of the EXIF tag; 1 for not at all.
         transparent: whether there may be transparent pixels.
-        tag: the EXIF tag of the file, even if it is not applied.
     """
 
     size: tuple[int, int]
     format: str
     orientation: int = 1
     transparent: bool = False
-    tag: int = 1
 
     @property
     def pixels(self) -> int:
@@ -93,7 +91,7 @@ def read_header(
     code = tag if orientation == UPRIGHT else 1
     if name == "TIFF":  # Pillow turns these files itself, and has already swapped the sides.
         code = 1 if orientation == UPRIGHT else inverse(tag)
-    header = Header(size[::-1] if code >= 5 else size, name, code, transparent, tag)
+    header = Header(size[::-1] if code >= 5 else size, name, code, transparent)
     if header.pixels > most_pixels:
         height, width = header.size
         raise Unreadable(f"{width}×{height} pixels, expected at most {most_pixels}: shrink it, or raise --max-pixels")

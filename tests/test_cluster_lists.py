@@ -12,9 +12,8 @@ import pytest
 from conftest import write
 
 from msinet import main
-from msinet.data import list_images
 from msinet.listing import name_counts
-from msinet.photographs import find_images, output_paths
+from msinet.photographs import find_images, name_all
 from msinet.utils import UserError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
@@ -37,9 +36,8 @@ def test_listing_gives_the_names_that_plain_test_gives(tmp_path):
         write(tmp_path / "in" / name, b"")
     for suffix in (".jpeg", ".npy"):
         listed = list(Photographs(str(tmp_path / "in"), "", suffix))
-        images = list_images(tmp_path / "in")
-        expected = output_paths(images, tmp_path / "in", Path("images"), suffix)
-        assert {Path(photograph.path): Path(photograph.map) for photograph in listed} == expected
+        expected = name_all(find_images([tmp_path / "in"]).images, suffix)
+        assert {(row.path, row.map) for row in listed} == {(row.path, row.map) for row in expected}
     one = Photographs(str(tmp_path / "in" / "x.png"), "", ".png")
     assert [photograph.map for photograph in one] == ["images/x.png"]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from test_test import decoded, good, record, results, run, weights
 
 from msinet import data, main
-from msinet.photographs import output_paths
+from msinet.photographs import name_maps
 
 
 def test_subfolders_and_equal_names_never_overwrite_each_other(photograph, tmp_path, results, run):
@@ -26,15 +26,13 @@ def test_subfolders_and_equal_names_never_overwrite_each_other(photograph, tmp_p
         assert {path.relative_to(folder).as_posix() for path in data.list_images(folder)} == set(expected)
 
 
-def test_every_image_has_its_own_map_whatever_the_names(tmp_path):
+def test_every_image_has_its_own_map_whatever_the_names():
     names = ["photo.jpg", "photo.png", "photo.jpg.png", "photo.png.jpg", "PHOTO.JPG", "sub/photo.jpg", "a.png"]
     names += ["photo.jpg-2.png", "a.b.png", "x\u0301.png", "\u1e8b.png", "cafe\u0301.jpg", "caf\u00e9.jpg"]
-    images = [tmp_path / name for name in names]
-    targets = output_paths(images, tmp_path, tmp_path / "out", ".jpeg")
-    spelled = {unicodedata.normalize("NFC", str(target)).casefold() for target in targets.values()}
-    assert len(spelled) == len(names) == len(targets)
-    assert targets[tmp_path / "a.png"].name == "a.jpeg" and targets[tmp_path / "photo.png"].name == "photo.png.jpeg"
-    assert all(target.parent.name in ("out", "sub") for target in targets.values())
+    targets = {row.path: row.map for row in name_maps(names, ".jpeg")}
+    assert len({unicodedata.normalize("NFC", target).casefold() for target in targets.values()}) == len(names)
+    assert targets["a.png"] == "images/a.jpeg" and targets["photo.png"] == "images/photo.png.jpeg"
+    assert targets["sub/photo.jpg"] == "images/sub/photo.jpeg"
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="there every file's name is valid text")
