@@ -47,9 +47,6 @@ def test_command_without_arguments_shows_a_short_page_with_commands_that_parse(c
 def test_misspelled_word_is_answered_with_the_one_that_was_meant(arguments, guess, capsys):
     message = refused(arguments, capsys)
     assert f"; did you mean {guess}? See '" in message and "--help'" in message
-
-
-def test_unlike_any_known_word_nothing_is_suggested(capsys):
     message = refused(["test", "-d", "xyz"], capsys)
     assert "received xyz, expected salicon, mit1003," in message and "did you mean" not in message
 

@@ -44,13 +44,14 @@ def test_images_whose_names_are_not_valid_text_are_predicted(photograph, tmp_pat
     assert (results / "overlays" / f"{name}.jpeg").exists()
 
 
-@pytest.mark.parametrize("make", ["missing", "empty folder"])
-def test_path_without_images_is_a_clear_error(tmp_path, run, capsys, make):
-    path = tmp_path / "nothing"
-    if make == "empty folder":
-        path.mkdir()
-    assert run(path) == 2
-    assert str(path) in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("missing", "No such file or folder"), ("empty", "No image below"), ("*.jpg", "No image matches the pattern")],
+)
+def test_path_without_images_is_a_clear_error(tmp_path, run, capsys, name, words):
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / name) == 2
+    assert f"{words}" in (error := capsys.readouterr().err) and str(tmp_path / name) in error
 
 
 # --- Which files are photographs --------------------------------------------------------------------------------------
@@ -90,11 +91,6 @@ def test_photographs_are_named_without_a_flag_and_by_patterns(folders, weights, 
     assert record(tmp_path / "r")["written"] == 2 and record(tmp_path / "r")["path"] == [
         word for word in arguments if word != "--overlay"
     ]
-
-
-def test_pattern_without_a_match_is_a_clear_error(run, capsys, tmp_path):
-    assert run(tmp_path / "*.jpg") == 2
-    assert "No image matches the pattern" in capsys.readouterr().err
 
 
 def test_skipped_files_are_counted_by_suffix(good, run, results, capsys):
