@@ -159,14 +159,6 @@ def add_mirrored(phase: argparse._ActionsContainer) -> None:
     phase.add_argument("--mirrored", action="store_true", help=text)
 
 
-def add_engine(phase: argparse._ActionsContainer) -> None:
-    text = (
-        "litert starts in a second, without TensorFlow, on a processor, with --weights medium or lite; maps "
-        "differ by at most one gray level (default: tensorflow; docs/performance.md)"
-    )
-    phase.add_argument("--engine", choices=("tensorflow", "litert"), default="tensorflow", help=text)
-
-
 def add_verbose(phase) -> None:
     text = "also print how the network was trained, and everything else that its record says"
     phase.add_argument("--verbose", action="store_true", help=text)

@@ -26,7 +26,6 @@ from .arguments import (
     add_compare,
     add_crop,
     add_data,
-    add_engine,
     add_frames,
     add_input_size,
     add_mirrored,
@@ -136,7 +135,11 @@ def add_test(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("--overlay", action="store_true", help="also write the originals blended with their maps")
     add_input_size(phase, auto=True)
     add_mirrored(phase)
-    add_engine(phase)
+    text = (
+        "litert starts in a second, without TensorFlow, on a processor, with --weights medium or lite; maps "
+        "differ by at most one gray level (default: tensorflow; docs/performance.md)"
+    )
+    phase.add_argument("--engine", choices=("tensorflow", "litert"), default="tensorflow", help=text)
     add_verbose(phase)
     text = f"reject photographs with more pixels, which would take too much memory (default: {MAX_PIXELS})"
     phase.add_argument("--max-pixels", type=pixel_count, default=MAX_PIXELS, help=text)

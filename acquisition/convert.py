@@ -18,16 +18,15 @@ def convert(
     raw: Path,
     reader: Callable[[Path], Mapping[str, Callable]],
     sigma: float | None,
-) -> list[str]:
+) -> None:
     """Make `fixations/`, `saliency/` and `fixations.csv` of a dataset. Maps of an earlier run are kept.
+
+    Oddities of the archive are printed.
 
     Args:
         stimuli: the photographs by name.
         folder, raw: of the dataset, and of the raw files that `reader` reads, see `readers`.
         sigma: of the Gaussian in pixels, or None if the archive has its own saliency maps.
-
-    Returns:
-        A sentence for each oddity of the archive.
 
     Raises:
         DownloadError: a file is damaged, or photographs and fixations belong to different images.
@@ -51,18 +50,17 @@ def convert(
         writer = csv.writer(file)
         writer.writerow(["image", "x", "y", "observer"])
         rows = parallel_map(convert_one, sorted(stimuli))
-        bar = ProgressBar(rows, total=len(stimuli), unit="image", desc="Converting")
-        for name, points, count, differs in bar:
+        for name, points, count, differs in ProgressBar(rows, total=len(stimuli), unit="image", desc="Converting"):
             writer.writerows((name, *point) for point in points.tolist())
             outside += count
             resized += [name] if differs else []
-    notes = [f"{outside} fixations are outside their photographs and were skipped."] if outside else []
+    if outside:
+        print(f"{outside} fixations are outside their photographs and were skipped.")
     if resized:
-        notes.append(
+        print(
             f"The archive states another size than the photograph's for {len(resized)} images, such as {resized[0]}; "
             f"their maps have the photograph's size."
         )
-    return notes
 
 
 def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int], sigma: float | None) -> None:
