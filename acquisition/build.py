@@ -29,7 +29,7 @@ def make_dataset(row: Dataset, files: Sequence[Fetched], staging: Path) -> Path:
         stimuli = _names(build / "stimuli")
         if len(stimuli) != row.images:
             raise DownloadError(f"The archive has {len(stimuli)} photographs, expected {row.images}.")
-        convert(stimuli, build, build / "raw", getattr(readers, f"read_{row.reader}"), row.sigma)
+        convert(stimuli, build, getattr(readers, f"read_{row.reader}"), row.sigma)
         shutil.rmtree(build / "raw")
         for part in [build, *(path for path in build.rglob("*") if path.is_dir())]:
             sweep_leftovers(part)

@@ -10,28 +10,25 @@ from PIL import Image
 
 from ..progress import ProgressBar
 from ..utils import DownloadError, name_some, parallel_map, whole_file
+from .readers import Reading
 
 
-def convert(
-    stimuli: Mapping[str, Path],
-    folder: Path,
-    raw: Path,
-    reader: Callable[[Path], Mapping[str, Callable]],
-    sigma: float | None,
-) -> None:
+def convert(stimuli: Mapping[str, Path], folder: Path, reader: Callable[[Path], Reading], sigma: float | None) -> None:
     """Make `fixations/`, `saliency/` and `fixations.csv` of a dataset. Maps of an earlier run are kept.
 
     Oddities of the archive are printed.
 
     Args:
         stimuli: the photographs by name.
-        folder, raw: of the dataset, and of the raw files that `reader` reads, see `readers`.
+        folder: of the dataset.
+        reader: reads the raw files in its folder `raw`, see `readers`.
         sigma: of the Gaussian in pixels, or None if the archive has its own saliency maps.
 
     Raises:
         DownloadError: a file is damaged, or photographs and fixations belong to different images.
         OSError: the disk is full, or the folder is not writable.
     """
+    raw = folder / "raw"
     with _damage_reported(raw):
         fixations = reader(raw)
     _check_names(stimuli, fixations)

@@ -65,16 +65,6 @@ def test_bmp_files_of_any_depth_have_the_pixels_of_pillow(corners, tmp_path, mod
     np.testing.assert_array_equal(read(tmp_path / "a.bmp"), np.asarray(image.convert("RGB")))
 
 
-def test_compressed_bmp_is_read(tmp_path):
-    # Run-length encoding of 4×2 pixels: four of color 1 in the bottom row, four of color 2 above it.
-    data = bytes([4, 1, 0, 0, 4, 2, 0, 1])
-    palette = bytes([0, 0, 0, 0, 10, 20, 30, 0, 40, 50, 60, 0])
-    header = struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, 8, 1, len(data), 0, 0, 3, 0)
-    start = struct.pack("<2sIHHI", b"BM", 14 + 40 + 12 + len(data), 0, 0, 14 + 40 + 12)
-    pixels = read(write(tmp_path / "a.bmp", start + header + palette + data))
-    assert pixels[0].tolist() == [[60, 50, 40]] * 4 and pixels[1].tolist() == [[30, 20, 10]] * 4
-
-
 def test_first_frame_of_a_gif_is_composed_on_its_canvas_in_white(tmp_path):
     frame = Image.new("P", (8, 6), 1)
     frame.putpalette([255, 0, 0, 0, 0, 255])
