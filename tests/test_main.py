@@ -140,7 +140,10 @@ IMPOSSIBLE = [
     ("command", "words"),
     [
         *((f"train {flag}", "received {}, expected a ".format(flag.partition("=")[2])) for flag in IMPOSSIBLE),
-        *((f"{phase} -p a -p b", "received a and b, expected one") for phase in ("train", "evaluate", "download")),
+        *(
+            (f"{phase} -p a -p b", "received a and b, expected one")
+            for phase in ("train", "evaluate", "download", "reproduce")
+        ),
         ("test -p=", "received an empty path"),
         ("test --input-size 8 100000", "at most 4096"),
         ("test --input-size 4096 4096", "pixels, which need 10 GB"),
