@@ -121,9 +121,12 @@ def add_data(phase: argparse._ActionsContainer, purpose: str = "", names=None, d
     phase.add_argument("-d", "--data", help=text, **options)
 
 
-def add_dataset_path(phase: argparse._ActionsContainer) -> None:
-    text = "folder of the dataset, or the folder that contains it (default: data)"
-    phase.add_argument("-p", "--path", type=Path, default=Path("data"), action=Once, help=text)
+DATASET_PATH = "folder of the dataset, or the folder that contains it (default: data)"
+
+
+def add_path(phase: argparse._ActionsContainer, text: str, default: Path | None = Path("data"), **options) -> None:
+    """The flag of a phase that takes one folder."""
+    phase.add_argument("-p", "--path", type=Path, default=default, action=Once, help=text, **options)
 
 
 def add_weights(phase: argparse._ActionsContainer, **options) -> None:
@@ -154,14 +157,6 @@ def add_frames(phase) -> None:
 def add_mirrored(phase: argparse._ActionsContainer) -> None:
     text = "average each map with the map of the mirrored photograph; this doubles the time"
     phase.add_argument("--mirrored", action="store_true", help=text)
-
-
-def add_engine(phase: argparse._ActionsContainer) -> None:
-    text = (
-        "litert starts in a second, without TensorFlow, on a processor, with --weights medium or lite; maps "
-        "differ by at most one gray level (default: tensorflow; docs/performance.md)"
-    )
-    phase.add_argument("--engine", choices=("tensorflow", "litert"), default="tensorflow", help=text)
 
 
 def add_verbose(phase) -> None:
@@ -259,14 +254,8 @@ def add_compare(phase: argparse.ArgumentParser) -> None:
     phase.add_argument("first", type=existing_name, metavar="A", help="picture, or folder of pictures")
     phase.add_argument("second", type=existing_name, metavar="B", help="another version, or a folder of them")
     add_areas(phase)
-    phase.add_argument(
-        "--fail-below",
-        type=least_share,
-        action="append",
-        default=[],
-        metavar="NAME:PERCENT",
-        help="exit with status 1 if an area of B has a lower percentage of the attention, such as button:10",
-    )
+    text = "exit with status 1 if an area of B has a lower percentage of the attention, such as button:10"
+    phase.add_argument("--fail-below", type=least_share, action="append", default=[], metavar="NAME:PERCENT", help=text)
     add_maps(phase, nargs=2, metavar=("MAPS_OF_A", "MAPS_OF_B"))
     add_params(phase, "compare")
 

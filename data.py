@@ -201,7 +201,7 @@ def check_files(samples: Sequence[Sample]) -> None:
             if found != size:
                 complaints.append(other_size(sample.saliency, found, sample.stimulus, size))
     if not complaints:
-        complaints = [complaint for complaint in parallel_map(_check_map, samples) if complaint]
+        complaints = list(filter(None, parallel_map(_check_map, samples)))
     if complaints:
         raise UserError(f"{name_some(complaints, '; ')}.")
 
@@ -253,9 +253,8 @@ def load_groups(
     samples = pair_files(find_dataset(name, path), orientation_of(name, orientation))
     if name == CUSTOM:
         check_files(samples)
-    parts = split_custom(samples, valid_fraction) if name == CUSTOM else split(samples, DATASETS[name])
-    height, width = size
-    return Group(parts[0], (height, width)), Group(parts[1], (height, width))
+    train, valid = split_custom(samples, valid_fraction) if name == CUSTOM else split(samples, DATASETS[name])
+    return Group(train, size), Group(valid, size)
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from .acquisition import datasets
 from .arguments import (
-    Once,
+    DATASET_PATH,
     add_data,
-    add_dataset_path,
     add_input_size,
     add_mirrored,
     add_params,
+    add_path,
     add_verbose,
     add_weights,
     blur_width,
@@ -40,43 +40,26 @@ def add_train(phase: argparse.ArgumentParser) -> None:
     add_examples(phase, "train")
     essentials = phase.add_argument_group("essentials")
     add_data(essentials, "one or more of ", default=["salicon"], nargs="+")
-    add_dataset_path(essentials)
-    essentials.add_argument(
-        "--init",
-        metavar="{vgg16,scratch,medium,lite,PATH}",
-        help="initial weights (default: vgg16 for salicon, the best SALICON checkpoint for any other dataset)",
-    )
+    add_path(essentials, DATASET_PATH)
+    text = "initial weights (default: vgg16 for salicon, the best SALICON checkpoint for any other dataset)"
+    essentials.add_argument("--init", metavar="{vgg16,scratch,medium,lite,PATH}", help=text)
     essentials.add_argument("--restart", action="store_true", help="start over if an earlier run exists")
     own = phase.add_argument_group("your own data (-d custom)")
-    own.add_argument(
-        "--valid-fraction",
-        type=fraction,
-        help="share of the images used for validation, unless there are folders train and val "
-        f"(default: {VALID_FRACTION})",
+    text = "share of the images used for validation, unless there are folders train and val"
+    own.add_argument("--valid-fraction", type=fraction, help=f"{text} (default: {VALID_FRACTION})")
+    text = (
+        "standard deviation of the Gaussian that turns fixations into saliency maps where there are no maps, in "
+        "pixels, or in degrees with --pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)"
     )
-    own.add_argument(
-        "--sigma",
-        type=blur_width,
-        help="standard deviation of the Gaussian that turns fixations into saliency maps where there are no maps, in "
-        "pixels, or in degrees with --pixels-per-degree (default: 1 degree, or 2 %% of an image's longer side)",
-    )
-    own.add_argument(
-        "--pixels-per-degree", type=blur_width, metavar="P", help="pixels of the images per degree of visual angle"
-    )
+    own.add_argument("--sigma", type=blur_width, help=text)
+    text = "pixels of the images per degree of visual angle"
+    own.add_argument("--pixels-per-degree", type=blur_width, metavar="P", help=text)
     recipe = phase.add_argument_group("recipe")
-    recipe.add_argument(
-        "--recipe",
-        choices=RECIPES,
-        default="paper",
-        help="set of defaults: those of the paper, or those for training without VGG16 weights (default: paper)",
-    )
+    text = "set of defaults: those of the paper, or those for training without VGG16 weights (default: paper)"
+    recipe.add_argument("--recipe", choices=RECIPES, default="paper", help=text)
     recipe.add_argument("--variant", choices=VARIANTS, help="size of the network (default: full, or that of --init)")
-    recipe.add_argument(
-        "--context",
-        choices=CONTEXTS,
-        default="aspp",
-        help="the ASPP module, or the paper's ablation without it (default: aspp)",
-    )
+    text = "the ASPP module, or the paper's ablation without it (default: aspp)"
+    recipe.add_argument("--context", choices=CONTEXTS, default="aspp", help=text)
     add_input_size(recipe, auto=True)
     speed = phase.add_argument_group("speed and files")
     add_params(phase, "train", own=own, recipe=recipe, speed=speed, files=essentials)
@@ -86,50 +69,33 @@ def add_evaluate(phase: argparse.ArgumentParser) -> None:
     add_examples(phase, "evaluate")
     essentials = phase.add_argument_group("essentials")
     add_data(essentials)
-    add_dataset_path(essentials)
-    essentials.add_argument(
-        "--split", choices=("valid", "train", "all"), default="valid", help="images to score (default: valid)"
-    )
+    add_path(essentials, DATASET_PATH)
+    text = "images to score (default: valid)"
+    essentials.add_argument("--split", choices=("valid", "train", "all"), default="valid", help=text)
     add_weights(essentials, nargs="+")
-    essentials.add_argument(
-        "--maps",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="folders of existing maps to score; the maps must have the names of the images",
-    )
-    essentials.add_argument(
-        "--baselines", action="store_true", help="also score uniform, center bias and gold standard"
-    )
-    essentials.add_argument(
-        "--name", help="name of the run's folder in results/evaluation (default: derived from the data and the flags)"
-    )
+    text = "folders of existing maps to score; the maps must have the names of the images"
+    essentials.add_argument("--maps", type=Path, nargs="+", default=[], metavar="DIR", help=text)
+    text = "also score uniform, center bias and gold standard"
+    essentials.add_argument("--baselines", action="store_true", help=text)
+    text = "name of the run's folder in results/evaluation (default: derived from the data and the flags)"
+    essentials.add_argument("--name", help=text)
     add_verbose(essentials)
     own = phase.add_argument_group("your own data (-d custom)")
-    own.add_argument(
-        "--valid-fraction",
-        type=fraction,
-        help="share of your own images used for validation (default: that of the training, if the weights' file "
-        f"records it, else {VALID_FRACTION})",
+    text = (
+        "share of your own images used for validation (default: that of the training, if the weights' file records "
+        f"it, else {VALID_FRACTION})"
     )
+    own.add_argument("--valid-fraction", type=fraction, help=text)
     recipe = phase.add_argument_group("recipe: how maps are made and scored")
-    recipe.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="tuebingen",
-        help="definitions of the metrics: those of the MIT/Tübingen or the original MIT benchmark (default: tuebingen)",
+    text = "definitions of the metrics: those of the MIT/Tübingen or the original MIT benchmark (default: tuebingen)"
+    recipe.add_argument("--protocol", choices=PROTOCOLS, default="tuebingen", help=text)
+    text = (
+        "standard deviation of the Gaussian that blurs fixations for CC, SIM and KLD (default: use the dataset's "
+        "saliency maps)"
     )
-    recipe.add_argument(
-        "--sigma",
-        type=blur_width,
-        metavar="PIXELS",
-        help="standard deviation of the Gaussian that blurs fixations for CC, SIM and KLD "
-        "(default: use the dataset's saliency maps)",
-    )
-    recipe.add_argument(
-        "--metric-maps", action="store_true", help="score each metric on its own map, computed from a density"
-    )
+    recipe.add_argument("--sigma", type=blur_width, metavar="PIXELS", help=text)
+    text = "score each metric on its own map, computed from a density"
+    recipe.add_argument("--metric-maps", action="store_true", help=text)
     choice = recipe.add_mutually_exclusive_group()
     choice.add_argument("--fit", action="store_true", help="fit the density to the training split, and save it")
     choice.add_argument("--density", type=Path, metavar="FILE", help="use a density that --fit saved")
@@ -143,55 +109,24 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
     add_examples(phase, "reproduce")
     essentials = phase.add_argument_group("essentials")
     add_data(essentials, names=(*datasets.DATASETS, "all"), default=["all"], nargs="+")
-    essentials.add_argument(
-        "-p",
-        "--path",
-        type=Path,
-        action=Once,
-        default=Path("data"),
-        help="folder that contains the datasets' folders (default: data)",
-    )
-    essentials.add_argument(
-        "--weights",
-        default="published",
-        metavar="{published,medium,lite,PATH}",
-        help="network to score instead of each dataset's published one; the page says so (default: published)",
-    )
-    essentials.add_argument(
-        "--dry-run", action="store_true", help="only print the plan, with its downloads and disk space"
-    )
-    essentials.add_argument(
-        "--train", action="store_true", help="also train: on SALICON, then from its best checkpoint on each dataset"
-    )
-    essentials.add_argument(
-        "--reference",
-        type=Path,
-        metavar="FILE",
-        help="published numbers to show next to ours: a CSV file such as docs/reference.csv",
-    )
+    add_path(essentials, "folder that contains the datasets' folders (default: data)")
+    text = "network to score instead of each dataset's published one; the page says so (default: published)"
+    essentials.add_argument("--weights", default="published", metavar="{published,medium,lite,PATH}", help=text)
+    text = "only print the plan, with its downloads and disk space"
+    essentials.add_argument("--dry-run", action="store_true", help=text)
+    text = "also train: on SALICON, then from its best checkpoint on each dataset"
+    essentials.add_argument("--train", action="store_true", help=text)
+    text = "published numbers to show next to ours: a CSV file such as docs/reference.csv"
+    essentials.add_argument("--reference", type=Path, metavar="FILE", help=text)
     recipe = phase.add_argument_group("recipe of the trainings, for --train")
-    recipe.add_argument(
-        "--context",
-        choices=CONTEXTS,
-        default="aspp",
-        help="plain also trains the paper's ablation without the ASPP module (default: aspp)",
-    )
-    recipe.add_argument(
-        "--seeds",
-        type=counting,
-        default=1,
-        metavar="N",
-        help="how often to train each network, with consecutive seeds (default: 1)",
-    )
-    recipe.add_argument(
-        "--variant", choices=("full", "lite"), default="full", help="size of the trained network (default: full)"
-    )
-    recipe.add_argument(
-        "--init",
-        default="vgg16",
-        metavar="{vgg16,scratch,lite,PATH}",
-        help="initial weights of the training on SALICON (default: vgg16)",
-    )
+    text = "plain also trains the paper's ablation without the ASPP module (default: aspp)"
+    recipe.add_argument("--context", choices=CONTEXTS, default="aspp", help=text)
+    text = "how often to train each network, with consecutive seeds (default: 1)"
+    recipe.add_argument("--seeds", type=counting, default=1, metavar="N", help=text)
+    text = "size of the trained network (default: full)"
+    recipe.add_argument("--variant", choices=("full", "lite"), default="full", help=text)
+    text = "initial weights of the training on SALICON (default: vgg16)"
+    recipe.add_argument("--init", default="vgg16", metavar="{vgg16,scratch,lite,PATH}", help=text)
     add_input_size(recipe)
     speed = phase.add_argument_group("speed and files")
     add_params(phase, "reproduce", own=recipe, recipe=recipe, speed=speed, files=essentials)

@@ -45,18 +45,12 @@ class Header:
         format: Pillow's name.
         orientation: how the decoded pixels must be turned, as a value of the EXIF tag; 1 for not at all.
         transparent: whether there may be transparent pixels.
-        tag: the EXIF tag of the file, even if it is not applied.
     """
 
     size: tuple[int, int]
     format: str
     orientation: int = 1
     transparent: bool = False
-    tag: int = 1
-
-    @property
-    def pixels(self) -> int:
-        return self.size[0] * self.size[1]
 
 
 def read_header(
@@ -92,12 +86,11 @@ def read_header(
         name, size, tag, transparent = "PNG", *found
     code = tag if orientation == UPRIGHT else 1
     if name == "TIFF":  # Pillow turns these files itself, and has already swapped the sides.
-        code = 1 if orientation == UPRIGHT else inverse(tag)
-    header = Header(size[::-1] if code >= 5 else size, name, code, transparent, tag)
-    if header.pixels > most_pixels:
-        height, width = header.size
+        code = 1 if orientation == UPRIGHT else {6: 8, 8: 6}.get(tag, tag)  # the inverse
+    height, width = size[::-1] if code >= 5 else size
+    if height * width > most_pixels:
         raise Unreadable(f"{width}×{height} pixels, expected at most {most_pixels}: shrink it, or raise --max-pixels")
-    return header
+    return Header((height, width), name, code, transparent)
 
 
 def image_size(file: Path, formats: tuple[str, ...] = IMAGE_FORMATS, orientation: str = UPRIGHT) -> tuple[int, int]:
@@ -181,11 +174,6 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
-
-
-def inverse(orientation: int) -> int:
-    """The orientation that undoes another one."""
-    return {6: 8, 8: 6}.get(orientation, orientation)
 
 
 def read_pixels(file: Path) -> np.ndarray:
@@ -334,6 +322,7 @@ def _container_of(file: Path) -> str:
         return ""
     if start[4:8] != b"ftyp":
         return ""
-    brands = {b"avif": "AVIF", b"avis": "AVIF"}
+    if start[8:12] in (b"avif", b"avis"):
+        return "AVIF"
     heic = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-    return "HEIC" if start[8:12] in heic else brands.get(start[8:12], "")
+    return "HEIC" if start[8:12] in heic else ""

@@ -13,6 +13,7 @@ from .data import Sample
 from .image_files import (
     IMAGE_FORMATS,
     MAP_FORMATS,
+    PNG_SIGNATURE,
     STORED,
     UPRIGHT,
     Header,
@@ -24,7 +25,6 @@ from .image_files import (
     turn,
     why_unreadable,
 )
-from .image_files import as_pixels as as_pixels  # Used by others through this module.
 from .map_files import blend, check_jpeg, encode_array
 
 # Padding values of images and of saliency maps at the network's input size.
@@ -132,7 +132,7 @@ def _resize(image, size):
 # Formats that TensorFlow decodes, as in the published program. Pillow decodes all others.
 BY_TENSORFLOW = ("JPEG", "PNG")
 
-PNG_START, BIT_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # the position of the byte
+BIT_DEPTH = 24  # the position of the byte in a PNG file
 
 
 def decode_image(contents, channels: int):
@@ -153,7 +153,7 @@ def decode_image(contents, channels: int):
 
 def decode_map(contents):
     """Decode the contents of a JPEG or PNG file as a map: float32, (H, W, 1), 0 to 255, with all of its 16 bits."""
-    is_png = tf.strings.substr(contents, 0, len(PNG_START)) == PNG_START
+    is_png = tf.strings.substr(contents, 0, len(PNG_SIGNATURE)) == PNG_SIGNATURE
     is_deep = tf.strings.substr(contents, BIT_DEPTH, 1) == b"\x10"
     return tf.cond(
         is_png & is_deep,

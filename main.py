@@ -23,15 +23,14 @@ if not __package__:
 
 from .acquisition import datasets
 from .arguments import (
-    Once,
     add_compare,
     add_crop,
     add_data,
-    add_engine,
     add_frames,
     add_input_size,
     add_mirrored,
     add_params,
+    add_path,
     add_regions,
     add_verbose,
     add_weights,
@@ -112,118 +111,75 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def add_download(phase: argparse.ArgumentParser) -> None:
     add_data(phase, names=(*datasets.DATASETS, "all"))
-    phase.add_argument(
-        "-p",
-        "--path",
-        type=Path,
-        action=Once,
-        help="folder for the datasets' folders, or for weights (default: data, or where other phases look for weights)",
-    )
-    phase.add_argument(
-        "--weights",
-        action="store_true",
-        help="download the published network for DATA instead, and VGG16 too if DATA is salicon",
-    )
-    phase.add_argument(
-        "--from",
-        dest="source",
-        metavar="PATH_OR_URL",
-        help="an archive, a folder of archives, or the address of a mirror (default: the published addresses)",
-    )
+    text = "folder for the datasets' folders, or for weights (default: data, or where other phases look for weights)"
+    add_path(phase, text, default=None)
+    text = "download the published network for DATA instead, and VGG16 too if DATA is salicon"
+    phase.add_argument("--weights", action="store_true", help=text)
+    text = "an archive, a folder of archives, or the address of a mirror (default: the published addresses)"
+    phase.add_argument("--from", dest="source", metavar="PATH_OR_URL", help=text)
     phase.add_argument("--list", action="store_true", help="only show the datasets, their terms and citations")
 
 
 def add_test(phase: argparse.ArgumentParser) -> None:
     add_data(phase, "dataset whose weights and input size are used: ")
     add_weights(phase)
-    phase.add_argument(
-        "photographs",
-        nargs="*",
-        type=path_or_address,
-        metavar="PATH",
-        help="photographs, clips, folders of them, or patterns such as 'photos/*.jpg'; or a camera such as "
-        "/dev/video0, or the address of a stream (default: the sample photograph of Matplotlib)",
+    text = (
+        "photographs, clips, folders of them, or patterns such as 'photos/*.jpg'; or a camera such as /dev/video0, or "
+        "the address of a stream (default: the sample photograph of Matplotlib)"
     )
-    phase.add_argument(
-        "-p",
-        "--path",
-        type=path_or_address,
-        nargs="+",
-        action="extend",
-        default=[],
-        help="the same as PATH without a flag; may be repeated",
-    )
-    phase.add_argument(
-        "--format",
-        type=image_format,
-        choices=("jpeg", "png", "npy"),
-        default="jpeg",
-        help="file format of the maps; those of clips become videos, or with npy one .npz file (default: jpeg)",
-    )
+    phase.add_argument("photographs", nargs="*", type=path_or_address, metavar="PATH", help=text)
+    text = "the same as PATH without a flag; may be repeated"
+    phase.add_argument("-p", "--path", type=path_or_address, nargs="+", action="extend", default=[], help=text)
+    text = "file format of the maps; those of clips become videos, or with npy one .npz file (default: jpeg)"
+    phase.add_argument("--format", type=image_format, choices=("jpeg", "png", "npy"), default="jpeg", help=text)
     phase.add_argument("--overlay", action="store_true", help="also write the originals blended with their maps")
     add_input_size(phase, auto=True)
     add_mirrored(phase)
-    add_engine(phase)
-    add_verbose(phase)
-    phase.add_argument(
-        "--max-pixels",
-        type=pixel_count,
-        default=MAX_PIXELS,
-        help=f"reject photographs with more pixels, which would take too much memory (default: {MAX_PIXELS})",
+    text = (
+        "litert starts in a second, without TensorFlow, on a processor, with --weights medium or lite; maps "
+        "differ by at most one gray level (default: tensorflow; docs/performance.md)"
     )
+    phase.add_argument("--engine", choices=("tensorflow", "litert"), default="tensorflow", help=text)
+    add_verbose(phase)
+    text = f"reject photographs with more pixels, which would take too much memory (default: {MAX_PIXELS})"
+    phase.add_argument("--max-pixels", type=pixel_count, default=MAX_PIXELS, help=text)
     add_params(phase, "test")
     add_frames(phase)
     group = phase.add_argument_group("many photographs, on many machines (docs/cluster.md)")
-    group.add_argument(
-        "--cluster",
-        nargs="?",
-        const="local",
-        metavar="ADDRESS",
-        help="predict with Ray on all cores of this machine, or on the cluster at ADDRESS, such as ray-head:6379 or "
+    text = (
+        "predict with Ray on all cores of this machine, or on the cluster at ADDRESS, such as ray-head:6379 or "
         "auto; --path may then be a list of photographs (.txt or .parquet), and both --path and --results may be "
-        "addresses such as s3://bucket/folder; photographs that an earlier run finished are skipped",
+        "addresses such as s3://bucket/folder; photographs that an earlier run finished are skipped"
     )
+    group.add_argument("--cluster", nargs="?", const="local", metavar="ADDRESS", help=text)
     group.add_argument("--workers", type=counting, help="processes that predict (default: one per core or per GPU)")
     group.add_argument("--shards", action="store_true", help="write the maps into the index, not as separate files")
     group.add_argument("--restart", action="store_true", help="start over if results of another run exist")
 
 
 def add_submit(phase: argparse.ArgumentParser) -> None:
-    phase.add_argument(
-        "-d", "--data", choices=datasets.BENCHMARKS, required=True, help="benchmark to write the files for"
-    )
-    phase.add_argument(
-        "-p", "--path", type=Path, required=True, action=Once, help="folder of the benchmark's test photographs"
-    )
+    text = "benchmark to write the files for"
+    phase.add_argument("-d", "--data", choices=datasets.BENCHMARKS, required=True, help=text)
+    add_path(phase, "folder of the benchmark's test photographs", default=None, required=True)
     add_weights(phase)
     phase.add_argument("--density", type=Path, metavar="FILE", help="use a density that 'evaluate --fit' saved")
-    phase.add_argument(
-        "--trial", action="store_true", help="accept any number of photographs, and mark the files as a trial"
-    )
+    text = "accept any number of photographs, and mark the files as a trial"
+    phase.add_argument("--trial", action="store_true", help=text)
     add_input_size(phase)
     add_params(phase, "submit")
 
 
 def add_export(phase: argparse.ArgumentParser) -> None:
-    phase.add_argument(
-        "--format", choices=EXPORTS, required=True, help="format of the export; hub is a folder to push to Hugging Face"
-    )
+    text = "format of the export; hub is a folder to push to Hugging Face"
+    phase.add_argument("--format", choices=EXPORTS, required=True, help=text)
     add_data(phase, "dataset whose weights and input size are used: ")
     add_weights(phase)
-    phase.add_argument(
-        "--bits",
-        type=int,
-        choices=sorted({bits for offered in EXPORTS.values() for bits in offered}, reverse=True),
-        default=32,
-        help="bits per weight; onnx, tflite and tfjs offer 16, tflite also 8 (default: 32)",
-    )
+    text = "bits per weight; onnx, tflite and tfjs offer 16, tflite also 8 (default: 32)"
+    bits = sorted({bits for offered in EXPORTS.values() for bits in offered}, reverse=True)
+    phase.add_argument("--bits", type=int, choices=bits, default=32, help=text)
     phase.add_argument("--output", type=Path, help="folder to write (default: one below results/exports)")
-    phase.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="PATH",
-        help="photograph, or folder of photographs, for calibrating 8 bits",
-    )
+    text = "photograph, or folder of photographs, for calibrating 8 bits"
+    phase.add_argument("--calibration", type=Path, metavar="PATH", help=text)
     add_input_size(phase)
     add_params(phase, "export")
 
@@ -231,12 +187,8 @@ def add_export(phase: argparse.ArgumentParser) -> None:
 def add_demo(phase: argparse.ArgumentParser) -> None:
     add_data(phase, "dataset whose weights are used: ")
     add_weights(phase)
-    phase.add_argument(
-        "--port",
-        type=port_number,
-        default=8000,
-        help="port of this computer that serves the page; 0 for any free one (default: 8000)",
-    )
+    text = "port of this computer that serves the page; 0 for any free one (default: 8000)"
+    phase.add_argument("--port", type=port_number, default=8000, help=text)
     phase.add_argument("--static", type=Path, metavar="DIR", help="write the page as a folder, and do not serve it")
     phase.add_argument("--no-browser", action="store_true", help="do not open the browser")
     add_params(phase, "demo")

@@ -215,17 +215,13 @@ def check_not_replaced(photographs: Sequence["Photograph"], results: Path) -> No
 
 
 def write_maps(
-    photograph: Photograph,
-    prediction,
-    options: Options,
-    write: Callable[[str, bytes], None],
+    photograph: Photograph, prediction, options: Options, write: Callable[[str, bytes], None]
 ) -> tuple[dict[str, bytes], str]:
     """Encode the map of a photograph, and with `--overlay` the overlay, then write them.
 
     Args:
         photograph: names the files.
         prediction: a `network.Prediction` of its file.
-        options: the format, and whether to write an overlay.
         write: called with the name and the contents of each file.
 
     Returns:
@@ -273,36 +269,13 @@ def map_pixels(prediction) -> int:
 
 
 def name_all(found: Mapping[Path, Path], suffix: str) -> list[Photograph]:
-    """Name the maps and overlays of images by the relative paths of `Found`; see `output_paths`."""
+    """Name the maps and overlays of images by the relative paths of `Found`; see `name_maps`."""
     named = name_maps([relative.as_posix() for relative in found.values()], suffix)
     return [photograph._replace(path=image.as_posix()) for image, photograph in zip(found, named, strict=True)]
 
 
 def name_maps(names: Sequence[str], suffix: str, folders: Sequence[str] = ()) -> list[Photograph]:
-    """Name the maps and overlays of images, given by relative paths with slashes; see `output_paths`."""
-    maps = _choose_names(names, suffix, folders)
-    overlays = maps if suffix == ".jpeg" else _choose_names(names, ".jpeg", folders)
-    rows = zip(names, maps, overlays, strict=True)
-    return [Photograph(name, f"images/{saliency}", f"overlays/{overlay}") for name, saliency, overlay in rows]
-
-
-def name_clips(names: Sequence[str], suffix: str, taken: Sequence[str] = ()) -> list[Photograph]:
-    """Name the videos of clips like the maps of photographs; `suffix` is that of photographs' maps."""
-    maps = _choose_names(names, video_suffix(suffix), taken)
-    overlays = maps if suffix != ".npy" else _choose_names(names, ".mp4", taken)
-    rows = zip(names, maps, overlays, strict=True)
-    return [Photograph(name, f"videos/{video}", f"overlays/{overlay}") for name, video, overlay in rows]
-
-
-def video_suffix(suffix: str) -> str:
-    """The suffix of a clip's maps, from that of photographs' maps."""
-    return ".npz" if suffix == ".npy" else ".mp4"
-
-
-def output_paths(
-    images: Sequence[Path], root: Path, folder: Path, suffix: str, folders: Sequence[str] = ()
-) -> dict[Path, Path]:
-    """Where the map of each image goes: the same subfolder and name below `folder`, with another suffix.
+    """Name the maps and overlays of images: the same subfolder and name with another suffix.
 
     When two images would share a map, or a map would have the name of a folder, each map's name keeps the image's
     suffix; if that name is taken too, a number follows. Names are compared as some file systems do, ignoring case and
@@ -310,17 +283,32 @@ def output_paths(
     be named folder by folder.
 
     Args:
-        images: files below `root`, or `root` itself.
-        root, folder, suffix: see above.
-        folders: subfolders with other images, relative to `root`.
+        names: relative paths with slashes; strings, because many `Path`s are slow.
+        suffix: of the maps.
+        folders: subfolders with other images.
     """
-    relative = [image.name if root == image else image.relative_to(root).as_posix() for image in images]
-    names = _choose_names(relative, suffix, folders)
-    return {image: folder / name for image, name in zip(images, names, strict=True)}
+    return _name_files("images", names, suffix, ".jpeg", folders)
+
+
+def name_clips(names: Sequence[str], suffix: str, taken: Sequence[str] = ()) -> list[Photograph]:
+    """Name the videos of clips like the maps of photographs; `suffix` is that of photographs' maps."""
+    return _name_files("videos", names, video_suffix(suffix), ".mp4", taken)
+
+
+def video_suffix(suffix: str) -> str:
+    """The suffix of a clip's maps, from that of photographs' maps."""
+    return ".npz" if suffix == ".npy" else ".mp4"
+
+
+def _name_files(folder: str, names: Sequence[str], suffix: str, overlay: str, taken: Sequence[str]) -> list[Photograph]:
+    maps = _choose_names(names, suffix, taken)
+    overlays = maps if suffix == overlay else _choose_names(names, overlay, taken)
+    rows = zip(names, maps, overlays, strict=True)
+    return [Photograph(name, f"{folder}/{saliency}", f"overlays/{overlay}") for name, saliency, overlay in rows]
 
 
 def _choose_names(relative: Sequence[str], suffix: str, folders: Sequence[str]) -> list[str]:
-    """The names of `output_paths` for relative paths; strings, because many `Path`s are slow."""
+    """The names of maps with one suffix, see `name_maps`."""
     above = {name.rpartition("/")[0] for name in relative}
     above |= {parent.as_posix() for name in above for parent in Path(name).parents}
     taken = {same_name(name) for name in above.union(folders)}

@@ -58,28 +58,25 @@ def _choose(
     archive: Path, infos: Sequence[zipfile.ZipInfo], members: Sequence[tuple[str, str]]
 ) -> dict[str, zipfile.ZipInfo]:
     """The needed members by target path. An archive with any dangerous name is rejected."""
-    patterns = [(re.compile(r"(?:.*/)?" + pattern), target) for pattern, target in members]
     wanted: dict[str, zipfile.ZipInfo] = {}
-    used = set()
+    lacking = dict(members)
     for info in infos:
         _check_name(archive, info)
         if JUNK.fullmatch(info.filename):
             continue
-        for pattern, target in patterns:
-            if match := pattern.fullmatch(info.filename):
+        for pattern, target in members:
+            if match := re.fullmatch(r"(?:.*/)?" + pattern, info.filename):
                 path = match.expand(target)
                 if path in wanted:
                     raise DownloadError(
                         f"{archive} holds two files for {path}: {wanted[path].filename} and {info.filename}."
                     )
                 wanted[path] = info
-                used.add(pattern)
+                lacking.pop(pattern, None)
                 break
-    if lacking := [
-        pattern for (pattern, _), (compiled, _) in zip(members, patterns, strict=True) if compiled not in used
-    ]:
+    if lacking:
         raise DownloadError(
-            f"{archive} is not the expected archive: none of its {len(infos)} members matches {lacking[0]}."
+            f"{archive} is not the expected archive: none of its {len(infos)} members matches {next(iter(lacking))}."
         )
     return wanted
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..listing import files_by_name, list_files
 from ..utils import DownloadError, sweep_leftovers, whole_file
+from . import readers
 from .archives import extract
 from .convert import convert
 from .datasets import Archive, Dataset
@@ -28,8 +29,7 @@ def make_dataset(row: Dataset, files: Sequence[Fetched], staging: Path) -> Path:
         stimuli = _names(build / "stimuli")
         if len(stimuli) != row.images:
             raise DownloadError(f"The archive has {len(stimuli)} photographs, expected {row.images}.")
-        for note in convert(stimuli, build, build / "raw", row.reader, row.sigma):
-            print(note)
+        convert(stimuli, build, getattr(readers, f"read_{row.reader}"), row.sigma)
         shutil.rmtree(build / "raw")
         for part in [build, *(path for path in build.rglob("*") if path.is_dir())]:
             sweep_leftovers(part)

@@ -10,29 +10,25 @@ from PIL import Image
 
 from ..progress import ProgressBar
 from ..utils import DownloadError, name_some, parallel_map, whole_file
+from .readers import Reading
 
 
-def convert(
-    stimuli: Mapping[str, Path],
-    folder: Path,
-    raw: Path,
-    reader: Callable[[Path], Mapping[str, Callable]],
-    sigma: float | None,
-) -> list[str]:
+def convert(stimuli: Mapping[str, Path], folder: Path, reader: Callable[[Path], Reading], sigma: float | None) -> None:
     """Make `fixations/`, `saliency/` and `fixations.csv` of a dataset. Maps of an earlier run are kept.
+
+    Oddities of the archive are printed.
 
     Args:
         stimuli: the photographs by name.
-        folder, raw: of the dataset, and of the raw files that `reader` reads, see `readers`.
+        folder: of the dataset.
+        reader: reads the raw files in its folder `raw`, see `readers`.
         sigma: of the Gaussian in pixels, or None if the archive has its own saliency maps.
-
-    Returns:
-        A sentence for each oddity of the archive.
 
     Raises:
         DownloadError: a file is damaged, or photographs and fixations belong to different images.
         OSError: the disk is full, or the folder is not writable.
     """
+    raw = folder / "raw"
     with _damage_reported(raw):
         fixations = reader(raw)
     _check_names(stimuli, fixations)
@@ -51,18 +47,17 @@ def convert(
         writer = csv.writer(file)
         writer.writerow(["image", "x", "y", "observer"])
         rows = parallel_map(convert_one, sorted(stimuli))
-        bar = ProgressBar(rows, total=len(stimuli), unit="image", desc="Converting")
-        for name, points, count, differs in bar:
+        for name, points, count, differs in ProgressBar(rows, total=len(stimuli), unit="image", desc="Converting"):
             writer.writerows((name, *point) for point in points.tolist())
             outside += count
             resized += [name] if differs else []
-    notes = [f"{outside} fixations are outside their photographs and were skipped."] if outside else []
+    if outside:
+        print(f"{outside} fixations are outside their photographs and were skipped.")
     if resized:
-        notes.append(
+        print(
             f"The archive states another size than the photograph's for {len(resized)} images, such as {resized[0]}; "
             f"their maps have the photograph's size."
         )
-    return notes
 
 
 def write_maps(folder: Path, name: str, points: np.ndarray, size: tuple[int, int], sigma: float | None) -> None:

@@ -4,7 +4,7 @@ To add a dataset, add a row to `DATASETS` and, if its archive has a new structur
 line, the downloads, the splits and the printed tables are derived from the rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Dataset:
         input_size: height and width of the network's input, in pixels, as published; both are divisible by 8. See
             `input_size`.
         train, valid: numbers of training and validation images.
-        reader: the function that reads its fixations; see `readers`.
+        reader: its fixations are read by the function `read_<reader>` of `readers`.
         observers: number of people who looked at each image, at least approximately.
         terms: the license or terms of use, as far as they are known.
         citation: the paper to cite.
@@ -69,7 +69,7 @@ class Dataset:
     input_size: tuple[int, int]
     train: int
     valid: int
-    reader: Callable[[Path], Mapping[str, Callable]]
+    reader: str
     observers: int
     terms: str
     citation: str
@@ -88,17 +88,6 @@ class Dataset:
 
 def _drive(file_id: str) -> tuple[str, ...]:
     return (GOOGLE_DRIVE + file_id,)
-
-
-def _reader(name: str) -> Callable[[Path], Mapping[str, Callable]]:
-    """The function `read_<name>` of `readers`, imported only when it is needed, because it would slow down `--help`."""
-
-    def read(raw: Path) -> Mapping[str, Callable]:
-        from . import readers
-
-        return getattr(readers, f"read_{name}")(raw)
-
-    return read
 
 
 def _networks(dataset: str, **layouts: str) -> tuple[Archive, ...]:
@@ -145,7 +134,7 @@ DATASETS = {
         train=10_000,
         valid=5_000,
         split="given",
-        reader=_reader("salicon"),
+        reader="salicon",
         networks=(
             SALICON_ON_HUGGING_FACE,
             *_networks("salicon", cpu="1Xy9C72pcA8DO4CY0rc6B7wsuE9L9DDZY", gpu="1Th7fqVYx25ePMZz4LYsjNQWgAu8tJqwL"),
@@ -178,7 +167,7 @@ DATASETS = {
         input_size=(360, 360),
         train=803,
         valid=200,
-        reader=_reader("maps"),
+        reader="maps",
         networks=_networks("mit1003", cpu="1jsESjYtsTvkMqKftA4rdstfB7mSYw5Ec", gpu="1P_tWxBl3igZlzcHGp5H3T3kzsOskWeG6"),
         observers=15,
         terms="not known; the photographs are from Flickr and LabelMe",
@@ -205,7 +194,7 @@ DATASETS = {
         valid=400,
         split="per category",
         categories=20,
-        reader=_reader("cat2000"),
+        reader="cat2000",
         networks=_networks("cat2000", cpu="1XxaEx7xxD6rHasQTa-VY7T7eVpGhMxuV", gpu="1T6ChEGB6Mf02gKXrENjdeD6XXJkE_jHh"),
         observers=18,
         terms="not known",
@@ -231,7 +220,7 @@ DATASETS = {
         input_size=(360, 360),
         train=4_168,
         valid=1_000,
-        reader=_reader("dutomron"),
+        reader="dutomron",
         networks=_networks(
             "dutomron", cpu="14tuRZpKi8LMDKRHNVUylu6RuAaXLjHTa", gpu="15LG_M45fpYC1pTwnwmArNTZw_Z3BOIA-"
         ),
@@ -259,7 +248,7 @@ DATASETS = {
         input_size=(360, 360),
         train=650,
         valid=200,
-        reader=_reader("pascals"),
+        reader="pascals",
         networks=_networks("pascals", cpu="1af9IvBqFamKWx64Ror6ALivuKNioOVIf", gpu="1C-T-RQzX2SaiY9Nw1HmaSx6syyCt01Z0"),
         observers=8,
         terms="not known; the photographs are from PASCAL VOC 2010, under the terms of Flickr",
@@ -282,7 +271,7 @@ DATASETS = {
         input_size=(240, 320),
         train=500,
         valid=200,
-        reader=_reader("osie"),
+        reader="osie",
         networks=_networks("osie", cpu="1JD1tvAqZGxj_gEGmIfoxb9dTe5HOaHj1", gpu="1g8UPr1hGpUdOSWerRb751pZqiWBOZOCh"),
         observers=15,
         terms="MIT license",
@@ -306,7 +295,7 @@ DATASETS = {
         input_size=(216, 384),
         train=99,
         valid=50,
-        reader=_reader("maps"),
+        reader="maps",
         networks=_networks("fiwi", cpu="19qj9nAjd5gVHLB71oRn_YfYDw5n4Uf2X", gpu="12OpIMIi2IyDVaxkE2d37XO9uUsSYf1Ec"),
         observers=11,
         terms="not known; screenshots of web pages",

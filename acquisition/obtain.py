@@ -1,6 +1,5 @@
 """Get an archive with the right checksum, from its publisher, a mirror, or the user's folder."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +51,8 @@ def obtain(
         OSError: the disk is full, or the folder is not writable.
     """
     record = None if archive.md5 else staging.parent / f"{archive.file}.md5"
-    recorded = _recorded(record) if record else None
+    words = record.read_text(encoding="utf-8").split() if record and record.is_file() else []
+    recorded = words[0] if words else None
     expected = archive.md5 or recorded
     try:
         if source is not None and "://" not in source:
@@ -89,14 +89,6 @@ def write_origins(files: Sequence[Fetched], path: Path) -> None:
     write_json(path, {"archives": described})
 
 
-def read_origins(path: Path) -> list[dict]:
-    """Read the file of `write_origins`; empty if there is none."""
-    try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["archives"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
 def discard(archives: Sequence[Archive], files: Sequence[Fetched], build: Path) -> None:
     """Remove unusable files, so the next run downloads them again."""
     shutil.rmtree(build, ignore_errors=True)
@@ -110,11 +102,6 @@ def by_hand(archives: Sequence[Archive], command: str, one_is_enough: bool = Fal
     where = "one of these in a folder" if one_is_enough and len(archives) > 1 else "in one folder"
     files = [f"  {archive.urls[0]} as {archive.file}" for archive in archives]
     return [f"By hand: save {where}", *files, f"and run: {command}"]
-
-
-def _recorded(record: Path) -> str | None:
-    words = record.read_text(encoding="utf-8").split() if record.is_file() else []
-    return words[0] if words else None
 
 
 def _local(archive: Archive, source: Path, siblings: Sequence[Archive]) -> Path:

@@ -92,9 +92,9 @@ class Part:
     """The partial file of a download to `path`, and what the server said about the complete one."""
 
     def __init__(self, path: Path, url: str):
-        self.path = path.with_name(path.name + ".part")
+        self.path, self.url = path.with_name(path.name + ".part"), url
         self.info_path = path.with_name(path.name + ".part.json")
-        self.info: dict = {"url": url}
+        self.info: dict = {}
         with contextlib.suppress(OSError, ValueError):
             info = json.loads(self.info_path.read_text(encoding="utf-8"))
             # Another source may have another version.
@@ -103,35 +103,23 @@ class Part:
         if "total" not in self.info:
             self.restart()
         self.size = self.path.stat().st_size
-        self.hash = hash_files([self.path], "md5")
         self.resumed = self.size > 0  # from an earlier run, which may have left damaged bytes
 
     def restart(self) -> None:
         """Start again with an empty file."""
         self.path.write_bytes(b"")
-        self.info = {"url": self.info["url"]}
-        self.size, self.hash, self.resumed = 0, hash_files([], "md5"), False
+        self.info, self.size, self.resumed = {}, 0, False
 
     def describe(self, total: int | None, validator: str | None) -> None:
         """Record what the server said, so another run can resume."""
-        self.info |= {"total": total, "validator": validator}
+        self.info = {"url": self.url, "total": total, "validator": validator}
         write_json(self.info_path, self.info)
-
-    def is_complete(self) -> bool:
-        return self.size > 0 and self.size == self.info.get("total")
-
-    def is_on_drive(self) -> bool:
-        return drive.is_on_drive(self.info["url"])
 
     def tail(self) -> bytes:
         """The last bytes, which a resumed download repeats."""
         with self.path.open("rb") as file:
             file.seek(max(0, self.size - OVERLAP))
             return file.read()
-
-    def finish(self, path: Path) -> None:
-        self.path.replace(path)
-        self.info_path.unlink(missing_ok=True)
 
 
 def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: bool) -> str:
@@ -140,17 +128,17 @@ def _fetch_from(url: str, path: Path, md5: str | None, certificate_is_invalid: b
     furthest, failed, verify = part.size, 0, True
     while True:
         try:
-            if not part.is_complete():
+            if not part.size or part.size != part.info.get("total"):
                 with Session() as session:
                     _receive(session, part, path.suffix, verify)
-            if md5 in (None, part.hash.hexdigest()):
-                part.finish(path)
-                return part.hash.hexdigest()
-            received, resumed = part.hash.hexdigest(), part.resumed
+            received, resumed = hash_files([part.path], "md5").hexdigest(), part.resumed
+            if md5 in (None, received):
+                part.path.replace(path)
+                part.info_path.unlink(missing_ok=True)
+                return received
             part.restart()
-            if not resumed:
-                raise SourceError(f"wrong checksum: received MD5 {received}, expected {md5}")
-            raise TemporaryError(f"wrong checksum after resuming: received MD5 {received}, expected {md5}")
+            kind, when = (TemporaryError, " after resuming") if resumed else (SourceError, "")
+            raise kind(f"wrong checksum{when}: received MD5 {received}, expected {md5}")
         except requests.exceptions.SSLError as error:
             if not (certificate_is_invalid and verify):
                 raise SourceError(f"its certificate is not valid ({_first_line(error)})") from error
@@ -179,12 +167,12 @@ def _receive(session: requests.Session, part: Part, suffix: str, verify: bool) -
         if part.info.get("validator"):
             headers["If-Range"] = part.info["validator"]
     try:
-        url = _drive_file(session, part.info["url"]) if part.is_on_drive() else part.info["url"]
+        url = _drive_file(session, part.url) if drive.is_on_drive(part.url) else part.url
         with _ask(session, url, headers=headers, verify=verify) as response:
             if response.status_code == 416:
                 part.restart()
                 raise TemporaryError("the file on the server is shorter than the partial file")
-            _check_status(response, part.info["url"])
+            _check_status(response, part.url)
             total = _total_size(response)
             if tail and not _continues(response, part, len(tail)):
                 part.restart()
@@ -226,7 +214,6 @@ def _append(response: requests.Response, part: Part, tail: bytes, suffix: str) -
             if part.size // CHECK_EVERY != (part.size + len(chunk)) // CHECK_EVERY:
                 _check_free_space(part)
             file.write(chunk)
-            part.hash.update(chunk)
             part.size += len(chunk)
             bar.update(len(chunk))
             if total is not None and part.size > total:
@@ -293,12 +280,11 @@ def _check_status(response: requests.Response, url: str) -> None:
 
 def _total_size(response: requests.Response) -> int | None:
     """The size of the whole file, if the server states it."""
-    if response.status_code == 206:
-        match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        return int(match[1]) if match else None
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        return None
     length = response.headers.get("Content-Length", "")
+    if response.status_code == 206:
+        length = response.headers.get("Content-Range", "").rpartition("/")[2]
+    elif response.headers.get("Content-Encoding", "identity") != "identity":
+        return None
     return int(length) if length.isdecimal() else None
 
 
@@ -323,8 +309,8 @@ def _check_signature(response: requests.Response, part: Part, beginning: bytes, 
         return
     title = re.search(rb"<title[^>]*>\s*([^<]{1,120})", beginning, re.IGNORECASE)
     titled = f" titled '{title[1].decode(errors='replace').strip()}'" if title else ""
-    if is_page and part.is_on_drive():
-        raise SourceError(drive.quota_message(part.info["url"], titled))
+    if is_page and drive.is_on_drive(part.url):
+        raise SourceError(drive.quota_message(part.url, titled))
     raise SourceError(f"received {'a web page' + titled if is_page else 'something else'} instead of a {suffix} file")
 
 

@@ -89,11 +89,6 @@ def count_earlier(results: Path, photographs: Sequence[Photograph]) -> int:
 def test(network, photographs: Sequence[Photograph], options: Options) -> tuple[int, list[str]]:
     """Predict images into `results/images/`, and with `--overlay` write overlays into `results/overlays/`.
 
-    Args:
-        network: a `predictor.Predictor`.
-        photographs: see `photographs.name_all`.
-        options: the format, the batch size and the folder of results.
-
     Returns:
         The number of maps written, and a sentence for each image that failed.
     """

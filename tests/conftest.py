@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +170,16 @@ def write(path: Path, contents) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(contents if isinstance(contents, bytes) else contents.numpy())
     return path
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes with a header of that size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99)), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "bundled": "",
     "utils": "config terminal",
     "acquisition": "acquisition progress utils config listing",
-    "acquisition.datasets": "acquisition.readers config",
+    "acquisition.datasets": "config",
     "arguments": "parser acquisition.datasets config",
     "download": "acquisition utils config installation",
     "geometry": "",

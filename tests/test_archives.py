@@ -1,10 +1,8 @@
 """Archives: damaged and dangerous ones, wrong checksums, and failures of the disk."""
 
 import errno
-import os
 import shutil
 import stat
-import tempfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -181,23 +179,6 @@ def test_folder_that_is_not_writable_is_named(tiny, tmp_path):
     tiny("osie")
     with pytest.raises(DownloadError, match=r"is not writable.*-p"):
         download.dataset("osie", write(tmp_path / "file", b"") / "data")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such permissions")
-def test_read_only_folder_is_named(tiny):
-    tiny("osie")
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o555)
-    user = os.geteuid()
-    try:
-        if user == 0:
-            os.seteuid(65534)  # The administrator may write everywhere.
-        with pytest.raises(DownloadError, match=r"is not writable.*Permission denied"):
-            download.dataset("osie", folder)
-    finally:
-        os.seteuid(user)
-        folder.chmod(0o755)
-        shutil.rmtree(folder)
 
 
 def test_incomplete_dataset_of_another_program_is_neither_used_nor_touched(tiny, server, tmp_path):

@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -112,19 +111,6 @@ def test_black_map_is_named_before_training_and_evaluation(tiny_dataset, tmp_pat
     flags = ("-d", "custom", "-p", str(folder), "--split", "all", "--results", str(tmp_path))
     assert main.main(["evaluate", *flags, "--maps", str(folder / "stimuli")]) == 2
     assert "0002.png is black" in capsys.readouterr().err
-
-
-def test_loss_of_exactly_0_is_never_saved_as_the_best(tmp_path):
-    from msinet.phases.training.run import Run
-
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile("adam")
-    files = Run(tmp_path, "custom", {})
-    files.history = [{"epoch": 1, "val_loss": 0.0}, {"epoch": 2, "val_loss": 0.5}]  # of an earlier version
-    assert files.best() == 0.5
-    with pytest.raises(UserError, match=r"epoch 3, the validation loss is exactly 0.* maps of the validation .* black"):
-        files.save(model, {"epoch": 3, "loss": 0.1, "val_loss": 0.0})
-    assert len(files.history) == 2
 
 
 def turned(folder, name="0001.png"):

@@ -1,13 +1,10 @@
 """Datasets: pairing, splits, and checks of image files."""
 
-import os
 import shutil
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
-from conftest import write
+from conftest import png_that_claims, write
 from PIL import Image
 
 from msinet import data
@@ -53,14 +50,6 @@ def test_every_mismatch_is_named_in_one_error(tiny_dataset):
         assert complaint in str(error.value)
 
 
-def test_hidden_files_and_folders_with_names_like_images_are_not_images(tiny_dataset):
-    folder = tiny_dataset(count=2)
-    write(folder / "stimuli" / "._0000.png", b"resource fork")
-    (folder / "stimuli" / "album.jpg").mkdir()
-    write(folder / "stimuli" / "album.jpg" / "x.png", b"")
-    assert [file.name for file in data.list_images(folder / "stimuli")] == ["0000.png", "0001.png", "x.png"]
-
-
 def test_dataset_is_found_in_its_folder_and_in_the_one_above(tiny_dataset):
     folder = tiny_dataset("osie")
     assert data.find_dataset("osie", folder) == data.find_dataset("osie", folder.parent) == folder
@@ -78,14 +67,8 @@ def test_published_split_of_shuffled_datasets(name):
     train, valid = data.split(samples, spec)
     assert (len(train), len(valid)) == (spec.train, spec.valid)
     assert {s.name for s in train}.isdisjoint(s.name for s in valid)
-    assert [int(s.name.rpartition("/")[2]) for s in train[:5]] == FIRST_TRAINING_INDICES[name]
-
-
-def test_cat2000_takes_the_same_positions_of_each_category():
-    samples = samples_named(f"c{c:02d}/{i:03d}" for c in range(20) for i in range(100))
-    train, _ = data.split(samples, DATASETS["cat2000"])
-    positions = [[s.name[4:] for s in train if s.name.startswith(f"c{c:02d}")] for c in range(20)]
-    assert all(p == positions[0] for p in positions) and len(positions[0]) == 80
+    positions = [[int(s.name.removeprefix(folder)) for s in train if s.name.startswith(folder)] for folder in folders]
+    assert all(each == positions[0] for each in positions) and positions[0][:5] == FIRST_TRAINING_INDICES[name]
 
 
 def test_salicon_is_split_as_its_folders_say():
@@ -187,19 +170,4 @@ def test_first_few_of_many_faults_are_listed(tiny_dataset):
 
 
 def test_huge_photographs_are_measured_without_decoding_them(tmp_path):
-    # A header is all there is of this photograph of 150 megapixels.
-    header = struct.pack(">IIBBBBB", 15_000, 10_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    file = write(tmp_path / "huge.png", b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + b"\0" * 16)
-    assert data.image_size(file) == (10_000, 15_000)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
-def test_pipe_instead_of_an_image_is_an_error(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    # The pipe has contents, so a program that reads it fails instead of hanging.
-    descriptor = os.open(tmp_path / "pipe.jpg", os.O_RDWR)
-    os.write(descriptor, bytes(10_000))
-    with pytest.raises(UserError, match="not a regular file"):
-        data.image_size(tmp_path / "pipe.jpg")
-    os.close(descriptor)
+    assert data.image_size(write(tmp_path / "huge.png", png_that_claims(15_000, 10_000))) == (10_000, 15_000)

@@ -25,10 +25,6 @@ SIZES = [(240, 320), (48, 64), (72, 96), (360, 360), (216, 384)]
 TOLERANCE = 1e-4  # relative to the maximum
 
 
-def test_there_are_50_shapes():
-    assert len(set(SHAPES)) == 50
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_fit_and_restore_equal_the_program(shape):
     random = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from PIL import Image
 from test_test import decoded, good, record, results, run, weights
 
 from msinet import data, main
-from msinet.photographs import output_paths
+from msinet.photographs import name_maps
 
 
 def test_subfolders_and_equal_names_never_overwrite_each_other(photograph, tmp_path, results, run):
@@ -26,15 +26,13 @@ def test_subfolders_and_equal_names_never_overwrite_each_other(photograph, tmp_p
         assert {path.relative_to(folder).as_posix() for path in data.list_images(folder)} == set(expected)
 
 
-def test_every_image_has_its_own_map_whatever_the_names(tmp_path):
+def test_every_image_has_its_own_map_whatever_the_names():
     names = ["photo.jpg", "photo.png", "photo.jpg.png", "photo.png.jpg", "PHOTO.JPG", "sub/photo.jpg", "a.png"]
     names += ["photo.jpg-2.png", "a.b.png", "x\u0301.png", "\u1e8b.png", "cafe\u0301.jpg", "caf\u00e9.jpg"]
-    images = [tmp_path / name for name in names]
-    targets = output_paths(images, tmp_path, tmp_path / "out", ".jpeg")
-    spelled = {unicodedata.normalize("NFC", str(target)).casefold() for target in targets.values()}
-    assert len(spelled) == len(names) == len(targets)
-    assert targets[tmp_path / "a.png"].name == "a.jpeg" and targets[tmp_path / "photo.png"].name == "photo.png.jpeg"
-    assert all(target.parent.name in ("out", "sub") for target in targets.values())
+    targets = {row.path: row.map for row in name_maps(names, ".jpeg")}
+    assert len({unicodedata.normalize("NFC", target).casefold() for target in targets.values()}) == len(names)
+    assert targets["a.png"] == "images/a.jpeg" and targets["photo.png"] == "images/photo.png.jpeg"
+    assert targets["sub/photo.jpg"] == "images/sub/photo.jpeg"
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="there every file's name is valid text")
@@ -46,13 +44,14 @@ def test_images_whose_names_are_not_valid_text_are_predicted(photograph, tmp_pat
     assert (results / "overlays" / f"{name}.jpeg").exists()
 
 
-@pytest.mark.parametrize("make", ["missing", "empty folder"])
-def test_path_without_images_is_a_clear_error(tmp_path, run, capsys, make):
-    path = tmp_path / "nothing"
-    if make == "empty folder":
-        path.mkdir()
-    assert run(path) == 2
-    assert str(path) in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("missing", "No such file or folder"), ("empty", "No image below"), ("*.jpg", "No image matches the pattern")],
+)
+def test_path_without_images_is_a_clear_error(tmp_path, run, capsys, name, words):
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / name) == 2
+    assert f"{words}" in (error := capsys.readouterr().err) and str(tmp_path / name) in error
 
 
 # --- Which files are photographs --------------------------------------------------------------------------------------
@@ -92,11 +91,6 @@ def test_photographs_are_named_without_a_flag_and_by_patterns(folders, weights, 
     assert record(tmp_path / "r")["written"] == 2 and record(tmp_path / "r")["path"] == [
         word for word in arguments if word != "--overlay"
     ]
-
-
-def test_pattern_without_a_match_is_a_clear_error(run, capsys, tmp_path):
-    assert run(tmp_path / "*.jpg") == 2
-    assert "No image matches the pattern" in capsys.readouterr().err
 
 
 def test_skipped_files_are_counted_by_suffix(good, run, results, capsys):

@@ -203,21 +203,32 @@ def row_of(epoch: int, val_loss: float = 1.0) -> dict:
     return {"epoch": epoch, "loss": 1.0, "val_loss": val_loss, "learning_rate": 1e-3, "seconds": 1.0}
 
 
-@pytest.mark.parametrize("fault", ["loss", "weight", "optimizer"])
-def test_nothing_with_a_loss_or_weights_that_are_not_numbers_is_saved(tmp_path, fault):
+NOT_A_NUMBER = "not a number; no epoch was completed. Try a smaller --learning-rate"
+
+
+@pytest.mark.parametrize(
+    ("fault", "val_loss", "words"),
+    [
+        ("loss", np.nan, NOT_A_NUMBER),
+        ("weight", 1.0, NOT_A_NUMBER),
+        ("optimizer", 1.0, NOT_A_NUMBER),
+        ("map", 0.0, "epoch 1, the validation loss is exactly 0.* maps of the validation .* black"),
+    ],
+)
+def test_nothing_with_an_impossible_loss_or_weights_that_are_not_numbers_is_saved(tmp_path, fault, val_loss, words):
     network, run = compiled_model(), Run(tmp_path, "custom", {})
     if fault == "weight":
         network.variables[-1].assign([np.inf])
     if fault == "optimizer":
         next(v for v in network.optimizer.variables if "velocity" in v.path and v.shape == (1,)).assign([np.nan])
-    with pytest.raises(UserError, match=r"not a number; no epoch was completed. Try a smaller --learning-rate"):
-        run.save(network, row_of(1, np.nan if fault == "loss" else 1.0))
+    with pytest.raises(UserError, match=words):
+        run.save(network, row_of(1, val_loss))
     assert run.history == [] and not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 def test_run_without_a_best_epoch_says_so(tmp_path):
     run = Run(tmp_path, "custom", {"learning_rate": 7.0})
-    run.history = [row_of(1, float("nan"))]
+    run.history = [row_of(1, float("nan")), row_of(1, 0.0)]  # An earlier version saved such losses.
     with pytest.raises(UserError, match=r"no best checkpoint. Start over with --restart and a --learning-rate below 7"):
         run.best()
     run.history.append(row_of(2, 3.0))

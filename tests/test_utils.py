@@ -66,17 +66,6 @@ def folder(tmp_path):
 
 
 @posix
-def test_reader_of_a_replaced_file_gets_the_old_contents(tmp_path):
-    path = write(tmp_path / "file", b"old" * 100_000)
-    with path.open("rb") as reader:
-        beginning = reader.read(10)
-        with whole_file(path) as temporary:
-            temporary.write_bytes(b"new")
-        assert beginning + reader.read() == b"old" * 100_000
-    assert path.read_bytes() == b"new"
-
-
-@posix
 def test_readers_in_a_loop_see_only_whole_files(tmp_path):
     contents = [bytes([i]) * 3_000_000 for i in range(4)]
     path, done, seen = write(tmp_path / "file", contents[0]), threading.Event(), []
