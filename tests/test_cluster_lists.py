@@ -14,7 +14,7 @@ from conftest import write
 from msinet import main
 from msinet.listing import name_counts
 from msinet.phases import clips
-from msinet.photographs import name_all
+from msinet.photographs import find_images, name_all
 from msinet.utils import UserError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
