@@ -16,16 +16,15 @@ import tensorflow as tf
 
 from . import checkpoint, checks
 from .acquisition import datasets
-from .checkpoint import Architecture, Choice, Knowledge
+from .architectures import Architecture
+from .bundled import Choice
+from .checkpoint import Knowledge
 from .config import MAX_PIXELS
 from .image_files import UPRIGHT, Header
 from .images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
 from .layers import CHANNELS_FIRST, CHANNELS_LAST, tensor_convolutions
 from .model import choose_layout, describe_device, find_gpus, msi_net, normalize
 from .precision import check_precision, half_convolutions
-from .predictor import PIXELS_IN_FLIGHT as PIXELS_IN_FLIGHT
-from .predictor import Photograph as Photograph
-from .predictor import Prediction as Prediction
 from .predictor import Predictor
 from .utils import UserError, cores, onednn_enabled
 
@@ -230,24 +229,25 @@ def load(
     check_precision(precision)
     checks.check_param("device", device)
     checks.check_param("orientation", orientation)
+    checks.check_dataset(data)
     gpus = checks.check_param("gpus", gpus)
     max_pixels = checks.check_whole_number("max_pixels", max_pixels, 1, MAX_PIXELS)
-    if data not in datasets.names():
-        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
-    if input_size not in (None, "auto"):
-        input_size = checks.check_input_size(input_size)
     layout = choose_layout(device)
     names = find_gpus(gpus) if gpus or layout == CHANNELS_FIRST else []
     choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
     arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
     knowledge = checkpoint.read_knowledge(choice.path)
     size = knowledge.size_for(data) if knowledge else datasets.input_size(data)
-    if input_size is not None and not isinstance(input_size, str):
-        size = input_size
-    network = from_arrays(arrays, size, layout=layout, weights=choice, sha256=sha256, knowledge=knowledge)
-    fit_shape = input_size == "auto" or (input_size is None and knowledge is not None and knowledge.fit_shape)
-    chosen: dict = {"mirrored": mirrored, "max_pixels": max_pixels, "orientation": orientation, "precision": precision}
-    return replace(network, fit_shape=fit_shape, gpus=tuple(names), **chosen)
+    size, fit_shape = checks.choose_input(input_size, size, bool(knowledge and knowledge.fit_shape))
+    return replace(
+        from_arrays(arrays, size, layout=layout, weights=choice, sha256=sha256, knowledge=knowledge),
+        fit_shape=fit_shape,
+        mirrored=mirrored,
+        max_pixels=max_pixels,
+        orientation=orientation,
+        precision=precision,
+        gpus=tuple(names),
+    )
 
 
 def from_arrays(

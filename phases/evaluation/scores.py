@@ -8,7 +8,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from ...bundled import BUNDLED
+from ...bundled import name_of
 from ...checkpoint import file_sha256
 from ...config import FEW
 from ...network import Network, load
@@ -110,7 +110,7 @@ def load_models(options: Options, images: Images) -> list[Contender]:
         introduce(network, options.data, options.input_size, options.verbose)
         name = free_name(network.weights.path.name.split(".")[0], taken)
         # The user did not choose it: readers of the table must not mistake it for the published network.
-        is_stand_in = wanted is None and network.weights.path in BUNDLED.values()
+        is_stand_in = wanted is None and name_of(network.weights.path) is not None
         models.append(network_contender(name, network, options, images, is_stand_in))
     for folder in options.maps:
         models.append(contenders.folder_contender(free_name(folder.resolve().name, taken), folder))
