@@ -33,7 +33,6 @@ if sys.argv[1:] == ["extras"]:
 
 assert msinet("--version").startswith("MSI-Net ")
 msinet("test", "--weights", "medium", "--format", "npy")
-msinet("test", "--weights", "lite", "--results", "lite")
 
 script = """
 import msinet, matplotlib, numpy as np
