@@ -58,12 +58,7 @@ def check_dataset(name: str) -> None:
 
 
 def choose_input(requested, trained: tuple[int, int], fit_shape: bool) -> tuple[tuple[int, int], bool]:
-    """The input size of a network, and whether it takes each photograph's shape.
-
-    Args:
-        requested: the argument `input_size` of `network.load`.
-        trained, fit_shape: what holds if it is None.
-    """
+    """The size that `input_size` of `network.load` requests, and whether the input takes each photograph's shape."""
     if requested is None:
         return trained, fit_shape
     if isinstance(requested, str) and requested == "auto":
