@@ -50,6 +50,11 @@ def name_of(path: Path) -> str | None:
     return next((name for name, bundled in BUNDLED.items() if path.resolve() == bundled.resolve()), None)
 
 
+def choice(name: str) -> Choice:
+    """A bundled network as the weights of a run."""
+    return Choice(BUNDLED[name], f"the included {name} network")
+
+
 def scored_on(network: dict, dataset: str) -> str:
     """The images that a network was scored on, in words."""
     return f"{dataset.upper()}'s {network['scores'][dataset][BY_SHAPE]['network']['NSS']['images']} validation images"

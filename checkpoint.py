@@ -18,8 +18,7 @@ import numpy as np
 
 from . import download, vgg16
 from .architectures import NORM_VARIABLES, describe
-from .architectures import Architecture as Architecture  # Used by others through this module.
-from .bundled import BUNDLED, Choice
+from .bundled import BUNDLED, Choice, choice
 from .config import VERSION
 from .download import WEIGHTS_FOLDER
 from .installation import command
@@ -53,7 +52,7 @@ def choose_weights(data: str, weights: str | None = None, results: Path = Path("
         UserError: the weights that the user named do not exist.
     """
     if weights in BUNDLED:
-        return _bundled(weights)
+        return choice(weights)
     if weights == "published":
         return published_weights(data)
     if weights is not None:
@@ -87,22 +86,22 @@ def initial_weights(
     """
     if init == "scratch":
         return {}, "random weights (He initialization)"
-    choice = _initial_choice(name, init, results, variant)
-    arrays = read_arrays(choice.path)
+    start = _initial_choice(name, init, results, variant)
+    arrays = read_arrays(start.path)
     found = describe(arrays)
     flags = (("--variant", found.variant, variant), ("--context", found.context or context, context))
     for flag, received, expected in flags:
         if received != expected:
             raise UserError(
-                f"{choice.path} holds a network with {flag} {received}, expected {expected}: add {flag} {received}, "
+                f"{start.path} holds a network with {flag} {received}, expected {expected}: add {flag} {received}, "
                 f"or choose another --init."
             )
-    return arrays, f"{choice.path} ({choice.reason})"
+    return arrays, f"{start.path} ({start.reason})"
 
 
 def _initial_choice(name: str, init: str | None, results: Path, variant: str) -> Choice:
     if init in BUNDLED:
-        return _bundled(init)
+        return choice(init)
     if init == "vgg16" or (init is None and name == "salicon"):
         return vgg16_weights()
     if init is not None:
@@ -111,7 +110,7 @@ def _initial_choice(name: str, init: str | None, results: Path, variant: str) ->
     if (best := best_checkpoint(results, "salicon")).exists():
         return Choice(best, "the best SALICON checkpoint")
     if variant in BUNDLED:
-        return _bundled(variant)
+        return choice(variant)
     try:
         return published_weights("salicon")
     except DownloadError as error:
@@ -122,10 +121,6 @@ def _initial_choice(name: str, init: str | None, results: Path, variant: str) ->
             (*error.details, "To train without a download, add --init lite."),
             error.brief,
         ) from error
-
-
-def _bundled(name: str) -> Choice:
-    return Choice(BUNDLED[name], f"the included {name} network")
 
 
 def best_checkpoint(results: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .acquisition import datasets
 from .config import INPUT_SIDES, MOST_INPUT_PIXELS, PARAMS
 from .utils import UserError
 
@@ -49,6 +50,20 @@ def check_whole_number(name: str, value, low: int, high: int, multiple: int = 1)
         kind = f"a multiple of {multiple}" if multiple > 1 else "a whole number"
         raise UserError(f"Received {name} {value!r}, expected {kind} from {low} to {high}.")
     return number
+
+
+def check_dataset(name: str) -> None:
+    if name not in datasets.names():
+        raise UserError(f"Received the dataset {name!r}, expected one of {', '.join(datasets.names())}.")
+
+
+def choose_input(requested, trained: tuple[int, int], fit_shape: bool) -> tuple[tuple[int, int], bool]:
+    """The size that `input_size` of `network.load` requests, and whether the input takes each photograph's shape."""
+    if requested is None:
+        return trained, fit_shape
+    if isinstance(requested, str) and requested == "auto":
+        return trained, True
+    return check_input_size(requested), False
 
 
 def check_input_size(size) -> tuple[int, int]:

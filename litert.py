@@ -16,7 +16,7 @@ import numpy as np
 
 from . import checks, geometry
 from .acquisition import datasets
-from .bundled import BUNDLED, Choice
+from .bundled import BUNDLED, Choice, choice
 from .config import MAX_PIXELS
 from .image_files import UPRIGHT, Header, Unreadable, read_pixels, turn, why_unreadable
 from .installation import download_folder, install_command
@@ -125,6 +125,9 @@ def _read_jpeg(path: Path) -> np.ndarray:
 
 # --- Loading ----------------------------------------------------------------------------------------------------------
 
+# The arguments of `network.load` that cannot be changed here, and their values.
+DEFAULTS = {"device": ("auto", "cpu"), "mirrored": (False,), "precision": ("float32",), "gpus": (0,)}
+
 
 def load(
     weights: str | Path | None = None,
@@ -132,14 +135,11 @@ def load(
     data: str = "salicon",
     results: str | Path = "results",
     input_size: tuple[int, int] | str | None = None,
-    device: str = "auto",
-    mirrored: bool = False,
     max_pixels: int = MAX_PIXELS,
     orientation: str = UPRIGHT,
-    precision: str = "float32",
-    gpus: int = 0,
+    **others,
 ) -> LiteNetwork:
-    """Load a bundled network; the arguments are those of `network.load`, and `results` is not used.
+    """Load a bundled network; the arguments are those of `network.load`, of which `results` is not used.
 
     Raises:
         UserError: LiteRT is not installed, or cannot do what the arguments say.
@@ -150,26 +150,18 @@ def load(
         raise UserError(
             f"--engine litert predicts only with the included networks, {received}: add --weights medium or lite."
         )
-    refused = {
-        "--device gpu": device == "gpu",
-        "--mirrored": mirrored,
-        f"--precision {precision}": precision != "float32",
-        f"--gpus {gpus}": gpus != 0,
-    }
-    for flag in (flag for flag, given in refused.items() if given):
-        raise UserError(f"--engine litert does not support {flag}: leave out one of them.")
-    checks.check_param("device", device)
+    for flag, value in others.items():
+        if value not in DEFAULTS.get(flag, ()):
+            given = flag if value is True else f"{flag} {value}"
+            raise UserError(f"--engine litert does not support --{given}: leave out one of them.")
+    checks.check_dataset(data)
     checks.check_param("orientation", orientation)
     max_pixels = checks.check_whole_number("max_pixels", max_pixels, 1, MAX_PIXELS)
-    if data not in datasets.names():
-        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
     _litert()
     file, facts = _converted(name)
     sizes, fit_shape = facts.pop("sizes"), facts.pop("fit_shape")
-    size = sizes[data] if input_size in (None, "auto") else checks.check_input_size(input_size)
-    fit_shape = input_size == "auto" or (input_size is None and fit_shape)
-    weights_file = Choice(BUNDLED[name], f"the included {name} network")
-    return LiteNetwork(file, facts, weights_file, tuple(size), fit_shape, max_pixels, orientation)
+    size, fit_shape = checks.choose_input(input_size, tuple(sizes[data]), fit_shape)
+    return LiteNetwork(file, facts, choice(name), size, fit_shape, max_pixels, orientation)
 
 
 def _litert():

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,15 @@ import tensorflow as tf
 
 from . import checkpoint, checks
 from .acquisition import datasets
-from .checkpoint import Architecture, Choice, Knowledge
+from .architectures import Architecture
+from .bundled import Choice
+from .checkpoint import Knowledge
 from .config import MAX_PIXELS
-from .image_files import UPRIGHT, Header
+from .image_files import UPRIGHT
 from .images import IMAGE_PADDING, read_image, resize_and_pad, restore_map
 from .layers import CHANNELS_FIRST, CHANNELS_LAST, tensor_convolutions
 from .model import choose_layout, describe_device, find_gpus, msi_net, normalize
 from .precision import check_precision, half_convolutions
-from .predictor import PIXELS_IN_FLIGHT as PIXELS_IN_FLIGHT
-from .predictor import Photograph as Photograph
-from .predictor import Prediction as Prediction
 from .predictor import Predictor
 from .utils import UserError, cores, onednn_enabled
 
@@ -34,6 +33,11 @@ UNNAMED = Choice(Path("arrays"), "given as arrays")
 
 # Fields that are copied into a run's record.
 RECORDED = ("sha256", "fit_shape", "mirrored", "orientation", "precision", "layout")
+
+
+@tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((2,), tf.int32)])
+def _fit_image(pixels, size):
+    return resize_and_pad(pixels, size, IMAGE_PADDING)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,9 +64,9 @@ class Network(Predictor):
     arrays: Mapping[str, np.ndarray]
     architecture: Architecture
     input_size: tuple[int, int]
-    layout: str
-    weights: Choice
-    sha256: str
+    layout: str = CHANNELS_LAST
+    weights: Choice = UNNAMED
+    sha256: str = ""
     knowledge: Knowledge | None = None
     fit_shape: bool = False
     mirrored: bool = False
@@ -141,11 +145,9 @@ class Network(Predictor):
 
     errors = (*Predictor.errors, tf.errors.OpError)
 
-    def read(self, path: Path, header: Header) -> tf.Tensor:
-        return read_image(path, header)
-
-    def fit(self, pixels, size: tuple[int, int]) -> tf.Tensor:
-        return _fit_image(pixels, size)
+    read = staticmethod(read_image)
+    fit = staticmethod(_fit_image)
+    restore = staticmethod(restore_map)
 
     def graphs(self, batch_size: int) -> list[Callable]:
         if len(self.gpus) > 1:
@@ -169,9 +171,6 @@ class Network(Predictor):
         self.__dict__["_first_call"] = contextlib.nullcontext()
         return normalize(maps + graph(batch[:, :, ::-1])[:, :, ::-1]) if self.mirrored else maps
 
-    def restore(self, saliency: tf.Tensor, size: tuple[int, int]) -> np.ndarray:
-        return restore_map(saliency, size)
-
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Without TensorFlow's graph optimizer, unless GPUs or half precision need it.
@@ -187,11 +186,6 @@ class Network(Predictor):
             yield
         finally:
             tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
-
-
-@tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((2,), tf.int32)])
-def _fit_image(pixels, size):
-    return resize_and_pad(pixels, size, IMAGE_PADDING)
 
 
 def load(
@@ -230,48 +224,46 @@ def load(
     check_precision(precision)
     checks.check_param("device", device)
     checks.check_param("orientation", orientation)
+    checks.check_dataset(data)
     gpus = checks.check_param("gpus", gpus)
     max_pixels = checks.check_whole_number("max_pixels", max_pixels, 1, MAX_PIXELS)
-    if data not in datasets.names():
-        raise UserError(f"Received the dataset {data!r}, expected one of {', '.join(datasets.names())}.")
-    if input_size not in (None, "auto"):
-        input_size = checks.check_input_size(input_size)
     layout = choose_layout(device)
     names = find_gpus(gpus) if gpus or layout == CHANNELS_FIRST else []
     choice = checkpoint.choose_weights(data, weights=None if weights is None else str(weights), results=Path(results))
-    arrays, sha256 = checkpoint.read_arrays(choice.path), checkpoint.file_sha256(choice.path)
-    knowledge = checkpoint.read_knowledge(choice.path)
+    arrays, knowledge = checkpoint.read_arrays(choice.path), checkpoint.read_knowledge(choice.path)
     size = knowledge.size_for(data) if knowledge else datasets.input_size(data)
-    if input_size is not None and not isinstance(input_size, str):
-        size = input_size
-    network = from_arrays(arrays, size, layout=layout, weights=choice, sha256=sha256, knowledge=knowledge)
-    fit_shape = input_size == "auto" or (input_size is None and knowledge is not None and knowledge.fit_shape)
-    chosen: dict = {"mirrored": mirrored, "max_pixels": max_pixels, "orientation": orientation, "precision": precision}
-    return replace(network, fit_shape=fit_shape, gpus=tuple(names), **chosen)
+    size, fit_shape = checks.choose_input(input_size, size, bool(knowledge and knowledge.fit_shape))
+    return from_arrays(
+        arrays,
+        size,
+        layout=layout,
+        weights=choice,
+        sha256=checkpoint.file_sha256(choice.path),
+        knowledge=knowledge,
+        fit_shape=fit_shape,
+        mirrored=mirrored,
+        max_pixels=max_pixels,
+        orientation=orientation,
+        precision=precision,
+        gpus=tuple(names),
+    )
 
 
-def from_arrays(
-    arrays: Mapping[str, np.ndarray],
-    input_size: tuple[int, int],
-    *,
-    layout: str = CHANNELS_LAST,
-    weights: Choice = UNNAMED,
-    sha256: str = "",
-    knowledge: Knowledge | None = None,
-) -> Network:
+def from_arrays(arrays: Mapping[str, np.ndarray], input_size: tuple[int, int], **fields) -> Network:
     """A network from weights in memory.
 
     Args:
         arrays: by published name, as `checkpoint.read_arrays` returns them.
-        input_size, layout, weights, sha256, knowledge: see `Network`.
+        input_size, fields: see `Network`.
 
     Raises:
         UserError: the arrays belong to an encoder alone, or the input size is wrong.
     """
     folded = checkpoint.fold_batch_norm(arrays)
-    architecture = checkpoint.describe(folded)
-    if architecture.context is None:
+    network = Network(folded, checkpoint.describe(folded), checks.check_input_size(input_size), **fields)
+    if network.architecture.context is None:
         raise UserError(
-            f"{weights.path} holds an encoder alone, expected a whole network: choose another file with --weights."
+            f"{network.weights.path} holds an encoder alone, expected a whole network: choose another file with "
+            f"--weights."
         )
-    return Network(folded, architecture, checks.check_input_size(input_size), layout, weights, sha256, knowledge)
+    return network

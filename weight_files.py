@@ -295,18 +295,16 @@ def _in_hdf5(content: h5py.File) -> Iterator[tuple[str, Announced]]:
         if not isinstance(layer, str):
             raise ValueError("the name of a layer is not text")
         variables = NORM_VARIABLES if layer.endswith("_norm") else CONVOLUTION_VARIABLES
+        published = published_name(layer.removesuffix("_norm"))
         for variable, dataset in zip(variables, group.values(), strict=True):
-            yield f"{published_name(layer.removesuffix('_norm'))}/{variable}", _in_dataset(dataset)
+            read = functools.partial(dataset.__getitem__, ())
+            yield f"{published}/{variable}", Announced(dataset.shape, dataset.dtype, read)
 
 
 def _in_encoder(content: h5py.File) -> Iterator[tuple[str, Announced]]:
     """VGG16 of another program; see `vgg16`."""
     for name, shape, dtype, read in vgg16.arrays(content):
         yield name, Announced(shape, dtype, read)
-
-
-def _in_dataset(dataset: h5py.Dataset) -> Announced:
-    return Announced(dataset.shape, dataset.dtype, lambda: dataset[()])
 
 
 # --- Graphs -----------------------------------------------------------------------------------------------------------

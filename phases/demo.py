@@ -15,7 +15,7 @@ from pathlib import Path
 
 import matplotlib
 
-from ..bundled import BUNDLED
+from ..bundled import BUNDLED, name_of
 from ..config import DEMO_SIZES
 from ..map_files import OVERLAY_COLORS
 from ..network import Network, load
@@ -153,7 +153,7 @@ def write_network(folder: Path, name: str, network: Network) -> dict:
     write_tfjs(network, target, BITS)
     size = sum(file.stat().st_size for file in target.iterdir())
     return {
-        "name": f"MSI-Net {variant}" + ("" if weights.path in BUNDLED.values() else f" ({weights.path.name})"),
+        "name": f"MSI-Net {variant}" + ("" if name_of(weights.path) else f" ({weights.path.name})"),
         "url": f"{name}/model.json",
         "bytes": size,
         "fit_shape": network.fit_shape,

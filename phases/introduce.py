@@ -3,7 +3,7 @@
 import json
 
 from ..acquisition import datasets
-from ..bundled import BUNDLED
+from ..bundled import name_of
 
 
 def introduce(network, data: str, input_size, verbose: bool = False) -> None:
@@ -16,7 +16,7 @@ def introduce(network, data: str, input_size, verbose: bool = False) -> None:
     """
     print(network.summary())
     published = datasets.input_size(data)
-    if input_size is None and network.weights.path in BUNDLED.values() and network.input_size != published:
+    if input_size is None and name_of(network.weights.path) and network.input_size != published:
         print(f"It has its own input size; that of -d {data} is --input-size {published[0]} {published[1]}.")
     if verbose:
         print(json.dumps(network.record(), indent=2))

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ..acquisition.datasets import BENCHMARKS, Benchmark
-from ..bundled import BUNDLED
+from ..bundled import name_of
 from ..data import list_images
 from ..image_files import STORED
 from ..installation import command
@@ -19,7 +19,8 @@ from ..progress import ProgressBar
 from ..utils import UserError, check_writable, count, quiet_stderr, whole_file, write_record
 
 if TYPE_CHECKING:  # It needs TensorFlow.
-    from ..network import Network, Prediction
+    from ..network import Network
+    from ..predictor import Prediction
 
 # Maximum distance of the logarithm of a written density's sum from 0. The benchmark accepts 1e-3.
 TOLERANCE = 1e-6
@@ -85,7 +86,7 @@ def load_network(options: Options) -> "Network":
         device=options.params["device"],
         orientation=STORED,  # The sizes that the benchmark expects are those of the stored pixels.
     )
-    if options.weights is None and network.weights.path in BUNDLED.values():
+    if options.weights is None and name_of(network.weights.path):
         raise UserError(
             f"To avoid submitting the wrong network by accident, an included network must be named: there is only "
             f"{network.weights.reason}. Download the published one with '{command()} download -d {dataset} "

@@ -158,6 +158,22 @@ def change_archives(monkeypatch):
     return change
 
 
+@pytest.fixture(scope="session")
+def narrow_arrays():
+    """The weights of a network with an eighth of the filters, for `network.from_arrays`."""
+    from msinet import checkpoint, model
+
+    return checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
+
+
+@pytest.fixture(scope="session")
+def narrow_weights(narrow_arrays, tmp_path_factory):
+    """A file with them."""
+    path = tmp_path_factory.mktemp("narrow") / "narrow.npz"
+    np.savez(path, **narrow_arrays)
+    return path
+
+
 def exif(orientation: int) -> Image.Exif:
     """Metadata of a photograph that is turned to be shown; 6 turns it by 90 degrees to the right."""
     metadata = Image.Exif()
@@ -189,14 +205,22 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     assert levels.max() <= 1 and (levels == 0).mean() >= 0.999
 
 
-def run_with_published_kernels(file: str):
-    """Run a test file as a program in a process that uses those kernels; returns what it prints last, from JSON."""
-    environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **PUBLISHED_KERNELS}
-    finished = subprocess.run(
-        [sys.executable, file], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+def run_python(*arguments, **variables) -> str:
+    """Run Python in a process of its own, with more environment variables; returns what it prints."""
+    command = [sys.executable, *map(str, arguments)]
+    finished = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
+    return finished.stdout
+
+
+def run_as_program(file: str, *arguments, **variables):
+    """Run a test file as a program; returns what it prints last, from JSON."""
+    return json.loads(run_python(file, *arguments, **variables).splitlines()[-1])
+
+
+def run_with_published_kernels(file: str):
+    """`run_as_program` in a process that uses those kernels."""
+    return run_as_program(file, **PUBLISHED_KERNELS)
 
 
 def seeded_arrays(network) -> dict[str, np.ndarray]:

@@ -34,8 +34,8 @@ MAY_IMPORT = {
     "scoring": "scoring progress images data acquisition utils config installation image_files",
     "attention": "attention scoring.density scoring.metrics utils",
     "predictor": "checks geometry image_files utils videos",
-    "network": "predictor checkpoint images data precision model layers acquisition.datasets utils config "
-    "image_files checks",
+    "network": "predictor checkpoint architectures bundled images precision model layers acquisition.datasets utils "
+    "config image_files checks",
     "litert": "predictor network bundled checks geometry acquisition.datasets utils config image_files map_files "
     "installation listing",
     "engines": "predictor network litert utils",
@@ -51,8 +51,8 @@ MAY_IMPORT = {
     "scoring checkpoint download data acquisition.datasets utils config installation phases.curves",
     "phases.introduce": "bundled acquisition.datasets",
     "phases.evaluation": "phases.introduce phases.evaluation bundled network scoring checkpoint data utils config",
-    "phases.distributed": "progress phases.distributed phases.clips photographs network images model utils config "
-    "installation image_files listing videos",
+    "phases.distributed": "predictor progress phases.distributed phases.clips photographs network images model utils "
+    "config installation image_files listing videos",
     "phases.questions": "phases.questions attention videos photographs network scoring images data utils image_files "
     "listing progress",
     "phases.training": "phases.training checkpoint images data model loss precision utils config image_files geometry "
@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "flags": "arguments acquisition.datasets config installation",
     "listing": "utils",
     "image_files": "utils config",
-    "checks": "utils config",
+    "checks": "acquisition.datasets utils config",
     "phases.curves": "utils",
     "videos": "videos image_files utils config",
     "main": "phases arguments flags parser terminal acquisition.datasets utils config installation",

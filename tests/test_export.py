@@ -38,8 +38,8 @@ def weights(tmp_path_factory):
     return path
 
 
-def seeded_network(width: float, context: str = "aspp") -> dict:
-    arrays = checkpoint.arrays_of(model.build_model(width=width, context=context, seed=3))
+def seeded_network(width: float) -> dict:
+    arrays = checkpoint.arrays_of(model.build_model(width=width, seed=3))
     random = np.random.default_rng(3)
     for name in arrays:
         if name.endswith("bias"):
@@ -99,10 +99,11 @@ def test_formats_and_bits_match_the_command_line():
 
 
 def test_export_of_a_file_is_named_after_it(weights, tmp_path):
-    fixed = ["export", "--format", "weights", "--results", str(tmp_path)]
+    skip_without_runtime("tflite")
+    fixed = ["export", "--format", "tflite", "--results", str(tmp_path), "--input-size", "48", "64"]
     assert main.main([*fixed, "--weights", str(weights)]) == main.main([*fixed, "--weights", "lite"]) == 0
     names = {folder.name for folder in (tmp_path / "exports").iterdir()}
-    assert names == {"narrow_width0.125_weights_32", "salicon_lite_weights_32"}
+    assert names == {"narrow_width0.125_tflite_32", "salicon_lite_tflite_32"}
 
 
 @pytest.mark.parametrize(("name", "bits"), EVERY)
@@ -124,13 +125,13 @@ def test_export_agrees_with_the_network_in_its_own_runtime(exported, network, ph
         assert np.abs(maps - expected).max() <= export.BOUNDS[bits]
 
 
-@pytest.mark.parametrize("name", [name for name in EXPORTS if name != "hub"])  # It holds two of the others.
+@pytest.mark.parametrize("name", ["savedmodel", "tflite", "tfjs"])  # The others read and resize like one of these.
 def test_example_in_the_text_predicts_the_programs_map(exported, network, photograph, name):
     """`export` has run it on other photographs. These are narrower, wider, and smaller than the network's input."""
     (part,) = FORMATS[name]
     portrait, panorama, transparent = photograph(50, 31), photograph(30, 200), photograph(60, 60)
     given, expected = [portrait, panorama], [network.predict(portrait), network.predict(panorama)]
-    if part.language == "python" and not part.needs_program:
+    if part.language == "python":
         given.append(np.dstack([transparent, np.full((60, 60), 128, np.uint8)]))
         expected.append(network.predict(np.round((transparent * 128.0 + 255 * 127) / 255).astype(np.uint8)))
     maps = run_example(part, exported(name, 32), given, network)
@@ -140,10 +141,11 @@ def test_example_in_the_text_predicts_the_programs_map(exported, network, photog
 
 
 def test_example_with_one_input_size_predicts_the_map_of_test_with_that_size(run, weights, photograph, tmp_path):
-    assert run("--format", "keras") == 0
+    skip_without_runtime("tflite")
+    assert run("--format", "tflite") == 0
     fixed, portrait = msinet.load(weights, input_size=(48, 64), device="cpu"), photograph(50, 31, seed=4)
     assert "fit(photograph, (48, 64))" in (tmp_path / "out" / "MODEL.md").read_text(encoding="utf-8")
-    (saliency,) = run_example(FORMATS["keras"][0], tmp_path / "out", [portrait], fixed)
+    (saliency,) = run_example(FORMATS["tflite"][0], tmp_path / "out", [portrait], fixed)
     np.testing.assert_allclose(saliency, fixed.predict(portrait), atol=1e-4)
     assert np.abs(saliency - msinet.load(weights, device="cpu").predict(portrait)).max() > 0.1
 
@@ -155,11 +157,6 @@ def test_examples_turn_photographs_upright(tmp_path, monkeypatch, photograph):
     found = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(base.READ_PHOTOGRAPH, found)
     np.testing.assert_array_equal(found["photograph"], np.rot90(np.asarray(stored), -1))
-
-
-def test_only_the_examples_that_need_this_program_import_it():
-    parts = [part for parts in FORMATS.values() for part in parts]
-    assert all(("msinet" in re.findall(r"import (\w+)", part.example)) == part.needs_program for part in parts)
 
 
 @pytest.mark.parametrize(("name", "bits"), EVERY)
@@ -226,9 +223,11 @@ def test_hub_folder_of_the_bundled_network_has_its_scores_and_card(tmp_path):
 # --- TensorFlow.js ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("width", "sizes"), [(0.25, DEMO_SIZES), (1.0, DEMO_SIZES[:3])])  # The others are slow.
-@pytest.mark.parametrize(("bits", "bound"), [(32, 1e-4), (16, 1e-3)])
-def test_tensorflow_js_agrees_at_the_demos_sizes(tmp_path, width, sizes, bits, bound):
+@pytest.mark.parametrize(
+    ("width", "bits", "bound", "sizes"),
+    [(0.25, 32, 1e-4, DEMO_SIZES), (0.25, 16, 1e-3, DEMO_SIZES), (1.0, 16, 1e-3, DEMO_SIZES[:3])],  # Others are slow.
+)
+def test_tensorflow_js_agrees_at_the_demos_sizes(tmp_path, width, bits, bound, sizes):
     skip_without_runtime("tfjs")
     node.install_node_packages()
     network = msinet.network.from_arrays(seeded_network(width), (240, 320))
@@ -313,19 +312,12 @@ def test_weights_can_be_read_back_from_what_was_exported(exported, weights, name
     assert msinet.load(exported(name, 32) / file).input_size == (72, 96)
 
 
-def test_paper_ablation_can_be_exported_too(tmp_path):
-    path = tmp_path / "plain.npz"
-    np.savez(path, **seeded_network(0.125, "plain"))
-    arguments = ["--weights", str(path), "--output", str(tmp_path / "out"), "--input-size", "48", "64"]
-    assert main.main(["export", "--format", "savedmodel", *arguments]) == 0
-
-
 # --- Failures ---------------------------------------------------------------------------------------------------------
 
 
 def break_example(monkeypatch):
-    example = FORMATS["weights"][0].example.replace(" = network.predict", " = 0.9 * network.predict")
-    replace_part(monkeypatch, "weights", example=example)
+    example = FORMATS["tflite"][0].example.replace(" = restore", " = 0.9 * restore")
+    replace_part(monkeypatch, "tflite", example=example)
 
 
 def hide_package(monkeypatch):
@@ -357,7 +349,7 @@ FULL = "No space left on device"
 @pytest.mark.parametrize(
     ("arrange", "arguments", "words"),
     [
-        (break_example, ("weights",), ["differ from the program's by 0.1,"]),
+        (break_example, ("tflite",), ["differ from the program's by 0.1,"]),
         (hide_package, ("onnx",), ["tf2onnx", "requirements-export.txt"]),
         (hide_node, ("tfjs",), ["needs node"]),
         (lambda monkeypatch: None, ("onnx", "--bits", "8"), ["onnx", "32", "8"]),
@@ -376,11 +368,11 @@ def test_failure_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, caps
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failure_keeps_the_earlier_export(run, tmp_path, monkeypatch):
+def test_failure_keeps_the_earlier_export(run, exported, tmp_path, monkeypatch):
     def contents():
         return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
-    assert run("--format", "weights") == 0
+    shutil.copytree(exported("weights", 32), tmp_path / "out")
     before = contents()
     monkeypatch.setitem(export.BOUNDS, 32, -1.0)
     assert run("--format", "weights") == 2

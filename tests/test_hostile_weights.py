@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import subprocess
 import sys
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import run_as_program
 from test_checkpoint import (
     WIDTH,
     encoder_of,
@@ -30,8 +30,6 @@ from msinet import checkpoint, layers, main, model
 from msinet.architectures import expected_shapes
 from msinet.utils import UserError
 from msinet.weight_files import LARGEST_GRAPH
-
-ROOT = Path(__file__).parents[1]
 
 # Bytes that reading may take in addition to the process's memory at the start. The narrow network's arrays take 1.6 MB.
 MEMORY = 300_000_000
@@ -240,13 +238,6 @@ def test_control_characters_in_names_are_escaped(tmp_path, arrays):
     assert r"a\n\x1b[31mbbb" in message and "b" * 80 not in message
 
 
-def test_encoder_alone_cannot_predict(tmp_path, arrays, capsys):
-    write_imagenet(tmp_path / "vgg16_notop.h5", encoder_of(arrays))
-    assert main.main(["test", "--weights", str(tmp_path / "vgg16_notop.h5"), "--results", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "holds an encoder alone" in error
-
-
 def test_training_that_cannot_continue_from_a_damaged_checkpoint_is_one_line(tmp_path, tiny_dataset, capsys):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
     command = ["train", "-d", "custom", "-p", str(folder), "--variant", "lite", "--init", "scratch"]
@@ -358,11 +349,7 @@ def program(folder: Path) -> dict:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT / "tests")])}
-    command = [sys.executable, "-X", "faulthandler", __file__, str(folder)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr[-4000:]
-    return json.loads(finished.stdout.splitlines()[-1])
+    return run_as_program(__file__, folder, PYTHONFAULTHANDLER="1")
 
 
 def test_files_that_declare_gigabytes_are_rejected_in_little_memory(outcomes):

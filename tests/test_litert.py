@@ -1,5 +1,6 @@
 """The engine litert: the same pixels and maps as with TensorFlow, without importing it."""
 
+import functools
 import json
 import pickle
 import subprocess
@@ -23,10 +24,12 @@ pytest.importorskip("simplejpeg", reason="needs requirements-litert.txt")
 
 from msinet import litert
 
+load = functools.cache(msinet.load)
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture
 def network():
-    return msinet.load("lite", engine="litert")
+    return load("lite", engine="litert")
 
 
 def sample(width: int, height: int) -> Image.Image:
@@ -100,7 +103,7 @@ def test_jpegs_that_it_cannot_decode_like_tensorflow_are_refused(tmp_path, netwo
 def test_maps_equal_those_of_tensorflow_up_to_rounding(tmp_path, name, size):
     path = tmp_path / "photograph.jpg"
     sample(*size).save(path, quality=95)
-    engines = [msinet.load(name, engine=engine) for engine in ("tensorflow", "litert")]
+    engines = [load(name, engine=engine) for engine in ("tensorflow", "litert")]
     expected, found = (np.round(each.predict(path) * 255) for each in engines)
     assert found.shape == size[::-1] and expected.std() > 10
     assert np.mean(found == expected) >= 0.999 and np.abs(found - expected).max() <= 1
@@ -153,7 +156,7 @@ def test_network_can_be_pickled_and_describes_itself(network):
     photograph = np.asarray(sample(64, 48))
     expected = network.predict(photograph)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(network)).predict(photograph), expected)
-    tensorflow = msinet.load("lite")
+    tensorflow = load("lite", engine="tensorflow")
     assert network.summary().splitlines()[0] == tensorflow.summary().splitlines()[0]
     facts, expected = network.record(), tensorflow.record()
     assert {key: facts[key] for key in facts.keys() - {"engine"}} == {

@@ -86,14 +86,8 @@ def test_weights_of_8_bits_are_off_by_half_a_step_at_most(tmp_path):
         ({"decoder/conv1/scale": np.ones(3, np.float32)}, "decoder/conv1/kernel has dtype int8"),
         ({"decoder/conv1/scale": np.ones(16, np.float64)}, "decoder/conv1/scale is unexpected"),
         ({"decoder/conv1/scale": None}, "decoder/conv1/kernel has dtype int8, expected float32"),
-        (
-            {"decoder/conv1/scale": np.full(16, np.nan, np.float32)},
-            "kernel has values that are not finite",
-        ),
-        (
-            {"decoder/conv1/scale": np.full(16, np.inf, np.float32)},
-            "kernel has values that are not finite",
-        ),
+        ({"decoder/conv1/scale": np.full(16, np.nan, np.float32)}, "kernel has values that are not finite"),
+        ({"decoder/conv1/scale": np.full(16, np.inf, np.float32)}, "kernel has values that are not finite"),
     ],
 )
 def test_scale_must_fit_its_kernel(tmp_path, changes, complaint):

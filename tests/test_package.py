@@ -152,9 +152,7 @@ def test_clone_runs_from_any_folder(clone, run, tmp_path):
     assert np.load(tmp_path / "results" / "images" / "private.npy").shape == (60, 80)
 
 
-def test_clone_trains_evaluates_exports_writes_the_demo_and_predicts_in_a_spawned_process(
-    clone, run, tmp_path, tiny_dataset
-):
+def test_clone_trains_writes_the_demo_and_predicts_in_a_spawned_process(clone, run, tmp_path, tiny_dataset):
     dataset = tiny_dataset(count=4)
     script = f"""
 import multiprocessing
@@ -171,13 +169,9 @@ def predict(pickled):
     return pickle.loads(pickled).predict({str(clone / "photos" / "private.png")!r})
 
 if __name__ == "__main__":
-    size = ["--input-size", "48", "64"]
-    data = ["-d", "custom", "-p", {str(dataset)!r}, *size]
+    data = ["-d", "custom", "-p", {str(dataset)!r}, "--input-size", "48", "64"]
     assert main.main(["train", *data, "--variant", "lite", "--init", "scratch", "--epochs", "1"]) == 0
-    weights = ["--weights", "results/ckpts/best/custom.weights.h5"]
-    assert main.main(["evaluate", *data, *weights]) == 0
-    assert main.main(["export", "--format", "weights", *weights, *size]) == 0
-    assert main.main(["demo", "--static", "page", *weights]) == 0
+    assert main.main(["demo", "--static", "page", "--weights", "results/ckpts/best/custom.weights.h5"]) == 0
     network = msinet.load("lite", input_size=(48, 64))
     pickled = pickle.dumps(network)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -185,7 +179,7 @@ if __name__ == "__main__":
 """
     write(tmp_path / "script.py", script.encode())
     run("script.py", PATH="")  # Without npm, the page loads TensorFlow.js from the network.
-    assert (tmp_path / "page" / "index.html").exists() and list(tmp_path.glob("results/exports/*/check.json"))
+    assert (tmp_path / "page" / "index.html").exists()
 
 
 @pytest.mark.cluster

@@ -1,15 +1,13 @@
 """Prediction in half precision and on several devices: what may change, and what must not."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import run_as_program
 
 import msinet
 from msinet import checkpoint, main, model
@@ -18,8 +16,6 @@ from msinet.image_files import read_header
 from msinet.images import IMAGE_PADDING, read_image, resize_and_pad
 from msinet.photographs import sample_photograph
 from msinet.utils import UserError
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +43,8 @@ def nodes(network: msinet.Network) -> dict[str, tf.DType]:
 
 
 @pytest.fixture(scope="module")
-def narrow():
-    return msinet.network.from_arrays(checkpoint.arrays_of(model.build_model(width=0.125, seed=5)), (48, 64))
+def narrow(narrow_arrays):
+    return msinet.network.from_arrays(narrow_arrays, (48, 64))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -71,10 +67,9 @@ def test_float32_has_no_cast(narrow):
     assert not [op for op in graph.get_operations() if op.type == "Cast"]
 
 
-def test_run_records_name_the_precision(tiny_dataset, narrow, tmp_path, capsys, bfloat16):
-    folder, weights = tiny_dataset(count=3), tmp_path / "narrow.npz"
-    np.savez(weights, **narrow.arrays)
-    common = ["--weights", str(weights), "--input-size", "48", "64", "--results", str(tmp_path)]
+def test_run_records_name_the_precision(tiny_dataset, narrow_weights, tmp_path, capsys, bfloat16):
+    folder = tiny_dataset(count=3)
+    common = ["--weights", str(narrow_weights), "--input-size", "48", "64", "--results", str(tmp_path)]
     for precision in ("float32", "bfloat16"):
         flags = [*common, "--precision", precision]
         assert main.main(["test", "-p", str(folder / "stimuli"), *flags, "--format", "npy"]) == 0
@@ -94,12 +89,10 @@ def test_run_records_name_the_precision(tiny_dataset, narrow, tmp_path, capsys, 
 
 
 def test_unsupported_precision_is_an_error_and_a_slow_one_a_warning_on_the_command_line(
-    narrow, tmp_path, monkeypatch, capsys, bfloat16
+    narrow_weights, tmp_path, monkeypatch, capsys, bfloat16
 ):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    weights = tmp_path / "narrow.npz"
-    np.savez(weights, **narrow.arrays)
-    flags = ["test", "--weights", str(weights), "--input-size", "48", "64", "--results", str(tmp_path)]
+    flags = ["test", "--weights", str(narrow_weights), "--input-size", "48", "64", "--results", str(tmp_path)]
     assert main.main([*flags, "--precision", "float16"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--precision float16 was requested, but TensorFlow sees no GPU" in error
@@ -107,43 +100,32 @@ def test_unsupported_precision_is_an_error_and_a_slow_one_a_warning_on_the_comma
     assert main.main([*flags, "--precision", "bfloat16"]) == 0
     assert capsys.readouterr().out.count("is not faster here") == 1
     with pytest.raises(UserError, match="Received the precision 'half', expected one of float32, bfloat16, float16"):
-        msinet.load(weights, precision="half")
+        msinet.load(narrow_weights, precision="half")
 
 
-def test_unsupported_precision_is_an_error_and_a_slow_one_a_warning(monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(precision_module, "processor_has_bfloat16", lambda: False)
-    assert precision_module.check_precision("float32") == ""
-    assert "is not faster" in precision_module.check_precision("bfloat16")
-    with pytest.raises(UserError, match=r"float16 was requested, but TensorFlow sees no GPU .* --precision bfloat16"):
-        precision_module.check_precision("float16")
-    monkeypatch.setattr(precision_module, "processor_has_bfloat16", lambda: True)
-    assert precision_module.check_precision("bfloat16") == ""
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
-    assert precision_module.check_precision("float16") == ""
+@pytest.mark.parametrize(("precision", "gpus"), [("float32", []), ("bfloat16", []), ("float16", ["GPU:0"])])
+def test_supported_precision_causes_no_warning(monkeypatch, precision, gpus):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(precision_module, "processor_has_bfloat16", lambda: precision == "bfloat16")
+    assert precision_module.check_precision(precision) == ""
 
 
 # --- Several devices --------------------------------------------------------------------------------------------------
 
 
-def test_more_gpus_than_available_is_a_clear_error(narrow, tmp_path, monkeypatch, capsys):
-    weights = tmp_path / "narrow.npz"
-    np.savez(weights, **narrow.arrays)
+def test_more_gpus_than_available_is_a_clear_error(narrow_weights, tmp_path, monkeypatch, capsys):
     found = [tf.config.LogicalDevice(f"/device:GPU:{i}", "GPU") for i in range(2)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: found)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: found)
-    assert main.main(["test", "--weights", str(weights), "--gpus", "3", "--results", str(tmp_path)]) == 2
+    assert main.main(["test", "--weights", str(narrow_weights), "--gpus", "3", "--results", str(tmp_path)]) == 2
     assert "--gpus 3 was requested, but TensorFlow sees 2" in capsys.readouterr().err
-    assert msinet.load(weights).gpus == ("/device:GPU:0", "/device:GPU:1")
-    assert msinet.load(weights, gpus=1).gpus == ("/device:GPU:0",)
-    assert msinet.load(weights, device="cpu").gpus == ()
+    assert msinet.load(narrow_weights).gpus == ("/device:GPU:0", "/device:GPU:1")
+    assert msinet.load(narrow_weights, gpus=1).gpus == ("/device:GPU:0",)
+    assert msinet.load(narrow_weights, device="cpu").gpus == ()
 
 
 def test_two_devices_give_the_same_maps_in_the_same_order_as_one(tmp_path):
-    environment = dict(os.environ)
-    finished = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    found = json.loads(finished.stdout.splitlines()[-1])
+    found = run_as_program(__file__)
     assert found["difference"] == 0 and found["different photographs"]
     # Seven photographs in batches of two; the batches alternate between the devices.
     assert found["devices"] == {"CPU:0": [2, 2], "CPU:1": [2, 1]}

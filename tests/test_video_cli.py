@@ -19,9 +19,9 @@ from PIL import Image
 
 import msinet
 from msinet import checkpoint, images, main, model
-from msinet.network import Prediction
 from msinet.phases import clips
 from msinet.photographs import Options, Photograph
+from msinet.predictor import Prediction
 from msinet.utils import UserError
 from msinet.videos import reading, writing
 

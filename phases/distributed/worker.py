@@ -17,8 +17,8 @@ import tensorflow as tf
 from ...image_files import Unreadable
 from ...listing import hash_files
 from ...model import choose_layout
-from ...network import PIXELS_IN_FLIGHT
 from ...photographs import NAME_TOO_LONG, Options, Photograph, map_pixels, write_maps
+from ...predictor import PIXELS_IN_FLIGHT
 from ...utils import UserError, parallel_map
 from ...videos.reading import is_clip
 from ..clips import predict_clip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from ...bundled import BUNDLED
+from ...bundled import name_of
 from ...checkpoint import file_sha256
 from ...config import FEW
 from ...network import Network, load
@@ -141,7 +141,7 @@ def network_contender(name: str, network: Network, options: Options, images: Ima
     known = network.knowledge
     seen = len(known.trained_on(options.data, names)) if known and known.datasets else None
     notes = [f"{seen} of {len(names)} images trained these weights"] if seen else []
-    if not is_chosen and network.weights.path in BUNDLED.values():
+    if not is_chosen and name_of(network.weights.path):
         # Readers of the table must not mistake it for the published network.
         notes.insert(0, network.weights.reason)
     record = {**network.record(), "images_that_trained": seen}

@@ -35,7 +35,6 @@ class Format:
         accompany: writes the code for resizing photographs and maps to that folder.
         packages: needed for writing, from `requirements-export.txt`.
         language: of the example, "python" or "js".
-        needs_program: whether the example imports this program.
     """
 
     runtime: str
@@ -48,7 +47,6 @@ class Format:
     accompany: Callable[[Path], None] = _copy_geometry
     packages: tuple[str, ...] = ()
     language: str = "python"
-    needs_program: bool = False
 
 
 # Reads the photograph upright, and on white where it is transparent, as the program does.

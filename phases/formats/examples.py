@@ -44,7 +44,8 @@ def run_example(form: Format, folder: Path, photographs: Sequence[np.ndarray], n
             return [_run_in_node(copy, photograph) for photograph in photographs]
         for i, photograph in enumerate(photographs):
             Image.fromarray(photograph).save(copy / f"photograph{i}.png")
-        _run([sys.executable, "-c", FOR_EACH_PHOTOGRAPH, example, str(len(photographs))], copy, form.needs_program)
+        command = [sys.executable, "-c", FOR_EACH_PHOTOGRAPH, example, str(len(photographs))]
+        _run(command, copy, needs_program="import msinet" in example)
         return [np.load(copy / f"saliency{i}.npy") for i in range(len(photographs))]
 
 

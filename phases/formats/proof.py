@@ -92,19 +92,16 @@ def _greatest(maps: np.ndarray, expected: np.ndarray) -> float:
 
 def record(parts: Sequence[Format], network: Network, photograph: Path, rows: Sequence[dict]) -> dict:
     """What was exported and how it was proven. It is published with the export, so it names no local folders."""
+    sizes = [found["input_size"] for found in rows[0]["photographs"].values()]
     return {
         **network.record(),
         "weights": network.weights.path.name,
         "reason": network.weights.reason.partition(":")[0],
         "photograph": photograph.name,
-        "checked_on": [*([1, *size, 3] for size in _sizes(rows)), [2, *SMALL_SIZE, 3]],
+        "checked_on": [*([1, *size, 3] for size in sizes), [2, *SMALL_SIZE, 3]],
         "proof": [{"runtime": part.runtime, "file": part.file, **row} for part, row in zip(parts, rows, strict=True)],
         "runtime_versions": runtime_versions(parts),
     }
-
-
-def _sizes(rows: Sequence[dict]) -> list[list[int]]:
-    return [found["input_size"] for found in rows[0]["photographs"].values()]
 
 
 def runtime_versions(parts: Sequence[Format]) -> dict[str, str]:

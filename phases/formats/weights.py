@@ -42,5 +42,4 @@ saliency = network.predict("photograph.png")  # float32, 0 to 1, of the photogra
     notes="The file holds weights without the network: `msinet.model.build_model` creates it, and all "
     "commands of MSI-Net accept the file with `--weights`.",
     accompany=lambda folder: None,  # The example imports the program, which includes the geometry.
-    needs_program=True,
 )
