@@ -225,6 +225,7 @@ def load(
     checks.check_param("device", device)
     checks.check_param("orientation", orientation)
     checks.check_dataset(data)
+    checks.choose_input(input_size, datasets.input_size(data), False)  # Before anything is downloaded.
     gpus = checks.check_param("gpus", gpus)
     max_pixels = checks.check_whole_number("max_pixels", max_pixels, 1, MAX_PIXELS)
     layout = choose_layout(device)
