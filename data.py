@@ -254,7 +254,8 @@ def load_groups(
     if name == CUSTOM:
         check_files(samples)
     train, valid = split_custom(samples, valid_fraction) if name == CUSTOM else split(samples, DATASETS[name])
-    return Group(train, size), Group(valid, size)
+    height, width = size
+    return Group(train, (height, width)), Group(valid, (height, width))
 
 
 def split_custom(samples: Sequence[Sample], valid_fraction: float) -> tuple[list[Sample], list[Sample]]:

@@ -304,7 +304,7 @@ def _name_files(folder: str, names: Sequence[str], suffix: str, overlay: str, ta
     maps = _choose_names(names, suffix, taken)
     overlays = maps if suffix == overlay else _choose_names(names, overlay, taken)
     rows = zip(names, maps, overlays, strict=True)
-    return [Photograph(name, f"{folder}/{saliency}", f"overlays/{overlay}") for name, saliency, overlay in rows]
+    return [Photograph(name, f"{folder}/{saliency}", f"overlays/{blended}") for name, saliency, blended in rows]
 
 
 def _choose_names(relative: Sequence[str], suffix: str, folders: Sequence[str]) -> list[str]:
