@@ -70,14 +70,6 @@ def run(tmp_path, dataset):
     return evaluate_all
 
 
-@pytest.fixture
-def narrow(tmp_path):
-    """A file with the weights of a narrow network."""
-    path = tmp_path / "narrow.npz"
-    np.savez(path, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
-    return path
-
-
 def noise(i):
     return np.random.default_rng(100 + i).random(SHAPE)
 
@@ -162,16 +154,16 @@ def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps, monkey
     assert found.pop("EMD") and run.rows()["half", "0003"] == found
 
 
-def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow, tmp_path):
+def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow_weights, tmp_path):
     size = ("--input-size", "24", "32")
-    test = ["test", "-p", dataset / "stimuli", "--weights", narrow, *size, "--format", "npy", "--results", tmp_path]
-    assert main.main(list(map(str, test))) == 0
-    assert run("--weights", narrow, *size, "--maps", tmp_path / "images") == 0
+    test = ["test", "-p", dataset / "stimuli", "--weights", narrow_weights, "--format", "npy", "--results", tmp_path]
+    assert main.main(list(map(str, (*test, *size)))) == 0
+    assert run("--weights", narrow_weights, *size, "--maps", tmp_path / "images") == 0
     rows, summary = run.rows(), run.summary()
     for i in range(10):
         assert rows["narrow", f"{i:04d}"] == pytest.approx(rows["images", f"{i:04d}"], abs=1e-4)
     assert summary["contenders"]["narrow"]["input_size"] == [24, 32]
-    assert summary["contenders"]["narrow"]["weights"] == str(narrow)
+    assert summary["contenders"]["narrow"]["weights"] == str(narrow_weights)
     # A scale apart, the predictions are the same: the paired interval is narrow, unlike that of either mean.
     assert abs(summary["differences_from_the_first"]["images"]["NSS"]["high"]) < 1e-4
 
@@ -311,10 +303,10 @@ def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(ru
         assert rows["deep", "0003"][metric] == pytest.approx(rows["shallow", "0003"][metric], abs=1e-4)
 
 
-def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narrow):
+def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narrow_weights):
     found = {}
     for flags in ((), ("--input-size", "auto"), ("--mirrored",)):
-        assert run("--weights", narrow, *flags, name=f"run{len(flags)}{''.join(flags)[-4:]}") == 0
+        assert run("--weights", narrow_weights, *flags, name=f"run{len(flags)}{''.join(flags)[-4:]}") == 0
         contender = run.summary()["contenders"]["narrow"]
         found[flags] = contender["fit_shape"], contender["mirrored"], run.summary()["scores"]["narrow"]["NSS"]["mean"]
     assert [row[:2] for row in found.values()] == [(False, False), (True, False), (False, True)]

@@ -32,19 +32,19 @@ def stimuli(tmp_path, photograph, monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path, stimuli, narrow):
+def run(tmp_path, stimuli, narrow_weights):
     """`submit` with a narrow network: the exit status."""
 
     def submit_all(*flags, data="cat2000", path=stimuli):
-        fixed = ["--weights", narrow, "--results", tmp_path, "--input-size", "24", "32"]
+        fixed = ["--weights", narrow_weights, "--results", tmp_path, "--input-size", "24", "32"]
         return main.main([str(a) for a in ("submit", "-d", data, "-p", path, *fixed, *flags)])
 
     return submit_all
 
 
-def test_both_files_hold_every_image_by_its_name_and_size(run, tmp_path, stimuli):
+def test_both_files_hold_every_image_by_its_name_and_size(run, tmp_path, stimuli, narrow_weights):
     assert run() == 0
-    test = ["test", "-p", stimuli / "Random" / "001.jpg", "--weights", tmp_path / "narrow.npz", "--format", "npy"]
+    test = ["test", "-p", stimuli / "Random" / "001.jpg", "--weights", narrow_weights, "--format", "npy"]
     assert main.main([str(a) for a in (*test, "--input-size", "24", "32", "--results", tmp_path)]) == 0
     saliency = np.load(tmp_path / "images" / "001.npy")
     with h5py.File(tmp_path / "submissions" / "cat2000_densities.hdf5") as file:
