@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from clusters import assert_whole, check_index, index_of, known_paths, small, store, worker, write_photographs
 from conftest import write
 from PIL import Image
@@ -45,6 +46,17 @@ from msinet.phases.distributed.lists import Photographs
 def test_workers_share_what_the_machines_have(monkeypatch, machines, workers, expected):
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
     assert cluster.share_machines(Options({"device": "auto"}, workers=workers)) == expected
+
+
+def test_ray_that_does_not_start_is_one_line(monkeypatch, tmp_path, photograph, capsys):
+    def time_out(*_, **__):
+        raise Exception("The current node timed out during startup.\nMore")
+
+    monkeypatch.setattr(ray, "init", time_out)
+    image = write(tmp_path / "a.jpg", tf.io.encode_jpeg(photograph()))
+    assert main.main(["test", "-p", str(image), "--weights", "lite", "--results", str(tmp_path), "--cluster"]) == 2
+    error = "Ray did not start (The current node timed out during startup.): try again when the machine is less busy."
+    assert error in capsys.readouterr().err
 
 
 def chunk(path) -> dict:

@@ -282,8 +282,10 @@ def _connected(address: str) -> Iterator[None]:
                 host, port = address.rsplit("/", 1)[-1].rsplit(":", 1)
                 socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **settings)
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises bare exceptions too.
             reason = str(error).splitlines()[0]
+            if address == "local":
+                raise UserError(f"Ray did not start ({reason}): try again when the machine is less busy.") from error
             raise UserError(
                 f"Cannot connect to a Ray cluster at {address} ({reason}): start one with `ray start --head`, or omit "
                 f"the address. See docs/cluster.md."
