@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import write
-from test_evaluate import dataset, maps, narrow, noise, run
+from test_evaluate import dataset, maps, noise, run
 
 from msinet import checkpoint, main, model, utils
 from msinet.scoring import contenders, ground_truth, pictures, report
@@ -58,7 +58,8 @@ def test_run_of_other_settings_is_not_replaced(noisy, dataset, tmp_path, capsys)
     assert noisy("--name", "mine") == 2
 
 
-def test_weights_of_the_same_name_are_other_settings(run, narrow, capsys):
+def test_weights_of_the_same_name_are_other_settings(run, narrow_weights, tmp_path, capsys):
+    narrow = write(tmp_path / "narrow.npz", narrow_weights.read_bytes())
     assert run("--weights", narrow, "--input-size", "24", "32") == 0
     assert run("--weights", narrow, "--input-size", "32", "40") == 2
     assert "'input_size': [24, 32]" in capsys.readouterr().err
