@@ -204,9 +204,10 @@ def test_unreadable_photograph_is_named_and_does_not_stop_the_others(network, ph
         ({"data": "imagenet"}, "Received the dataset 'imagenet', expected one of salicon"),
     ],
 )
-def test_wrong_arguments_of_load_are_a_clear_error(weights, arguments, complaint):
+def test_wrong_arguments_of_load_are_a_clear_error_before_weights_are_chosen(monkeypatch, arguments, complaint):
+    monkeypatch.delattr(checkpoint, "choose_weights")  # It may download them.
     with pytest.raises(UserError) as error:
-        msinet.load(weights, **arguments)
+        msinet.load("published", **arguments)
     assert complaint in str(error.value)
 
 

@@ -283,7 +283,7 @@ def _connected(address: str) -> Iterator[None]:
                 socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **settings)
         except Exception as error:  # Ray raises bare exceptions too.
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             if address == "local":
                 raise UserError(f"Ray did not start ({reason}): try again when the machine is less busy.") from error
             raise UserError(
