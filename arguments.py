@@ -155,7 +155,7 @@ def add_frames(phase) -> None:
 
 
 def add_mirrored(phase: argparse._ActionsContainer) -> None:
-    text = "average each map with the map of the mirrored photograph; this doubles the time"
+    text = "average each map with the map of the mirrored photograph; this doubles the time (medium always does it)"
     phase.add_argument("--mirrored", action="store_true", help=text)
 
 

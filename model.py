@@ -128,7 +128,7 @@ def msi_net(images: tf.Tensor, conv: Convolution, layout: str = CHANNELS_LAST, c
         Saliency maps, float32, (B, H, W, 1), each from 0 to 1.
     """
     if context == efficientnet.CONTEXT:
-        x = efficientnet.normalized(images)
+        x = efficientnet.normalized(efficientnet.with_mirrored(images))
     else:
         x = images - keras.ops.convert_to_tensor(CHANNEL_MEANS, dtype="float32")
     if layout == CHANNELS_FIRST:
@@ -141,6 +141,8 @@ def msi_net(images: tf.Tensor, conv: Convolution, layout: str = CHANNELS_LAST, c
         x = decoder(x, conv, layout)
     if layout == CHANNELS_FIRST:
         x = keras.ops.transpose(x, (0, 2, 3, 1))
+    if context == efficientnet.CONTEXT:
+        x = efficientnet.joined(x)
     return normalize(x)
 
 

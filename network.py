@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from . import checkpoint, checks
+from . import checkpoint, checks, efficientnet
 from .acquisition import datasets
 from .architectures import Architecture
 from .bundled import Choice
@@ -169,7 +169,9 @@ class Network(Predictor):
         with self._first_call:
             maps = graph(batch)
         self.__dict__["_first_call"] = contextlib.nullcontext()
-        return normalize(maps + graph(batch[:, :, ::-1])[:, :, ::-1]) if self.mirrored else maps
+        if not self.mirrored or self.architecture.context == efficientnet.CONTEXT:  # The medium network does it itself.
+            return maps
+        return normalize(maps + graph(batch[:, :, ::-1])[:, :, ::-1])
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

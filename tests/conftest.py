@@ -1,5 +1,6 @@
 """Shared by the tests of several modules: seeded weights, tiny photographs, and tiny datasets."""
 
+import functools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -82,6 +84,18 @@ def skip_unless_supported(name: str, images: tf.Tensor, data_format: str) -> Non
         tf.function(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME", data_format))(images)
     except tf.errors.OpError as error:
         pytest.skip(f"TensorFlow has no {name} convolution here: {error.message.splitlines()[0][:80]}")
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Train without graphs: tracing them takes longer than an epoch of a few photographs. `eager(False)` ends it."""
+
+    def choose(eagerly=True):
+        compile_ = functools.partialmethod(keras.Model.compile, run_eagerly=eagerly)
+        monkeypatch.setattr(keras.Model, "compile", compile_)
+
+    choose()
+    return choose
 
 
 @pytest.fixture

@@ -215,7 +215,7 @@ def test_workers_import_a_copy_of_the_modules_that_runs_the_command(machines):
 
 @pytest.mark.cluster
 def test_machine_lost_during_a_run_loses_no_map(tmp_path, run, machines, monkeypatch):
-    folder = write_photographs(tmp_path / "in", 200)
+    folder = write_photographs(tmp_path / "in", 80)
     gate = tmp_path / "gate"
     troubled(monkeypatch, gate=str(gate))
     lost = sorted(machines.worker_nodes, key=lambda node: node.node_id)[0]
@@ -236,13 +236,13 @@ def test_machine_lost_during_a_run_loses_no_map(tmp_path, run, machines, monkeyp
     assert found.keys() == expected.keys()
     for name, contents in expected.items():  # A worker has one thread, `test` has all, so the last bits may differ.
         assert_close(np.load(io.BytesIO(found[name])), np.load(io.BytesIO(contents)))
-    assert len(index_of(tmp_path / "results")) == 200
+    assert len(index_of(tmp_path / "results")) == 80
     assert_whole(tmp_path / "results")
 
 
 @pytest.mark.cluster
 def test_command_repeated_after_a_kill_and_an_interrupt_predicts_only_missing_maps(tmp_path, run, machines, capsys):
-    total = 240  # Enough for the signals to arrive mid-run.
+    total = 120  # Enough for the signals to arrive mid-run.
     folder, results = write_photographs(tmp_path / "in", total), tmp_path / "results"
     flags = ("--input-size", "240", "320", "--format", "png")
     command = [sys.executable, "main.py", "test", "-p", str(folder), "--weights", "lite", "--results", str(results)]

@@ -58,7 +58,7 @@ def test_ten_photographs_with_fixations_train_a_network_whose_loss_falls(photogr
     assert len(list((results / "images").glob("*.jpeg"))) == 10
 
 
-def test_run_is_not_resumed_with_maps_of_another_blur(photographs_with_fixations, tmp_path, capsys):
+def test_run_is_not_resumed_with_maps_of_another_blur(photographs_with_fixations, tmp_path, capsys, eager):
     assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "1", "--sigma", "3") == 0
     maps = {file: file.read_bytes() for file in (photographs_with_fixations / "saliency").iterdir()}
     assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "2", "--sigma", "4") == 2
@@ -91,7 +91,7 @@ def test_too_few_images_is_one_clear_line(photographs_with_fixations, tmp_path, 
     assert ("No image in" in error) if count == 0 else ("received 1 and 0" in error), error
 
 
-def test_image_that_is_damaged_behind_its_header_is_named(photographs_with_fixations, tmp_path, capsys):
+def test_image_that_is_damaged_behind_its_header_is_named(photographs_with_fixations, tmp_path, capsys, eager):
     file = photographs_with_fixations / "stimuli" / "4.png"
     file.write_bytes(file.read_bytes()[:-2000])
     assert run(photographs_with_fixations, tmp_path / "results", "--epochs", "1") == 2
@@ -135,7 +135,7 @@ def deepen(folder):
         Image.fromarray(np.asarray(Image.open(file)).astype(np.uint16)).save(file)
 
 
-def test_turned_and_compressed_photographs_and_maps_of_16_bits_train_like_plain_ones(tiny_dataset, tmp_path):
+def test_turned_and_compressed_photographs_and_maps_of_16_bits_train_like_plain_ones(tiny_dataset, tmp_path, eager):
     losses = []
     for i, change in enumerate((lambda folder: None, turn_and_compress, deepen)):
         folder = tiny_dataset()
@@ -147,7 +147,7 @@ def test_turned_and_compressed_photographs_and_maps_of_16_bits_train_like_plain_
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_maps_that_fit_the_stored_photograph_are_explained(tiny_dataset, tmp_path, capsys):
+def test_maps_that_fit_the_stored_photograph_are_explained(tiny_dataset, tmp_path, capsys, eager):
     folder = tiny_dataset()
     image = Image.open(folder / "stimuli" / "0001.png")
     image.save(folder / "stimuli" / "0001.png", exif=exif(8))

@@ -235,7 +235,7 @@ def test_fitted_density_is_used_again_and_no_metrics_own_map_is_worse(run, datas
     assert (after["CC"] == before["CC"]) == bool(plain)
 
 
-def test_ablation_without_aspp_trains_and_is_scored(run, dataset, tmp_path):
+def test_ablation_without_aspp_trains_and_is_scored(run, dataset, tmp_path, eager):
     flags = ["--context", "plain", "--variant", "lite", "--init", "scratch", "--epochs", "1"]
     fixed = ["-d", "custom", "-p", str(dataset), "--results", str(tmp_path), "--input-size", "24", "32"]
     assert main.main(["train", *fixed, *flags]) == 0

@@ -238,7 +238,7 @@ def test_control_characters_in_names_are_escaped(tmp_path, arrays):
     assert r"a\n\x1b[31mbbb" in message and "b" * 80 not in message
 
 
-def test_training_that_cannot_continue_from_a_damaged_checkpoint_is_one_line(tmp_path, tiny_dataset, capsys):
+def test_training_that_cannot_continue_from_a_damaged_checkpoint_is_one_line(tmp_path, tiny_dataset, capsys, eager):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
     command = ["train", "-d", "custom", "-p", str(folder), "--variant", "lite", "--init", "scratch"]
     command += ["--input-size", "48", "64", "--results", str(results)]

@@ -84,7 +84,7 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
         assert json.loads(summary.read_text(encoding="utf-8"))["scores"] == steps[words]["result"]["scores"]
 
 
-def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, run, monkeypatch):
+def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, run, monkeypatch, eager):
     monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)
     flags = ["--variant", "lite", "--epochs", "1", "--weights", "lite", "--input-size", "24", "32"]
     assert run("--train", "-d", "salicon", "osie", *flags) == 0

@@ -33,12 +33,14 @@ def arguments():
     add("--steps", type=int, default=10**9, help="at most so many")
     add("--limit", type=int, default=None, help="use about so many images, for a trial")
     # One value for all networks that are trained side by side on the same batches, or one for each of them.
-    add("--init", nargs="+", default=["scratch"], help="scratch, FILE.npz, prune:FILE.npz or lite2:FILE")
+    add("--init", nargs="+", default=["scratch"], help="scratch, FILE.npz, FILE.pt, prune:FILE.npz or lite2:FILE")
     add("--width", nargs="+", type=float, default=[1.0], help="factor on the filter counts")
     add("--seeds", nargs="+", type=int, default=[42], help="of initial weights and filters; the first of the data too")
     add("--norm", nargs="*", default=[], help="beginnings of the layers that get a batch normalization")
     add("--dropout", type=float, default=0.0, help="share of the context's channels")
     add("--teachers", nargs="*", default=[], help="arrays of full networks (.npz), or of EfficientNet-Lite2 (.pt)")
+    add("--mirrored", action="store_true", help="average the teachers' maps with those of the mirrored images")
+    add("--human", type=float, default=1.0, help="weight of the loss on human maps, where there are teachers")
     add("--crops", type=float, default=0.5, help="share of a batch that is cropped, where there are teachers")
     add("--batch", type=int, default=16)
     add("--lr", type=float, default=1e-4)
@@ -75,6 +77,8 @@ class Student:
         self.name, self.args, self.init, self.seed, self.device = name, args, init, seed, device
         if init.startswith("lite2:"):
             self.net = lite2.fresh(init.removeprefix("lite2:"))
+        elif init.endswith(".pt"):
+            self.net = lite2.restored(init)
         else:
             self.net = port.MSINet(width, args.norm, args.dropout)
             if init != "scratch" and not init.startswith("prune:"):
@@ -172,10 +176,13 @@ def load_network(path, device):
 
 
 @torch.no_grad()
-def teach(teachers, x, autocast):
-    """The mean of the teachers' distributions."""
+def teach(teachers, x, autocast, mirrored):
+    """The mean of the teachers' distributions, with `mirrored` also of those for the mirror images."""
     with autocast():
-        return sum(port.as_distribution(teacher(x)) for teacher in teachers) / len(teachers)
+        maps = [port.as_distribution(teacher(x)) for teacher in teachers]
+        if mirrored:
+            maps += [port.as_distribution(teacher(x.flip(3))).flip(3) for teacher in teachers]
+        return sum(maps) / len(maps)
 
 
 def loss_for(args, y, taught, plain):
@@ -183,7 +190,7 @@ def loss_for(args, y, taught, plain):
 
     def loss_of(predicted):
         human = port.combined(y[:plain], predicted[:plain], args.cc, args.nss).sum() / len(predicted)
-        return human if taught is None else human + port.combined(taught, predicted, args.cc, 0).mean()
+        return human if taught is None else args.human * human + port.combined(taught, predicted, args.cc, 0).mean()
 
     return loss_of
 
@@ -222,7 +229,8 @@ def main():
             x, y = batches.augment(x, y, args.color, crops)
             x, y = batches.scaled(x, y, args.scales)
         x = x.contiguous(memory_format=torch.channels_last)
-        loss_of = loss_for(args, y, teach(teachers, x, autocast) if teachers else None, len(x) - crops)
+        taught = teach(teachers, x, autocast, args.mirrored) if teachers else None
+        loss_of = loss_for(args, y, taught, len(x) - crops)
         share = min(1.0, max((time.time() - begin) / args.seconds, steps / args.steps))
         factor = 1.0 if args.constant else min(1, (steps + 1) / args.warmup) * 0.5 * (1 + math.cos(math.pi * share))
         for student in students:
