@@ -25,10 +25,15 @@ class Architecture:
     batch_norm: bool  # whether the arrays contain batch normalization that is not folded in
 
     @property
+    def is_symmetric(self) -> bool:
+        """Whether the network itself averages the maps of a photograph and its mirror image."""
+        return self.context == efficientnet.CONTEXT
+
+    @property
     def variant(self) -> str:
         """The name of this width in `config.VARIANTS`."""
         names = {(row["width"], row.get("context")): name for name, row in VARIANTS.items()}
-        context = self.context if self.context == efficientnet.CONTEXT else None
+        context = self.context if self.is_symmetric else None
         return names.get((self.width, context), f"width {self.width:g}")
 
 

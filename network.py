@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from . import checkpoint, checks, efficientnet
+from . import checkpoint, checks
 from .acquisition import datasets
 from .architectures import Architecture
 from .bundled import Choice
@@ -169,7 +169,7 @@ class Network(Predictor):
         with self._first_call:
             maps = graph(batch)
         self.__dict__["_first_call"] = contextlib.nullcontext()
-        if not self.mirrored or self.architecture.context == efficientnet.CONTEXT:  # The medium network does it itself.
+        if self.architecture.is_symmetric or not self.mirrored:
             return maps
         return normalize(maps + graph(batch[:, :, ::-1])[:, :, ::-1])
 

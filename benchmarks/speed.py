@@ -84,7 +84,7 @@ def ratio(durations: Mapping[str, float]) -> str:
 class Recorded(NamedTuple):
     """A convolution of a network."""
 
-    output: tuple[int, int]  # height and width
+    output: tuple[int, int, int]  # images (the medium network also sees the mirror image), height and width
     kernel: tuple[int, ...]  # its shape
     dilation: int
 
@@ -100,9 +100,9 @@ def convolutions(variant: str, size: tuple[int, int]) -> list[Recorded]:
 
     def conv(x, name, filters, size=3, dilation=1, relu=True, stride=1, depthwise=False):
         kernel = (size, size, x.shape[-1], 1 if depthwise else scaled_filters(filters, row["width"]))
-        output = tuple(-(-side // stride) for side in x.shape[1:3])
+        output = (x.shape[0], *(-(-side // stride) for side in x.shape[1:3]))
         found.append(Recorded(output, kernel, dilation))
-        return keras.KerasTensor((1, *output, x.shape[-1] if depthwise else kernel[-1]))
+        return keras.KerasTensor((*output, x.shape[-1] if depthwise else kernel[-1]))
 
     msi_net(keras.KerasTensor((1, *size, 3)), conv, context=row.get("context", "aspp"))
     return found

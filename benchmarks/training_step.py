@@ -49,9 +49,9 @@ def profile(repetitions: int) -> None:
     found = convolutions("full", SIZE)
     seconds = dict.fromkeys(("forward", "gradient of the input", "gradient of the kernel"), 0.0)
     for number, (output, kernel_shape, dilation) in enumerate(found):
-        x, kernel = tf.random.normal((1, *output, kernel_shape[2])), tf.random.normal(kernel_shape)
+        x, kernel = tf.random.normal((*output, kernel_shape[2])), tf.random.normal(kernel_shape)
         layer = layers.DilatedConv2D(kernel_shape[-1], kernel_shape[0], padding="same", dilation_rate=dilation)
-        upstream = tf.random.normal((1, *output, kernel_shape[-1]))
+        upstream = tf.random.normal((*output, kernel_shape[-1]))
         layer.build(x.shape)
 
         def gradient(of, layer=layer, x=x, kernel=kernel, upstream=upstream):
