@@ -1,6 +1,7 @@
 """The medium network: the same maps in PyTorch, as Keras layers and in every export; 8-bit weights; training."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -50,6 +51,12 @@ def test_exports_give_the_same_maps_at_every_size(network, name, tmp_path):
     for size in SIZES:
         images = np.concatenate([images_of(size), images_of(size, seed=1)])
         np.testing.assert_allclose(form.predict(tmp_path, images), network(images), atol=1e-5)
+
+
+def test_keras_export_has_no_initializer_that_keras_3_4_rejects(network, tmp_path):
+    FORMATS["keras"][0].write(network, tmp_path, 32, ())
+    with zipfile.ZipFile(tmp_path / "msinet.keras") as archive:
+        assert b"input_axes" not in archive.read("config.json")
 
 
 def test_graph_has_one_end(network):

@@ -1,4 +1,4 @@
-"""The medium network, which is teacher C: EfficientNet-Lite2, and a decoder that joins four depths of it."""
+"""Teacher C: EfficientNet-Lite2, and a decoder that joins four depths of it. Medium is its mean for both sides."""
 
 import port as N
 import torch

@@ -28,14 +28,14 @@ def portable_model(model: keras.Model) -> keras.Model:
     """The same network built from Keras' own layers, so it loads without this program's classes."""
 
     def portable(layer):
-        if isinstance(layer, DilatedConv2D):
-            # Trained weights need no initializer, and older versions of Keras do not know today's settings of it.
-            return keras.layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "zeros"})
         if isinstance(layer, LegacyUpsampling):
             return _portable_upsampling(layer.name)
         if isinstance(layer, ResizeLike):
             return _portable_resizing(layer)
-        return type(layer).from_config(layer.get_config())
+        kind = keras.layers.Conv2D if isinstance(layer, DilatedConv2D) else type(layer)
+        # Trained weights need no initializers, and older versions of Keras do not know today's settings of them.
+        config = {key: "zeros" if key.endswith("_initializer") else value for key, value in layer.get_config().items()}
+        return kind.from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=portable)
     copy.set_weights(model.get_weights())
