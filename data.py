@@ -16,6 +16,7 @@ import numpy as np
 
 from . import listing
 from .acquisition.datasets import CUSTOM, DATASETS, Dataset, is_unpacked
+from .config import VALID_FRACTION
 from .image_files import (
     IMAGE_SUFFIXES,
     MAP_FORMATS,
@@ -241,7 +242,7 @@ def _check_count(what: str, received: int, expected: int) -> None:
 
 
 def load_groups(
-    name: str, path: Path, size: tuple[int, int], *, valid_fraction: float = 0.2, orientation: str = UPRIGHT
+    name: str, path: Path, size: tuple[int, int], *, valid_fraction: float = VALID_FRACTION, orientation: str = UPRIGHT
 ) -> tuple[Group, Group]:
     """The training and the validation images of a dataset, or of your own photographs ("custom").
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..acquisition.readers import UNKNOWN_OBSERVER
+from ..config import PARAMS
 from ..image_files import IMAGE_SUFFIXES
 from ..utils import UserError, name_some, print_once
 
@@ -19,8 +20,7 @@ OBSERVER_COLUMNS = ("observer", "subject", "participant")
 # How the exports of eye trackers write a position that is not known, such as during a blink.
 MISSING = ("", ".", "-", "nan", "na", "n/a", "null", "none")
 
-# The largest share of fixations outside their images, or without a position, that is dropped.
-MAX_DROPPED = 0.05
+MAX_DROPPED = PARAMS["max_dropped"].value
 
 # A table with a larger share of positions from 0 to 1 is normalized: in pixels, few are in the top left corner.
 MOST_IN_CORNER = 0.9
