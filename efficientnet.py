@@ -1,7 +1,6 @@
 """The medium network: EfficientNet-Lite2 instead of VGG16, and a decoder that joins features of four depths.
 
-It also sees the mirror image of each photograph, and averages both maps; this takes twice the time and predicts people
-better than one map of an encoder of that cost.
+It averages its scores of each photograph and of the mirror image, in twice the time.
 
 EfficientNet: Tan and Le, ICML 2019. "Lite" leaves out squeeze-and-excitation and uses ReLU6.
 """
