@@ -87,11 +87,12 @@ def fuse(graph):
 def _encode_weight(node, bits: int) -> tuple[dict, np.ndarray]:
     """A constant's row in the manifest, and its stored values: kernels are uint16 if `bits` is 16.
 
-    With 65,536 even steps between a kernel's least and greatest weight, the error is a fifth of float16's.
+    With 65,536 even steps between a kernel's least and greatest weight, the error is a fifth of float16's. Depthwise
+    kernels, whose channels have very different ranges, stay in float32; they are small.
     """
     values = tf.make_ndarray(node.attr["value"].tensor)
     row = {"name": node.name, "shape": list(values.shape), "dtype": values.dtype.name}
-    if bits == 32 or values.ndim < 4:
+    if bits == 32 or values.ndim < 4 or "/depthwise/" in node.name:
         return row, values
     least = float(values.min())
     scale = (float(values.max()) - least) / 65535 or 1.0
