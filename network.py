@@ -57,7 +57,7 @@ class Network(Predictor):
         mirrored: whether to average the maps of the photograph and its mirror image, which takes twice the time.
         max_pixels: larger photographs are rejected.
         orientation: "upright" to turn photographs as their EXIF tag says, or "stored".
-        precision: compute dtype of all convolutions except the first and the last: "float32", "bfloat16" or "float16".
+        precision: compute dtype of all convolutions but `precision.EXACT`: "float32", "bfloat16" or "float16".
         gpus: names of the devices that batches are distributed across; empty for the one that TensorFlow chooses.
     """
 
@@ -215,7 +215,7 @@ def load(
             the dataset's if their file does not record one.
         device: "cpu" (channels-last), "gpu" (channels-first), or "auto" for a GPU if TensorFlow sees one.
         mirrored, max_pixels, orientation: see `Network`.
-        precision: compute dtype of all convolutions except the first and the last: "float32", as published;
+        precision: compute dtype of all convolutions but `precision.EXACT`: "float32", as published;
             "bfloat16", or on GPUs "float16", which are faster and less exact.
         gpus: number of this machine's GPUs to distribute batches across; 0 for all that TensorFlow sees.
 

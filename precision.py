@@ -8,9 +8,10 @@ import tensorflow as tf
 from .layers import CHANNELS_LAST, LAST, POLICIES, Convolution, tensor_convolutions
 from .utils import UserError, processor_instructions
 
-# These convolutions compute in float32 in every precision. bfloat16 has eight significant bits: the input of the first
-# one, pixels minus their means, would be off by up to half a gray level; the output of the last one becomes the map.
-EXACT = ("conv1/conv1_1", "stem/conv", LAST)
+# Convolutions whose names begin like this compute in float32 in every precision. bfloat16 has eight significant bits:
+# the input of the first one, pixels minus their means, would be off by up to half a gray level; the output of the last
+# one becomes the map; and EfficientNet's encoder ("stem/", "mbconv") would move maps by up to 20 gray levels.
+EXACT = ("conv1/conv1_1", "stem/", "mbconv", LAST)
 
 
 def half_convolutions(
@@ -30,7 +31,7 @@ def half_convolutions(
     half, exact = tensor_convolutions(rounded, layout), tensor_convolutions(arrays, layout)
 
     def conv(x, name, *args, **kwargs):
-        if name in EXACT:
+        if name.startswith(EXACT):
             return exact(tf.cast(x, tf.float32), name, *args, **kwargs)
         return half(tf.cast(x, dtype), name, *args, **kwargs)
 

@@ -47,6 +47,13 @@ def narrow(narrow_arrays):
     return msinet.network.from_arrays(narrow_arrays, (48, 64))
 
 
+def test_encoder_of_the_included_networks_stays_in_float32():
+    found = nodes(msinet.load("lite", device="cpu", precision="bfloat16"))
+    half = {name for name, dtype in found.items() if dtype == tf.bfloat16}
+    decoder = {name for name in found if name.startswith("decoder/")}
+    assert half == decoder - {"decoder/conv4"} and len(half) == 7
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_all_convolutions_but_the_first_and_the_last_are_cast(precision, narrow):
     network = replace(narrow, precision=precision)
