@@ -131,7 +131,7 @@ def test_recorded_video_plays_on_the_page(live):
     assert live.text("record") == "Stop and save"
     live.wait_for_frames(3)
     live.driver.find_element("id", "record").click()
-    saved = live.until(lambda: [*live.downloads.glob("camera_overlay.[wm]*")], "no video was saved")
+    saved = live.until(lambda: [*live.downloads.glob("camera_overlay.*[4m]")], "no video was saved")
     live.upload(saved[0])
     live.wait("video.src && video.videoWidth")
     assert live.get("[video.videoWidth / video.videoHeight, problem.hidden]") == [pytest.approx(4 / 3), True]
@@ -155,7 +155,7 @@ def test_no_text_is_cut_or_wrapped(page):
         }).map((field) => field.textContent);
     """
     assert page.get("[network, backend].every((field) => field.scrollWidth <= field.clientWidth)")
-    assert page.text("network") == "MSI-Net lite (lite.npz)"
+    assert page.text("network") == "MSI-Net narrow (narrow.npz)"
     assert page.run(cut) == []
     for size in ((390, 844), (320, 568)):
         with page.on_phone(*size):
