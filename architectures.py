@@ -27,20 +27,21 @@ class Architecture:
     @property
     def is_symmetric(self) -> bool:
         """Whether the network itself averages the maps of a photograph and its mirror image."""
-        return self.context == efficientnet.CONTEXT
+        return self.context in efficientnet.SIZES and efficientnet.SIZES[self.context].both_sides
 
     @property
     def variant(self) -> str:
         """The name of this width in `config.VARIANTS`."""
         names = {(row["width"], row.get("context")): name for name, row in VARIANTS.items()}
-        context = self.context if self.is_symmetric else None
+        context = self.context if self.context in efficientnet.SIZES else None
         return names.get((self.width, context), f"width {self.width:g}")
 
 
 def describe(arrays: Mapping[str, Any]) -> Architecture:
     """The architecture that arrays by published name, of which only the shapes are read, belong to or resemble most."""
     if "stem/conv/kernel" in arrays:
-        return Architecture(1.0, efficientnet.CONTEXT, batch_norm=False)
+        sizes = [name for name, size in efficientnet.SIZES.items() if f"mbconv{size.blocks}/project/kernel" in arrays]
+        return Architecture(1.0, (sizes or list(efficientnet.SIZES))[0], batch_norm=False)
     first: tuple[int, ...] = arrays["conv1/conv1_1/bias"].shape if "conv1/conv1_1/bias" in arrays else ()
     # Limited to the widest variant, so that a file cannot request more.
     widest = max(row["width"] for row in VARIANTS.values())

@@ -190,11 +190,13 @@ VALID_FRACTION = 0.2
 FEW = 5
 
 # Networks to train: a factor on every filter count, and whether training uses batch normalization. A network as
-# narrow as "lite" does not learn from random initial weights without it. "medium" is the network in efficientnet.py.
+# narrow as "narrow" does not learn from random initial weights without it. Those with a context are in efficientnet.py;
+# they start from the included networks.
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"width": 1.0, "batch_norm": False},
-    "medium": {"width": 1.0, "batch_norm": False, "context": "skips"},
-    "lite": {"width": 0.25, "batch_norm": True},
+    "narrow": {"width": 0.25, "batch_norm": True},
+    "medium": {"width": 1.0, "batch_norm": False, "context": "efficientnet-lite2"},
+    "lite": {"width": 1.0, "batch_norm": False, "context": "efficientnet-lite0"},
 }
 
 # How the network combines features at 1/8 resolution: with the ASPP module, or without it, as in the paper's ablation.

@@ -23,7 +23,7 @@ from .installation import command
 EXAMPLES = {
     "train": (
         "train -d custom -p my_photos --init lite   your own data, from an included network",
-        "train -d osie --init scratch --variant lite --recipe scratch   OSIE only, from random weights",
+        "train -d osie --init scratch --variant narrow --recipe scratch   OSIE only, from random weights",
     ),
     "evaluate": (
         "evaluate -d osie --weights medium --baselines   an included network, next to the baselines",
@@ -124,9 +124,9 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
     text = "how often to train each network, with consecutive seeds (default: 1)"
     recipe.add_argument("--seeds", type=counting, default=1, metavar="N", help=text)
     text = "size of the trained network (default: full)"
-    recipe.add_argument("--variant", choices=("full", "lite"), default="full", help=text)
+    recipe.add_argument("--variant", choices=VARIANTS, default="full", help=text)
     text = "initial weights of the training on SALICON (default: vgg16)"
-    recipe.add_argument("--init", default="vgg16", metavar="{vgg16,scratch,lite,PATH}", help=text)
+    recipe.add_argument("--init", default="vgg16", metavar="{vgg16,scratch,medium,lite,PATH}", help=text)
     add_input_size(recipe)
     speed = phase.add_argument_group("speed and files")
     add_params(phase, "reproduce", own=recipe, recipe=recipe, speed=speed, files=essentials)

@@ -122,26 +122,27 @@ def msi_net(images: tf.Tensor, conv: Convolution, layout: str = CHANNELS_LAST, c
         images: RGB, float32, (B, H, W, 3), 0 to 255; H and W divisible by 8. Channels are last in both layouts.
         conv: see `layers.keras_convolutions` and `layers.tensor_convolutions`.
         layout: memory layout of the convolutions; "channels_first" suits GPUs.
-        context: "aspp"; "plain" for the paper's ablation; or "skips" for the medium network, see `efficientnet`.
+        context: "aspp"; "plain" for the paper's ablation; or a key of `efficientnet.SIZES` for another network.
 
     Returns:
         Saliency maps, float32, (B, H, W, 1), each from 0 to 1.
     """
-    if context == efficientnet.CONTEXT:
-        x = efficientnet.normalized(efficientnet.with_mirrored(images))
+    size = efficientnet.SIZES.get(context)
+    if size:
+        x = efficientnet.normalized(efficientnet.with_mirrored(images) if size.both_sides else images)
     else:
         x = images - keras.ops.convert_to_tensor(CHANNEL_MEANS, dtype="float32")
     if layout == CHANNELS_FIRST:
         x = keras.ops.transpose(x, (0, 3, 1, 2))
-    if context == efficientnet.CONTEXT:
-        x = efficientnet.decoder(efficientnet.encoder(x, conv), x, conv, layout)
+    if size:
+        x = efficientnet.decoder(efficientnet.encoder(x, conv, size), x, conv, layout, size.decoder)
     else:
         x = encoder(x, conv, layout)
         x = CONTEXTS[context](x, conv, layout)
         x = decoder(x, conv, layout)
     if layout == CHANNELS_FIRST:
         x = keras.ops.transpose(x, (0, 2, 3, 1))
-    if context == efficientnet.CONTEXT:
+    if size and size.both_sides:
         x = efficientnet.joined(x)
     return normalize(x)
 

@@ -26,7 +26,7 @@ def interval(share: np.ndarray | float, errors: dict | None = None) -> tuple[np.
 
     Args:
         share: predicted share of attention, 0 to 1, any shape.
-        errors: "low" and "high" at `KNOTS`, in units of `scale`; None for those measured with the lite network.
+        errors: "low" and "high" at `KNOTS`, in units of `scale`; None for those measured with the medium network.
 
     Returns:
         The lower and the upper end, 0 to 1, of the shape of `share`.

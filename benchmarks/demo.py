@@ -138,7 +138,7 @@ def network_of(variant: str, folder: Path, given: str | None) -> msinet.Network:
     if given or variant in BUNDLED:
         return msinet.load(given or variant)
     path = folder / f"{variant}.npz"
-    np.savez(path, **checkpoint.arrays_of(build_model(width=VARIANTS[variant]["width"], seed=1)))
+    np.savez(path, **checkpoint.arrays_of(build_model(**{**VARIANTS[variant], "batch_norm": False}, seed=1)))
     return msinet.load(path)
 
 

@@ -9,6 +9,7 @@ import shutil
 from ..utils import UserError, check_writable, count, locked, quiet_stderr
 from .reproduction import ledger, plan, rows
 from .reproduction.plan import Options
+from .train import check_network
 
 
 def run(options: Options) -> int:
@@ -48,6 +49,8 @@ def check(options: Options) -> None:
     """Check that the options fit together, and that each dataset has its own folder."""
     if not options.train and (options.context != "aspp" or options.seeds > 1):
         raise UserError("--context and --seeds only affect trainings: add --train.")
+    if options.train:
+        check_network(options.variant, options.context, options.init)
     if (options.path / "stimuli").is_dir() and len(options.names) > 1:
         raise UserError(
             f"{options.path} is the folder of one dataset, expected the folder that contains those of all of "

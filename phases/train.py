@@ -86,11 +86,22 @@ def check(options: Options) -> None:
     """Check that the options fit together."""
     if len(set(options.data)) < len(options.data):
         raise UserError(f"Received -d {' '.join(options.data)}, expected each dataset once.")
-    if "context" in VARIANTS[variant_of(options)] and options.context != "aspp":
-        raise UserError(f"The medium network has no --context {options.context}: add --variant full or lite.")
+    check_network(variant_of(options), options.context, options.init)
     for name in OF_CUSTOM:
         if CUSTOM not in options.data and getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} requires -d custom; other datasets are used as published.")
+
+
+def check_network(variant: str, context: str, init: str | None) -> None:
+    """Check that a network can have this context and these initial weights."""
+    if "context" not in VARIANTS[variant]:
+        return
+    if context != "aspp":
+        raise UserError(f"The {variant} network has no --context {context}: add --variant full or narrow.")
+    if init in ("scratch", "vgg16"):
+        raise UserError(
+            f"The {variant} network cannot start from --init {init}: use --init {variant}, or --variant full or narrow."
+        )
 
 
 def check_resumed(results: Path, name: str, settings: Mapping) -> None:

@@ -53,8 +53,8 @@ def write_weights(path: Path, width: float, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A lite network in a file."""
-    return write_weights(tmp_path_factory.mktemp("weights") / "lite.npz", 0.25, 3)
+    """A narrow network in a file."""
+    return write_weights(tmp_path_factory.mktemp("weights") / "narrow.npz", 0.25, 3)
 
 
 @pytest.fixture(scope="module")

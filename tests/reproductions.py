@@ -110,7 +110,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def vgg16(internet, tmp_path, monkeypatch):
-    """The published encoder, as narrow as the lite network."""
+    """The published encoder, as narrow as the network of --variant narrow."""
     write_checkpoint(tmp_path / "vgg16_hybrid.ckpt", encoder_of(arrays_of(3, width=0.25)))
     files = {file.name: file.read_bytes() for file in tmp_path.glob("vgg16_hybrid.ckpt.*")}
     row = replace(datasets.VGG16[0], urls=(internet.serve("/vgg16_hybrid.zip", zip_of(files)),))

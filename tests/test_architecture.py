@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "loss acquisition.datasets utils config installation image_files listing phases.clips videos",
     "phases.download": "download acquisition.datasets utils",
     # This phase runs other phases, so a user can repeat each row of its page with a command.
-    "phases.reproduce": "phases.reproduction utils",
+    "phases.reproduce": "phases.reproduction phases.train utils",
     "phases.reproduction": "bundled phases.reproduction phases.download phases.evaluate phases.submit phases.train "
     "scoring checkpoint download data acquisition.datasets utils config installation phases.curves",
     "phases.introduce": "bundled acquisition.datasets",

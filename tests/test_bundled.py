@@ -31,7 +31,8 @@ def test_facts_are_those_of_the_weights_file(name):
 
 
 def test_lite_network_is_small():
-    assert checkpoint.describe(checkpoint.read_arrays(bundled.BUNDLED["lite"])) == Architecture(0.25, "aspp", False)
+    found = checkpoint.describe(checkpoint.read_arrays(bundled.BUNDLED["lite"]))
+    assert found == Architecture(1.0, "efficientnet-lite0", False)
     assert bundled.facts("lite")["bytes"] <= 4_000_000
 
 

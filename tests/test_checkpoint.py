@@ -299,12 +299,17 @@ def test_unavailable_weights_are_an_error_that_says_what_to_do(weights_folder, t
 
 @pytest.mark.parametrize("init", ["lite", None])
 def test_bundled_network_is_the_start_of_its_own_variant_only(weights_folder, tmp_path, init):
-    read, reason = checkpoint.initial_weights("custom", init, results=tmp_path, variant="lite")
+    common = {"results": tmp_path, "context": "efficientnet-lite0"}
+    read, reason = checkpoint.initial_weights("custom", init, **common, variant="lite")
     assert checkpoint.describe(read).variant == "lite" and "the included lite network" in reason
     with pytest.raises(UserError, match=r"holds a network with --variant lite, expected full: add --variant lite"):
         checkpoint.initial_weights("custom", "lite", results=tmp_path, variant="full")
+
+
+def test_weights_are_the_start_of_their_own_context_only(tmp_path, narrow_weights):
     with pytest.raises(UserError, match=r"holds a network with --context aspp, expected plain: add --context aspp"):
-        checkpoint.initial_weights("custom", "lite", results=tmp_path, variant="lite", context="plain")
+        options = {"results": tmp_path, "variant": "width 0.125", "context": "plain"}
+        checkpoint.initial_weights("custom", str(narrow_weights), **options)
 
 
 # --- Metadata ---------------------------------------------------------------------------------------------------------

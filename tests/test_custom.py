@@ -35,7 +35,7 @@ def photographs_with_fixations(tmp_path, photograph):
 
 def run(folder, results, *flags) -> int:
     fixed = ("-d", "custom", "-p", str(folder), "--results", str(results), "--input-size", "48", "64")
-    return main.main(["train", *fixed, "--variant", "lite", "--init", "scratch", *flags])
+    return main.main(["train", *fixed, "--variant", "narrow", "--init", "scratch", *flags])
 
 
 def history(results) -> list[dict]:

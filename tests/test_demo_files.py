@@ -232,9 +232,11 @@ def test_folder_with_other_files_is_never_replaced(weights, tmp_path, capsys):
     assert kept.read_bytes() == b"years of work"
 
 
-def test_folder_has_only_the_pages_files_and_the_lite_network_at_most_4_megabytes(folder):
+def test_folder_has_only_the_pages_files_and_the_network_with_16_bits(folder, network):
     assert not [file.name for file in folder.iterdir() if file.suffix == ".mjs" or file.name.startswith("package")]
-    assert sum(file.stat().st_size for file in (folder / "network0").iterdir()) <= 4e6
+    floats = sum(values.size for values in network.arrays.values())
+    shards = sum(file.stat().st_size for file in (folder / "network0").glob("*.bin"))
+    assert shards == pytest.approx(2 * floats, rel=0.01)
 
 
 def test_best_network_is_a_choice_next_to_the_lite_one(node, weights, tmp_path, monkeypatch):
@@ -250,7 +252,7 @@ def test_best_network_is_a_choice_next_to_the_lite_one(node, weights, tmp_path, 
     demo.write_demo(tmp_path / "demo", networks, sample_photograph())
     rows = read_config(tmp_path / "demo")["networks"]
     assert [row["url"] for row in rows] == ["network0/model.json", "network1/model.json"]
-    assert rows[0]["name"] == "MSI-Net lite" and rows[1]["bytes"] < rows[0]["bytes"]
+    assert rows[0]["name"] == "MSI-Net narrow" and rows[1]["bytes"] < rows[0]["bytes"]
 
 
 def test_without_npm_libraries_come_from_the_cdn_with_their_hashes(weights, tmp_path, monkeypatch, capsys):

@@ -27,7 +27,7 @@ def main(folder: Path, results: Path) -> dict:
     """Losses of an uninterrupted run on one device, and of a run that switches from two devices to one."""
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
-    fit.VARIANTS["lite"] = {"width": 0.125, "batch_norm": True}
+    fit.VARIANTS["narrow"] = {"width": 0.125, "batch_norm": True}
     groups = {"custom": data.load_groups("custom", folder, (48, 64))}
     strategies, feed = [], fit.feed
 
@@ -38,7 +38,7 @@ def main(folder: Path, results: Path) -> dict:
     def losses(name: str, epochs: int, names: list[str]) -> list:
         fit.choose_devices, fit.feed = lambda *_: names, watched_feed
         params = {**defaults(), "epochs": epochs, "batch_size": 4, "results": str(results / name)}
-        fit.train(groups, params, variant="lite", init="scratch")
+        fit.train(groups, params, variant="narrow", init="scratch")
         rows = (results / name / "history" / "custom.csv").read_text(encoding="utf-8").splitlines()[1:]
         return [[float(value) for value in row.split(",")[1:3]] for row in rows]
 

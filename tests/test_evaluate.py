@@ -236,7 +236,7 @@ def test_fitted_density_is_used_again_and_no_metrics_own_map_is_worse(run, datas
 
 
 def test_ablation_without_aspp_trains_and_is_scored(run, dataset, tmp_path, eager):
-    flags = ["--context", "plain", "--variant", "lite", "--init", "scratch", "--epochs", "1"]
+    flags = ["--context", "plain", "--variant", "narrow", "--init", "scratch", "--epochs", "1"]
     fixed = ["-d", "custom", "-p", str(dataset), "--results", str(tmp_path), "--input-size", "24", "32"]
     assert main.main(["train", *fixed, *flags]) == 0
     assert run("--input-size", "24", "32", split="valid") == 0

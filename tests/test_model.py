@@ -66,8 +66,8 @@ def test_parameter_counts_are_the_published_ones(network):
 
 
 @pytest.mark.parametrize(("context", "expected"), [("aspp", 1_559_889), ("plain", 1_887_569)])
-def test_lite_has_a_quarter_of_the_filters(context, expected):
-    network = model.build_model(context=context, width=VARIANTS["lite"]["width"])
+def test_narrow_network_has_a_quarter_of_the_filters(context, expected):
+    network = model.build_model(context=context, width=VARIANTS["narrow"]["width"])
     assert network.count_params() == expected
 
 

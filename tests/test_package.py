@@ -170,7 +170,7 @@ def predict(pickled):
 
 if __name__ == "__main__":
     data = ["-d", "custom", "-p", {str(dataset)!r}, "--input-size", "48", "64"]
-    assert main.main(["train", *data, "--variant", "lite", "--init", "scratch", "--epochs", "1"]) == 0
+    assert main.main(["train", *data, "--variant", "narrow", "--init", "scratch", "--epochs", "1"]) == 0
     assert main.main(["demo", "--static", "page", "--weights", "results/ckpts/best/custom.weights.h5"]) == 0
     network = msinet.load("lite", input_size=(48, 64))
     pickled = pickle.dumps(network)

@@ -86,7 +86,7 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
 
 def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, run, monkeypatch, eager):
     monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)
-    flags = ["--variant", "lite", "--epochs", "1", "--weights", "lite", "--input-size", "24", "32"]
+    flags = ["--variant", "narrow", "--epochs", "1", "--weights", "lite", "--input-size", "24", "32"]
     assert run("--train", "-d", "salicon", "osie", *flags) == 0
     rows, steps, page = run.rows(), {step["name"]: step for step in run.json()["steps"]}, run.page()
     salicon, osie = (steps[f"train on {name}, aspp, seed 42"]["result"] for name in ("salicon", "osie"))
@@ -102,7 +102,7 @@ def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, 
     assert "The published networks are not in these tables" in head and "lite network" in head and "24×32" in head
     command = shlex.split(steps["train on osie, aspp, seed 42"]["command"])[2:]
     parsed = main.parse(command)
-    assert (parsed.init, parsed.variant, parsed.epochs) == (salicon["best"], "lite", 1)
+    assert (parsed.init, parsed.variant, parsed.epochs) == (salicon["best"], "narrow", 1)
     assert (parsed.context, parsed.input_size) == ("aspp", (24, 32))
 
 

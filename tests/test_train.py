@@ -35,7 +35,7 @@ def run(tiny_dataset, results, eager):
     """`train` the narrow network from scratch for an epoch: the exit status. Four photographs train, one validates."""
 
     def train_some(*flags, results=results):
-        fixed = ["-d", "custom", "-p", train_some.folder, "--variant", "lite", "--input-size", "48", "64"]
+        fixed = ["-d", "custom", "-p", train_some.folder, "--variant", "narrow", "--input-size", "48", "64"]
         fixed += ["--init", "scratch", "--learning-rate", "1e-3", "--epochs", "1", "--results", results]
         return main.main(["train", *map(str, fixed), *flags])
 
@@ -115,8 +115,8 @@ def test_continued_run_gives_the_losses_of_an_uninterrupted_one(run, results, tm
 
 def test_killed_run_continues_from_its_last_complete_epoch(run, results, tmp_path, eager):
     eager(False)  # As the killed process; otherwise, losses differ in the fifth digit.
-    command = [sys.executable, "main.py", "train", "-d", "custom", "-p", str(run.folder), "--variant", "lite", "--init"]
-    command += ["scratch", "--learning-rate", "1e-3", "--input-size", "48", "64", "--results", str(results)]
+    command = [sys.executable, "main.py", "train", "-d", "custom", "-p", str(run.folder), "--variant", "narrow"]
+    command += ["--init", "scratch", "--learning-rate", "1e-3", "--input-size", "48", "64", "--results", str(results)]
     process = subprocess.Popen([*command, "--epochs", "200"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with process:
         assert any(line.startswith("Epoch 1/") for line in process.stdout)
@@ -154,12 +154,25 @@ def test_run_is_only_continued_with_the_same_settings(tmp_path, monkeypatch, bef
         assert continued.settings["init"] == before.get("init")
 
 
+def test_run_of_an_earlier_version_that_calls_the_narrow_network_lite_is_resumed(run, results, monkeypatch):
+    read = checkpoint.read_attributes
+    assert run() == 0
+
+    def earlier(path):
+        content = read(path)
+        return content | {"settings": content["settings"] | {"variant": "lite"}}
+
+    monkeypatch.setattr(checkpoint, "read_attributes", earlier)
+    assert run("--epochs", "2") == 0
+    assert [row["epoch"] for row in history(results)] == ["1", "2"]
+
+
 def test_checkpoints_record_their_training(run, results):
     assert run() == 0
     for kind in ("latest", "best"):
         known = checkpoint.read_knowledge(results / "ckpts" / kind / "custom.weights.h5")
         train_names, valid_names = known.datasets["custom"].train, known.datasets["custom"].valid
-        assert (known.input_size, known.context, known.variant) == ((48, 64), "aspp", "lite")
+        assert (known.input_size, known.context, known.variant) == ((48, 64), "aspp", "narrow")
         assert (known.valid_fraction, known.version, known.settings["seed"]) == (0.2, VERSION, 42)
         assert len(train_names) == 4 and {*train_names, *valid_names} == {f"{i:04d}" for i in range(5)}
         assert known.datasets["custom"].sha256 == data.names_hash(train_names, valid_names)
@@ -371,7 +384,7 @@ def test_input_size_auto_gives_each_photograph_the_size_of_its_shape(
 @pytest.mark.parametrize("key", PARAMS)
 def test_resumed_run_must_match_every_parameter_that_affects_more_than_speed(tiny_dataset, key):
     groups = {"custom": data.load_groups("custom", tiny_dataset(count=3), (48, 64))}
-    settings = fit.settings_of(groups, defaults(), variant="lite", context="aspp", init=None, fit_pixels=None)
+    settings = fit.settings_of(groups, defaults(), variant="narrow", context="aspp", init=None, fit_pixels=None)
     assert (key in settings) == (PARAMS[key].affects != SPEED and key != "epochs")
 
 
@@ -406,7 +419,7 @@ def test_fine_tuning_starts_from_the_best_salicon_checkpoint(tiny_dataset, resul
     optimizer.compile_model(salicon, defaults(), steps=1)
     checkpoint.save_checkpoint(salicon, results / "ckpts" / "best" / "salicon.weights.h5", {})
     groups = {"custom": data.load_groups("custom", tiny_dataset(count=3), (48, 64))}
-    fit.train(groups, {**defaults(), "epochs": 1, "results": str(results), "learning_rate": 1e-12}, variant="lite")
+    fit.train(groups, {**defaults(), "epochs": 1, "results": str(results), "learning_rate": 1e-12}, variant="narrow")
     assert "salicon.weights.h5" in capsys.readouterr().out
     tuned = checkpoint.read_arrays(results / "ckpts" / "best" / "custom.weights.h5")
     for name, values in checkpoint.arrays_of(salicon).items():

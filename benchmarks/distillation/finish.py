@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-import lite2
+import effnet
 import numpy as np
 
 from msinet import architectures, checkpoint
@@ -20,7 +20,7 @@ from msinet.data import names_hash
 def main(pack: Path, sources: list[str], target: Path) -> None:
     files, shares = [sources[0], *sources[1::2]], [float(share) for share in sources[2::2]]
     shares = [1 - sum(shares), *shares]
-    parts = [lite2.to_arrays(lite2.restored(file)) if file.endswith(".pt") else dict(np.load(file)) for file in files]
+    parts = [effnet.to_arrays(effnet.restored(file)) if file.endswith(".pt") else dict(np.load(file)) for file in files]
     arrays = {name: np.zeros(values.shape, np.float32) for name, values in parts[0].items()}
     for share, part in zip(shares, parts, strict=True):
         arrays = {name: values + share * part[name].astype(np.float32) for name, values in arrays.items()}
@@ -36,7 +36,7 @@ def main(pack: Path, sources: list[str], target: Path) -> None:
     settings = {"program": "benchmarks/distillation", "runs": [Path(file).stem for file in files], "shares": shares}
     context, variant = architecture.context, architecture.variant
     knowledge = Knowledge((240, 320), context, variant, datasets, 0.0, True, settings=settings)
-    checkpoint.save_arrays(target, ordered, knowledge, bits=8 if variant == "medium" else 16)
+    checkpoint.save_arrays(target, ordered, knowledge, bits=8)
     print(f"{target}: {target.stat().st_size} bytes, SHA-256 {checkpoint.file_sha256(target)}")
 
 

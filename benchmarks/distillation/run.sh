@@ -13,7 +13,7 @@ for row in "tA 43 2e-4" "tB 45 5e-4"; do
   read -r name seed rate <<<"$row"
   train "$name" --seconds 230 --init "$vgg" --norm $everywhere --encoder-lr "$rate" --lr 1e-3 --dropout 0.2 --scales 0.75 1 1 --seeds "$seed" &
 done
-train eff --seconds 220 --init "lite2:$lite2" --encoder-lr 3e-4 --lr 1e-3 --scales 0.75 1 1 --epochs-between 5 --seeds 44 &
+train eff --seconds 220 --init "efficientnet:$lite2" --encoder-lr 3e-4 --lr 1e-3 --scales 0.75 1 1 --epochs-between 5 --seeds 44 &
 wait
 
 # The students, taught by the three: a full network of a second generation, two of lite, and medium.

@@ -14,7 +14,7 @@ import math
 import time
 from pathlib import Path
 
-import lite2
+import effnet
 import port
 import torch
 from batches import Batches, Validation, read_pack
@@ -33,12 +33,13 @@ def arguments():
     add("--steps", type=int, default=10**9, help="at most so many")
     add("--limit", type=int, default=None, help="use about so many images, for a trial")
     # One value for all networks that are trained side by side on the same batches, or one for each of them.
-    add("--init", nargs="+", default=["scratch"], help="scratch, FILE.npz, FILE.pt, prune:FILE.npz or lite2:FILE")
+    add("--init", nargs="+", default=["scratch"], help="scratch, FILE.npz or .pt, prune:FILE.npz, efficientnet:FILE")
     add("--width", nargs="+", type=float, default=[1.0], help="factor on the filter counts")
     add("--seeds", nargs="+", type=int, default=[42], help="of initial weights and filters; the first of the data too")
     add("--norm", nargs="*", default=[], help="beginnings of the layers that get a batch normalization")
     add("--dropout", type=float, default=0.0, help="share of the context's channels")
-    add("--teachers", nargs="*", default=[], help="arrays of full networks (.npz), or of EfficientNet-Lite2 (.pt)")
+    add("--drop", type=float, default=0.2, help="share of EfficientNet's deep blocks and of its decoder's channels")
+    add("--teachers", nargs="*", default=[], help="arrays of full networks (.npz), or of EfficientNet (.pt)")
     add("--mirrored", action="store_true", help="average the teachers' maps with those of the mirrored images")
     add("--human", type=float, default=1.0, help="weight of the loss on human maps, where there are teachers")
     add("--crops", type=float, default=0.5, help="share of a batch that is cropped, where there are teachers")
@@ -75,10 +76,10 @@ class Student:
     def __init__(self, name, width, init, seed, args, device):
         torch.manual_seed(seed)
         self.name, self.args, self.init, self.seed, self.device = name, args, init, seed, device
-        if init.startswith("lite2:"):
-            self.net = lite2.fresh(init.removeprefix("lite2:"))
+        if init.startswith("efficientnet:"):
+            self.net = effnet.fresh(init.removeprefix("efficientnet:"), args.drop)
         elif init.endswith(".pt"):
-            self.net = lite2.restored(init)
+            self.net = effnet.restored(init, args.drop)
         else:
             self.net = port.MSINet(width, args.norm, args.dropout)
             if init != "scratch" and not init.startswith("prune:"):
@@ -140,8 +141,8 @@ class Student:
         print(json.dumps(row), flush=True)
 
     def save(self, out, kind, network):
-        if isinstance(network, lite2.EffNet):
-            lite2.save(out / f"{self.name}_{kind}.pt", network)
+        if isinstance(network, effnet.EffNet):
+            effnet.save(out / f"{self.name}_{kind}.pt", network)
         else:
             port.save(out / f"{self.name}_{kind}.npz", port.to_arrays(network))
 
@@ -161,13 +162,13 @@ def parameter_groups(network, args):
 
 def to_device(network, device):
     # Depthwise convolutions are quick with channels first only.
-    layout = torch.contiguous_format if isinstance(network, lite2.EffNet) else torch.channels_last
+    layout = torch.contiguous_format if isinstance(network, effnet.EffNet) else torch.channels_last
     return network.to(device, memory_format=layout)
 
 
 def load_network(path, device):
     if path.endswith(".pt"):
-        network = lite2.restored(path)
+        network = effnet.restored(path)
     else:
         arrays = port.load(path)
         network = port.MSINet(arrays["conv1/conv1_1/bias"].shape[0] / 64)

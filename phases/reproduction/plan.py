@@ -7,7 +7,7 @@ from pathlib import Path
 from ... import download
 from ...acquisition import datasets
 from ...acquisition.datasets import BENCHMARKS, DATASETS
-from ...bundled import BUNDLED
+from ...bundled import BUNDLED, facts
 from ...config import MAPS, PARAMS, PROTOCOLS, SPEED, VARIANTS
 from ...scoring.report import aligned
 from ...utils import count
@@ -224,6 +224,8 @@ def needs_of(step: Step, options: Options) -> tuple[int | None, int | None]:
         size = 0 if there else datasets.ENCODER_BYTES if which == "vgg16" else datasets.NETWORK_BYTES
         return size, 2 * size
     if step.kind == "train":  # The best checkpoint, and two with the optimizer's state while one replaces the other.
+        if options.variant in BUNDLED:
+            return 0, 7 * 4 * facts(options.variant)["parameters"]
         return 0, round(7 * datasets.NETWORK_BYTES * float(VARIANTS[options.variant]["width"]) ** 2)
     return 0, 0
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import checkpoint
 from ...checkpoint import Knowledge
-from ...config import defaults
+from ...config import CONTEXTS, defaults
 from ...utils import UserError, count, locked, name_some, onednn_enabled, whole_file, write_record
 from ..curves import draw_losses
 from .callbacks import averaged_weights
@@ -77,6 +77,8 @@ class Run:
             self.latest_path, "is not a checkpoint of a training run", "Start over with --restart."
         ):
             before = dict(attributes["settings"])
+            if before.get("variant") == "lite" and before.get("context") in CONTEXTS:
+                before["variant"] = "narrow"  # Its name before version 2.
             self.history = [dict(row) for row in attributes["history"]]
             self.start = str(attributes["start"])
             self.epochs_before = attributes.get("epochs")

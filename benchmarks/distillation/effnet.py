@@ -1,4 +1,4 @@
-"""Teacher C: EfficientNet-Lite2, and a decoder that joins four depths of it. Medium is its mean for both sides."""
+"""EfficientNet-Lite, and a decoder that joins four depths of it: teacher C and medium (Lite2), and lite (Lite0)."""
 
 import port as N
 import torch
@@ -7,6 +7,9 @@ from torch import nn
 
 # First strides of the stages, each of which begins where the number of output channels changes.
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
+
+# Filters of the decoder's steps, by the channels of the encoder's last stage: those of Lite2, and of Lite0.
+DECODERS = {352: (256, 128, 64), 320: (128, 64, 32)}
 
 
 def same(x, conv):
@@ -47,7 +50,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """EfficientNet-Lite without its classifier; the architecture is read off the shapes of the state."""
 
-    def __init__(self, state, drop=0.2):
+    def __init__(self, state, drop):
         super().__init__()
         stem = state["_conv_stem.weight"].shape[0]
         self._conv_stem, self._bn0 = nn.Conv2d(3, stem, 3, 2, bias=False), norm(stem)
@@ -93,15 +96,16 @@ class Fuse(nn.Module):
 class EffNet(nn.Module):
     """RGB (B, 3, H, W), 0 to 255, to maps (B, 1, H, W), 0 to 1, like `net.MSINet`."""
 
-    def __init__(self, state, dropout=0.2):
+    def __init__(self, state, drop=0.2):
         super().__init__()
-        self.encoder = Encoder(state)
+        self.encoder = Encoder(state, drop)
         c4, c8, c16, c32 = self.encoder.channels
-        self.deep = Fuse(c32 + c16, 256)
-        self.globe = nn.Conv2d(c32, 256, 1)
-        self.middle, self.fine = Fuse(256 + c8, 128), Fuse(128 + c4, 64)
-        self.last = nn.Conv2d(64, 1, 3, padding=1)
-        self.dropout = dropout
+        deep, middle, fine = DECODERS[c32]
+        self.deep = Fuse(c32 + c16, deep)
+        self.globe = nn.Conv2d(c32, deep, 1)
+        self.middle, self.fine = Fuse(deep + c8, middle), Fuse(middle + c4, fine)
+        self.last = nn.Conv2d(fine, 1, 3, padding=1)
+        self.dropout = drop
 
     def forward(self, images):
         f4, f8, f16, f32 = self.encoder(((images - 127) / 128).contiguous())
@@ -117,22 +121,22 @@ class EffNet(nn.Module):
             return N.normalize(up(self.last(x.float()), images))
 
 
-def fresh(path):
-    """A network over pretrained features, its decoder with random weights."""
+def fresh(path, drop=0.2):
+    """A network over pretrained features, its decoder with random weights; `drop` as in `restored`."""
     state = {k: v.float() for k, v in torch.load(path, map_location="cpu", weights_only=True).items()}
-    network = EffNet(state)
+    network = EffNet(state, drop)
     missing, _ = network.encoder.load_state_dict(state, strict=False)
     assert not [k for k in missing if not k.endswith("num_batches_tracked")], missing
     return network
 
 
-def restored(path):
-    """A network from what `save` wrote."""
+def restored(path, drop=0.2):
+    """A network from what `save` wrote; `drop` is the share of deep blocks, and of the decoder's channels, left out."""
     state = {
         k: v.float() if v.is_floating_point() else v
         for k, v in torch.load(path, map_location="cpu", weights_only=True).items()
     }
-    network = EffNet({k[8:]: v for k, v in state.items() if k.startswith("encoder.")})
+    network = EffNet({k[8:]: v for k, v in state.items() if k.startswith("encoder.")}, drop)
     network.load_state_dict(state)
     return network
 

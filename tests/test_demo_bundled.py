@@ -1,4 +1,4 @@
-"""The browser demo's page with the medium network, whose operations differ from those of the others."""
+"""The browser demo's page with the included networks, whose operations differ from those of the published one."""
 
 import pytest
 from browser import address, browser, camera_film, folder, node, page, sample, start_browser
@@ -7,6 +7,6 @@ from test_demo import test_map_of_an_uploaded_picture_equals_that_of_test_withou
 from msinet.bundled import BUNDLED
 
 
-@pytest.fixture(scope="module")
-def weights():
-    return BUNDLED["medium"]
+@pytest.fixture(scope="module", params=BUNDLED.values(), ids=BUNDLED)
+def weights(request):
+    return request.param
