@@ -1,6 +1,6 @@
 """How long a large run takes: a simulation of listing, reading, predicting and writing on many machines.
 
-    python benchmarks/cluster_simulation.py [--images 1e9] [--machines 1000] [--cores 16] [--rate 14.5]
+    python benchmarks/cluster_simulation.py [--images 1e9] [--machines 1000] [--cores 16] [--rate 23.5]
 
 Portions of photographs go to workers as in Ray Data: a free worker takes the next one. Delays are added one after
 another: the list, which is one stream; the store, which answers a limited number of requests per second; slow machines;
@@ -68,7 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=float, default=1e9, help="photographs (default: a billion)")
     parser.add_argument("--machines", type=int, default=1000, help="(default: 1000)")
     parser.add_argument("--cores", type=int, default=16, help="per machine, one worker each (default: 16)")
-    parser.add_argument("--rate", type=float, default=14.5, help="photographs per second and core (default: 14.5)")
+    parser.add_argument("--rate", type=float, default=23.5, help="photographs per second and core (default: 23.5)")
     parser.add_argument("--listing", type=float, default=400_000, help="listed per second (default: 400000)")
     parser.add_argument("--requests", type=float, default=1_000_000, help="that the store answers per second")
     parser.add_argument("--slow-share", type=float, default=0.01, help="of machines at half the speed (default: 0.01)")
