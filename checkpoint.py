@@ -74,8 +74,8 @@ def initial_weights(
     Args:
         name: of the dataset, or of several joined by "+".
         init: "scratch", "vgg16", a key of `BUNDLED`, a path, or None for the paper's choice: VGG16 for SALICON; for
-            every other dataset the best SALICON checkpoint or the published SALICON weights. Narrower variants were
-            never published, so they start from the bundled network of the same variant.
+            every other dataset the best SALICON checkpoint or the published SALICON weights. Other variants than full
+            were never published; they start from the bundled network of the same variant, if there is one.
         results, context, variant: the folder of earlier runs, and the network to train.
 
     Returns:
@@ -102,15 +102,18 @@ def initial_weights(
 def _initial_choice(name: str, init: str | None, results: Path, variant: str) -> Choice:
     if init in BUNDLED:
         return choice(init)
-    if init == "vgg16" or (init is None and name == "salicon"):
+    if init == "vgg16" or (init is None and name == "salicon" and variant == "full"):
         return vgg16_weights()
     if init is not None:
         kind = f": {vgg16.HED}" if Path(init).name == vgg16.HED_FILE else ""
         return Choice(existing(Path(init)), f"named by --init{kind}")
-    if (best := best_checkpoint(results, "salicon")).exists():
+    best = best_checkpoint(results, "salicon")
+    if name != "salicon" and best.exists():
         return Choice(best, "the best SALICON checkpoint")
     if variant in BUNDLED:
         return choice(variant)
+    if variant != "full":
+        raise UserError(f"No weights of --variant {variant} were published: add --init scratch, or name a file.")
     try:
         return published_weights("salicon")
     except DownloadError as error:

@@ -306,6 +306,14 @@ def test_bundled_network_is_the_start_of_its_own_variant_only(weights_folder, tm
         checkpoint.initial_weights("custom", "lite", results=tmp_path, variant="full")
 
 
+@pytest.mark.parametrize("name", ["salicon", "osie"])
+def test_variants_that_were_never_published_start_without_a_download(weights_folder, tmp_path, name):
+    _, reason = checkpoint.initial_weights(name, None, results=tmp_path, variant="lite", context="efficientnet-lite0")
+    assert "the included lite network" in reason
+    with pytest.raises(UserError, match="No weights of --variant narrow were published: add --init scratch"):
+        checkpoint.initial_weights(name, None, results=tmp_path, variant="narrow")
+
+
 def test_weights_are_the_start_of_their_own_context_only(tmp_path, narrow_weights):
     with pytest.raises(UserError, match=r"holds a network with --context aspp, expected plain: add --context aspp"):
         options = {"results": tmp_path, "variant": "width 0.125", "context": "plain"}
