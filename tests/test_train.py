@@ -154,17 +154,14 @@ def test_run_is_only_continued_with_the_same_settings(tmp_path, monkeypatch, bef
         assert continued.settings["init"] == before.get("init")
 
 
-def test_run_of_an_earlier_version_that_calls_the_narrow_network_lite_is_resumed(run, results, monkeypatch):
-    read = checkpoint.read_attributes
-    assert run() == 0
-
-    def earlier(path):
-        content = read(path)
-        return content | {"settings": content["settings"] | {"variant": "lite"}}
-
-    monkeypatch.setattr(checkpoint, "read_attributes", earlier)
-    assert run("--epochs", "2") == 0
-    assert [row["epoch"] for row in history(results)] == ["1", "2"]
+def test_run_of_an_earlier_version_that_calls_the_narrow_network_lite_is_resumed(results, monkeypatch):
+    earlier = {"settings": {"variant": "lite", "context": "aspp"}, "history": [{"val_loss": 1}], "start": "random weights"}
+    monkeypatch.setattr(checkpoint, "read_attributes", lambda path: earlier)
+    resumed = Run(results, "custom", {"variant": "narrow", "context": "aspp"})
+    resumed.read()
+    assert resumed.resumed_after == 1
+    with pytest.raises(UserError, match="variant was narrow, now lite"):
+        Run(results, "custom", {"variant": "lite", "context": "efficientnet-lite0"}).read()
 
 
 def test_checkpoints_record_their_training(run, results):
