@@ -155,7 +155,11 @@ def test_run_is_only_continued_with_the_same_settings(tmp_path, monkeypatch, bef
 
 
 def test_run_of_an_earlier_version_that_calls_the_narrow_network_lite_is_resumed(results, monkeypatch):
-    earlier = {"settings": {"variant": "lite", "context": "aspp"}, "history": [{"val_loss": 1}], "start": "random weights"}
+    earlier = {
+        "settings": {"variant": "lite", "context": "aspp"},
+        "history": [{"val_loss": 1}],
+        "start": "random weights",
+    }
     monkeypatch.setattr(checkpoint, "read_attributes", lambda path: earlier)
     resumed = Run(results, "custom", {"variant": "narrow", "context": "aspp"})
     resumed.read()
