@@ -75,7 +75,8 @@ def initial_weights(
         name: of the dataset, or of several joined by "+".
         init: "scratch", "vgg16", a key of `BUNDLED`, a path, or None for the paper's choice: VGG16 for SALICON; for
             every other dataset the best SALICON checkpoint or the published SALICON weights. Other variants than full
-            were never published; they start from the bundled network of the same variant, if there is one.
+            were never published: instead of VGG16 and the published weights, they start from the bundled network of the
+            same variant, if there is one.
         results, context, variant: the folder of earlier runs, and the network to train.
 
     Returns:

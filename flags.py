@@ -41,7 +41,10 @@ def add_train(phase: argparse.ArgumentParser) -> None:
     essentials = phase.add_argument_group("essentials")
     add_data(essentials, "one or more of ", default=["salicon"], nargs="+")
     add_path(essentials, DATASET_PATH)
-    text = "initial weights (default: vgg16 for salicon, the best SALICON checkpoint for any other dataset)"
+    text = (
+        "initial weights (default: vgg16 for salicon, the best SALICON checkpoint for any other dataset; medium and "
+        "lite use the included network instead of vgg16 and the published one)"
+    )
     essentials.add_argument("--init", metavar="{vgg16,scratch,medium,lite,PATH}", help=text)
     essentials.add_argument("--restart", action="store_true", help="start over if an earlier run exists")
     own = phase.add_argument_group("your own data (-d custom)")
@@ -125,7 +128,7 @@ def add_reproduce(phase: argparse.ArgumentParser) -> None:
     recipe.add_argument("--seeds", type=counting, default=1, metavar="N", help=text)
     text = "size of the trained network (default: full)"
     recipe.add_argument("--variant", choices=VARIANTS, default="full", help=text)
-    text = "initial weights of the training on SALICON (default: vgg16)"
+    text = "initial weights of the training on SALICON (default: vgg16, which suits only --variant full)"
     recipe.add_argument("--init", default="vgg16", metavar="{vgg16,scratch,medium,lite,PATH}", help=text)
     add_input_size(recipe)
     speed = phase.add_argument_group("speed and files")

@@ -1,7 +1,7 @@
 """The same network and image in TensorFlow, ONNX Runtime, OpenVINO and LiteRT: speed, and difference of the maps.
 
     pip install -r requirements-engines.txt
-    python -m benchmarks.engines [--variant full|lite] [--batches 1 4] [--at-once 1] [--threads 1] [--repetitions 10]
+    python -m benchmarks.engines [--variant full] [--batches 1 4] [--at-once 1] [--threads 1] [--repetitions 10]
 
 Every engine uses all cores, or the given number of threads, and is compiled for the input size where possible.
 `--at-once 2` runs two independent batches at a time, as `test` does with single photographs; LiteRT does not support
@@ -30,11 +30,10 @@ with quiet_stderr():
 
 import msinet  # noqa: E402
 from benchmarks.machine import processor  # noqa: E402
-from benchmarks.speed import SIZE, seeded_arrays, shortest  # noqa: E402
+from benchmarks.speed import SIZE, network_of, shortest  # noqa: E402
 from msinet import images  # noqa: E402
 from msinet.config import VARIANTS  # noqa: E402
 from msinet.image_files import read_header  # noqa: E402
-from msinet.model import build_model  # noqa: E402
 from msinet.phases.formats import FORMATS  # noqa: E402
 from msinet.photographs import sample_photograph  # noqa: E402
 from msinet.precision import processor_has_bfloat16  # noqa: E402
@@ -156,10 +155,7 @@ def run() -> None:
     parser.add_argument("--threads", type=int, default=cores(), help="of each engine (default: one per core)")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    if options.variant == "full":
-        network = msinet.network.from_arrays(seeded_arrays(build_model()), SIZE)
-    else:
-        network = msinet.load(options.variant, input_size=SIZE)
+    network = network_of(options.variant)
     path = sample_photograph()
     image = images.resize_and_pad(images.read_image(path, read_header(path)), SIZE, images.IMAGE_PADDING).numpy()
     print(f"{options.variant} network at {SIZE[0]}×{SIZE[1]}, {processor()}, {count(options.threads, 'thread')}")

@@ -1,6 +1,6 @@
 """Speed of the network and of a training step, in float32 and bfloat16, on one machine. `folder.py` measures `test`.
 
-    python -m benchmarks.speed [--variant full|medium|lite] [--repetitions 5]
+    python -m benchmarks.speed [--variant full|narrow|medium|lite] [--repetitions 5]
 
 Measurements alternate, and the shortest duration counts. So the ratios mean more than the milliseconds, which depend on
 the machine and its load.
@@ -94,6 +94,14 @@ class Recorded(NamedTuple):
         return 2.0 * math.prod(self.output) * math.prod(self.kernel)
 
 
+def network_of(variant: str) -> msinet.Network:
+    """A network of a variant at `SIZE`, with random weights if it is not bundled."""
+    if variant in BUNDLED:
+        return msinet.load(variant, input_size=SIZE)
+    model = build_model(**{**VARIANTS[variant], "batch_norm": False}, seed=1)
+    return msinet.network.from_arrays(seeded_arrays(model), SIZE)
+
+
 def convolutions(variant: str, size: tuple[int, int]) -> list[Recorded]:
     """All convolutions of a network, for one image of a size."""
     found, row = [], VARIANTS[variant]
@@ -156,8 +164,7 @@ def run() -> None:
     print()
 
     model = build_model(**{**VARIANTS[options.variant], "batch_norm": False}, seed=1)
-    arrays = msinet.load(options.variant).arrays if options.variant in BUNDLED else seeded_arrays(model)
-    network = msinet.network.from_arrays(arrays, SIZE)
+    network = network_of(options.variant)
     networks = {name: replace(network, precision=name) for name in precisions}
     print_network_speed(options.variant, model, networks, options.repetitions)
     print_training_speed(options.variant, precisions, options.repetitions)

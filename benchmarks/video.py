@@ -4,8 +4,8 @@
 
 The clip is a noisy scene that moves, in H.264. A row "network" predicts frames from memory, as `Network.predictions`
 does; a row "phase" also decodes the clip and encodes the video of maps. They take turns, and the shortest of each are
-compared. The limit is 15 % more time; on a busy machine, compare the CPU time. The last column is the growth of memory
-from the first quarter of a row to its end.
+compared. With lite, expect a quarter more time; on a busy machine, compare the CPU time. The last column is the growth
+of memory from the first quarter of a row to its end.
 """
 
 import argparse

@@ -99,8 +99,9 @@ def check_network(variant: str, context: str, init: str | None) -> None:
     if context != "aspp":
         raise UserError(f"The {variant} network has no --context {context}: add --variant full or narrow.")
     if init in ("scratch", "vgg16"):
+        others = "full or narrow" if init == "scratch" else "full"
         raise UserError(
-            f"The {variant} network cannot start from --init {init}: use --init {variant}, or --variant full or narrow."
+            f"The {variant} network cannot start from --init {init}: use --init {variant}, or --variant {others}."
         )
 
 

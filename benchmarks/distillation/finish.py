@@ -1,6 +1,6 @@
 """Turn arrays from `train.py` into a weight file that records its training data.
 
-    python benchmarks/distillation/finish.py PACK ARRAYS.npz [ARRAYS.npz SHARE ...] weights/msinet_lite.npz
+    python benchmarks/distillation/finish.py PACK FILE [FILE SHARE ...] weights/msinet_lite.npz
 
 Several files, each but the first with its share of the mean, are averaged: networks of one line of training only.
 """

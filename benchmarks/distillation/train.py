@@ -1,10 +1,11 @@
-"""Train MSI-Net in PyTorch, or narrow networks taught by others, for a given time on one GPU.
+"""Train MSI-Net or EfficientNet-Lite in PyTorch, alone or taught by others, for a given time or number of steps.
 
     python benchmarks/distillation/train.py NAME --pack PACK --out OUT --seconds 230 --init vgg16.npz ...
 
-`run.sh` has the commands of the networks that ship. Every validation writes the arrays (`OUT/NAME_last.npz`, and
-`_best.npz` of the highest score) with batch normalization folded in, and appends a line to `OUT/NAME.jsonl`: NSS, CC,
-IG and KLD of each dataset. `finish.py` makes a file of weights of the arrays. It needs PyTorch, NumPy and Pillow.
+`run.sh` trains the teachers; the model card has the commands of the networks that ship. Every validation writes
+`OUT/NAME_last` and `_best` (of the highest score): for MSI-Net arrays (`.npz`) with batch normalization folded in, for
+EfficientNet its state (`.pt`). It appends NSS, CC, IG and KLD of each dataset to `OUT/NAME.jsonl`. `finish.py` makes a
+file of weights of them. It needs PyTorch, NumPy and Pillow.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def arguments():
     add("name", help="of the run's files")
     add("--pack", default="pack", help="folder from pack.py")
     add("--out", default="out", help="folder for the run's files")
-    add("--seconds", type=float, default=100, help="of training; the learning rate ends then")
+    add("--seconds", type=float, default=math.inf, help="of training; the learning rate ends then")
     add("--steps", type=int, default=10**9, help="at most so many")
     add("--limit", type=int, default=None, help="use about so many images, for a trial")
     # One value for all networks that are trained side by side on the same batches, or one for each of them.
@@ -61,6 +62,8 @@ def arguments():
     add("--precision", default="bfloat16", choices=("bfloat16", "tf32", "float32"))
     add("--epochs-between", type=float, default=4, help="validations")
     args = parser.parse_args()
+    if args.seconds == math.inf and args.steps == parser.get_default("steps"):
+        parser.error("add --seconds or --steps")
     count = max(len(args.init), len(args.width), len(args.seeds))
     for key in ("init", "width", "seeds"):
         values = getattr(args, key)

@@ -144,8 +144,8 @@ def _failures_explained(groups: Sequence[Group]) -> Iterator[None]:
         yield
     except tf.errors.ResourceExhaustedError as error:
         raise UserError(
-            "There is not enough memory for this training: try a smaller --batch-size, --variant lite, or a smaller "
-            "--input-size."
+            "There is not enough memory for this training: try a smaller --batch-size, a smaller --input-size, or "
+            "--init lite."
         ) from error
     except tf.errors.OpError as error:
         damaged = find_damaged([sample for group in groups for sample in group.samples])
