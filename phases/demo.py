@@ -33,7 +33,7 @@ CONFIG_FILE = "config.json"
 # Browsers load TensorFlow.js from here if npm is not installed. They check each file against its hash.
 CDN = "https://cdn.jsdelivr.net/npm"
 
-# Half the download of float32; the maps differ by about 1e-4.
+# Half the download of float32; the maps differ by less than 1e-3.
 BITS = 16
 
 CONTENT_TYPES = {
