@@ -18,6 +18,7 @@ from PIL import Image
 
 from msinet import (
     data,
+    geometry,
     images,
 )
 from msinet.acquisition.datasets import DATASETS
@@ -59,7 +60,7 @@ def pack_one(sample: data.Sample, trains: bool) -> tuple[dict, bytes, bytes]:
     """An image's sizes, its photograph and its map. Training maps have half the sides: their blur hides the loss."""
     pixels = images.decode_image(tf.io.read_file(str(sample.stimulus)), 3)
     shape = tuple(int(side) for side in pixels.shape[:2])
-    size = data.fitted_size(shape, PIXELS)
+    size = geometry.fitted_size(shape, PIXELS)
     photograph = np.round(images.resize_to_fit(pixels, size).numpy()).astype(np.uint8)
     truth = images.decode_image(tf.io.read_file(str(sample.saliency)), 1)
     saliency = images.resize_to_fit(truth, size).numpy()[..., 0]
