@@ -1,5 +1,8 @@
 """Shared by the tests of several modules: seeded weights, tiny photographs, and tiny datasets."""
 
+import msinet  # Before TensorFlow, as in the program: it chooses TensorFlow's kernels.
+
+# isort: split
 import functools
 import json
 import os
@@ -34,8 +37,16 @@ PUBLISHED_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": "AVX2",
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+# Files that take long though they have few tests. The others fill the time of whichever process ends first.
+LONGEST = ("test_train", "test_package", "test_devices", "test_custom")
+
 # Shells start commands in the background with Ctrl-C ignored, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the longest files; `--no-loadscope-reorder` keeps this order."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
