@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,20 @@ def write_json(path: Path, content: dict) -> None:
     """Write a complete JSON file or none."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a complete CSV file or none; other keys of the rows are left out."""
+    import csv
+
+    with (
+        whole_file(path) as temporary,
+        # Names of photographs may be bytes that are not valid text.
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        table = csv.DictWriter(file, list(columns), extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def write_record(path: Path, content: dict) -> None:

@@ -71,10 +71,8 @@ class Pixels:
         return int(np.count_nonzero(first & second))
 
 
-def as_area(value: Any) -> np.ndarray | Union:
-    """An `Area` as float, (4,) or (N, 2), or bool, (H, W), or a union; a `UserError` for anything else."""
-    if isinstance(value, Union):
-        return value
+def as_array(value: Any) -> np.ndarray:
+    """An `Area` that is no union as float, (4,) or (N, 2), or bool, (H, W); a `UserError` for anything else."""
     try:
         array = np.asarray(value)
         if array.ndim == 2 and array.dtype == bool:
@@ -112,29 +110,30 @@ def overlaps(pixels: Mapping[str, Pixels]) -> list[tuple[str, str, int]]:
 
 
 def _pixels_of(name: str, area: Area, shape: tuple[int, int]) -> Pixels:
-    area = as_area(area)
+    top = left = 0
     if isinstance(area, Union):
         inside = np.zeros(shape, bool)
         for part in (_pixels_of(name, part, shape) for part in area.parts):
             inside[part.window] |= part.inside
-        pixels = _trimmed(0, 0, inside)
-    elif area.dtype == bool:
+    elif (area := as_array(area)).dtype == bool:
+        inside = area
         if area.shape != tuple(shape):
             raise UserError(
                 f"The mask of area {name!r} is {area.shape[1]}×{area.shape[0]} pixels, the photograph "
                 f"{shape[1]}×{shape[0]}: make them equal."
             )
-        pixels = _trimmed(0, 0, area)
     else:
         corners = _corners_of_box(name, *area) if area.ndim == 1 else area
         _check_polygon(name, corners, shape)
         left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
         right, bottom = np.minimum(np.ceil(corners.max(0)), shape[::-1]).astype(int)
         size = max(0, bottom - top), max(0, right - left)
-        pixels = _trimmed(top, left, _fill(corners - (left, top), size))
-    if not pixels.count:
+        inside = _fill(corners - (left, top), size)
+    if not inside.any():
         raise UserError(f"Area {name!r} holds the center of no pixel: make it larger.")
-    return pixels
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    inside = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Pixels(int(top + rows[0]), int(left + columns[0]), inside)
 
 
 def _corners_of_box(name: str, x: float, y: float, width: float, height: float) -> np.ndarray:
@@ -195,14 +194,6 @@ def _first_crossing(points: np.ndarray) -> tuple[int, int] | None:
 def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Positive, negative or zero: to which side of the line from a to b the points c lie; signs, (N,)."""
     return np.sign((b - a)[..., 0] * (c - a)[..., 1] - (b - a)[..., 1] * (c - a)[..., 0])
-
-
-def _trimmed(top: int, left: int, inside: np.ndarray) -> Pixels:
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    if not len(rows):
-        return Pixels(top, left, inside[:0, :0])
-    part = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Pixels(int(top + rows[0]), int(left + columns[0]), part)
 
 
 def parse_ratio(ratio: Any) -> float:

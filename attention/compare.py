@@ -8,7 +8,7 @@ import numpy as np
 
 from ..utils import UserError, name_some
 from .areas import find_pixels
-from .density import LogDensity, attention, check_map, integral
+from .density import LogDensity, attention, check_map
 from .errors import difference_interval
 from .regions import measure
 
@@ -93,13 +93,9 @@ def compare(
 
 def grid_shares(shares: np.ndarray) -> np.ndarray:
     """The shares of attention of 3×3 equal cells, (3, 3); a pixel that a border cuts counts in part for each cell."""
-    sums = integral(shares)
-    for axis, side in enumerate(shares.shape):
-        edges = np.linspace(0, side, GRID + 1)
-        lower = np.minimum(edges.astype(int), side - 1)
-        part = np.expand_dims(edges - lower, 1 - axis)
-        sums = sums.take(lower, axis) * (1 - part) + sums.take(lower + 1, axis) * part
-    return np.diff(np.diff(sums, axis=0), axis=1)
+    edges = (np.linspace(0, side, GRID + 1)[:, None] - np.arange(side) for side in shares.shape)
+    rows, columns = (np.diff(np.clip(ends, 0, 1), axis=0) for ends in edges)  # (3, H), (3, W): parts of each pixel
+    return rows @ shares @ columns.T
 
 
 def peak(saliency: np.ndarray) -> tuple[float, float]:

@@ -77,12 +77,9 @@ def crop(
             f"The area to keep does not fit into a crop of {ratio}: choose another ratio or a smaller area."
         )
     _, top, left, (height, width) = max(found, key=lambda row: row[0])
-    middle_top, middle_left = (
-        np.array([(side - length) // 2]) for side, length in zip(shares.shape, sizes[0], strict=True)
-    )
-    center_share = box_sums(sums, middle_top, middle_left, sizes[0])[0, 0]
-    share = box_sums(sums, np.array([top]), np.array([left]), (height, width))[0, 0]
-    return Crop(left, top, width, height, float(share), float(center_share))
+    share = shares[top : top + height, left : left + width].sum()
+    middle = tuple(slice((a - b) // 2, (a + b) // 2) for a, b in zip(shares.shape, sizes[0], strict=True))
+    return Crop(left, top, width, height, float(share), float(shares[middle].sum()))
 
 
 def crop_sizes(shape: tuple[int, int], ratio: float, min_scale: float) -> list[tuple[int, int]]:

@@ -43,15 +43,7 @@ AREAS = {
 
 @dataclass(frozen=True)
 class Options(MapOptions):
-    """What to compare.
-
-    Attributes:
-        first, second: two pictures, or two folders of pictures with equal names.
-        maps: existing maps of the first and of the second; None to predict them.
-        areas, area: see `regions.Options`. An area of the first picture is in the same place in the second, unless the
-            file has areas for both.
-        fail_below: names of areas, each with the lowest percentage of attention that it may have in the second picture.
-    """
+    """The flags of `compare`, whose help describes them, and all parameters by name."""
 
     first: Path = Path()
     second: Path = Path()
@@ -69,23 +61,19 @@ def run(options: Options) -> int:
     """
     first, second = find_pairs(options.first, options.second)
     areas = choose_pairs_of_areas(options, first, second)
-    target, maps, misses = check_target(options, "compare"), options.maps or (), []
-
-    def write(folder: Path, answers: list[tuple[str, Comparison]]) -> dict:
+    target, maps, answer = check_target(options, "compare"), options.maps or (), partial(_compare, areas=areas)
+    with answer_all(options, target, [first, second], maps, answer) as (folder, answers, record):
         tables = _rows(answers)
         for name, rows in tables.items():
             if rows:
                 write_csv(folder / f"{name}.csv", rows)
         _print(answers, tables["areas"])
-        misses.extend(find_misses(options.fail_below, tables["areas"]))
-        return {**({"maps": list(map(str, maps))} if maps else {}), **tables, "misses": misses}
-
-    answer, asked = partial(_compare, areas=areas), {"first": str(options.first), "second": str(options.second)}
-    answers, status = answer_all(options, target, [first, second], maps, answer, write, **asked)
+        misses = find_misses(options.fail_below, tables["areas"])
+        record |= {"first": str(options.first), "second": str(options.second), **tables, "misses": misses}
     print(f"{MEANING}\n{count(len(answers), 'pair')} compared; see {target}.")
     for miss in misses:
         print(f"failed: {miss}", file=sys.stderr)
-    return 1 if misses else status
+    return 1 if misses or record["failures"] else 0
 
 
 def find_pairs(first: Path, second: Path) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -108,7 +96,7 @@ def find_pairs(first: Path, second: Path) -> tuple[dict[str, Path], dict[str, Pa
 def choose_pairs_of_areas(
     options: Options, first: Mapping[str, Path], second: Mapping[str, Path]
 ) -> tuple[AreasByPhotograph, AreasByPhotograph]:
-    """The areas of the first and of the second pictures, by the names of the first.
+    """The areas of the first and of the second pictures, by the names of the first; those of one are those of both.
 
     Raises:
         UserError: see `choose_areas`; or `fail_below` names an area that does not exist.

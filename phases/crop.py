@@ -28,17 +28,7 @@ CROPS = {
 
 @dataclass(frozen=True)
 class Options(MapOptions):
-    """What to crop.
-
-    Attributes:
-        path, maps: see `regions.Options`.
-        ratio: ratios of width to height, such as "16:9".
-        size: maximum longer side of the written crops; None to keep the photograph's pixels.
-        min_scale: see `attention.crops.crop`.
-        keep: areas that are never cut: names in `areas`, or areas as in `area_files.parse_areas`.
-        areas: see `area_files.read_areas`.
-        speed: how far a clip's crop may move per second, as a share of the clip's longer side.
-    """
+    """The flags of `crop`, whose help describes them, and all parameters by name."""
 
     path: Path | None = None
     maps: Path | None = None
@@ -64,20 +54,16 @@ def run(options: Options) -> int:
     target = check_target(options, "crops")
     if moving:
         return crop_clip(path, ratios, options, target)
-    rows: list[dict] = []
-
-    def write(folder: Path, answers: list[list[dict]]) -> dict:
-        rows.extend(row for crops in answers for row in crops)
-        write_csv(folder / "crops.csv", rows)
-        settings = {"ratios": ratios, "min_scale": options.min_scale, "size": options.size, "keep": list(options.keep)}
-        return {**settings, "crops": rows}
-
     answer = partial(_crop, ratios=ratios, kept=kept, options=options)
     maps = [options.maps] if options.maps else []
-    _, status = answer_all(options, target, [photographs], maps, answer, write, path=str(path))
+    with answer_all(options, target, [photographs], maps, answer) as (folder, answers, record):
+        rows = [row for crops in answers for row in crops]
+        write_csv(folder / "crops.csv", rows)
+        record |= {"path": str(path), "ratios": ratios, "min_scale": options.min_scale, "size": options.size}
+        record |= {"keep": list(options.keep), "crops": rows}
     print_table(CROPS, rows)
     print(f"{MEANING}\n{count(len(rows), 'crop')} written to {target}.")
-    return status
+    return 1 if record["failures"] else 0
 
 
 def choose_kept(options: Options, photographs: Mapping[str, Path]) -> dict[str, Area]:

@@ -56,16 +56,7 @@ PHOTOGRAPHS = {
 
 @dataclass(frozen=True)
 class Options(MapOptions):
-    """What to measure.
-
-    Attributes:
-        path: a photograph, a folder of photographs, or a clip; None for the sample photograph of Matplotlib.
-        maps: a file or folder of existing maps; None to predict them.
-        areas: see `area_files.read_areas`.
-        area: areas that every photograph has, see `area_files.parse_areas`.
-        spots: most hot spots of a photograph, where no areas are given.
-        every, fps, smooth: of a clip, see `videos.maps`.
-    """
+    """The flags of `regions`, whose help describes them, and all parameters by name."""
 
     path: Path | None = None
     maps: Path | None = None
@@ -92,11 +83,12 @@ def run(options: Options) -> int:
     answer = partial(_measure_areas, areas=areas) if areas else partial(_find_spots, count=options.spots)
     write = _write_areas if areas else _write_spots
     maps = [options.maps] if options.maps else []
-    answers, status = answer_all(options, target, [chosen], maps, answer, write, path=str(path))
+    with answer_all(options, target, [chosen], maps, answer) as (folder, answers, record):
+        record |= {"path": str(path), **write(folder, answers)}
     if skipped := len(photographs) - len(chosen):
         print(f"{count(skipped, 'photograph')} without areas skipped.")
     print(f"{MEANING}\n{count(len(answers), 'photograph')} measured; see {target}.")
-    return status
+    return 1 if record["failures"] else 0
 
 
 # --- Areas ------------------------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
     """
     known = [case for case in truth.cases if case.has_observers]
     centers = {case.index: truth.center_bias.grid(without=case.positions) for case in known}
-    gold = density.fit_gold_standard([(c.positions, c.known_observers, c.shape, centers[c.index]) for c in known])
+    gold = density.fit_gold_standard([(c.positions, c.observers, c.shape, centers[c.index]) for c in known])
     names = protocol.metrics
     of_fixations = [name for name in names if name in protocol.of_fixations]
     of_maps = [name for name in names if name not in protocol.of_fixations]
@@ -193,13 +193,11 @@ def score_gold_standard(truth: GroundTruth, protocol: Protocol) -> tuple[list[di
     def score_one(case: Case) -> dict[str, float]:
         if case.index not in centers:
             return dict.fromkeys(names, np.nan)
-        observers = np.unique(case.known_observers)
+        observers = np.unique(case.observers)
         # The density has no finer details than its grid, and scoring on the grid is faster.
-        rows = [
-            predict_others(case, density.GRID, case.known_observers == observer, of_fixations) for observer in observers
-        ]
+        rows = [predict_others(case, density.GRID, case.observers == observer, of_fixations) for observer in observers]
         means = {name: float(np.mean([row[name] for row in rows])) for name in of_fixations}
-        halves = predict_others(case, case.shape, np.isin(case.known_observers, observers[::2]), of_maps)
+        halves = predict_others(case, case.shape, np.isin(case.observers, observers[::2]), of_maps)
         return {name: {**means, **halves}[name] for name in names}
 
     rows = _progress(parallel_map(score_one, truth.cases), len(truth.cases), GOLD_STANDARD)

@@ -31,45 +31,36 @@ class Case:
         sample: its files.
         shape: height and width in pixels.
         fixations: every fixation's row and column, (N, 2) integers.
-        observers: the observer of each fixation, (N,) integers, or None if unknown.
+        observers: the observer of each fixation, (N,) integers; (0,) if unknown.
     """
 
     index: int
     sample: Sample
     shape: tuple[int, int]
     fixations: np.ndarray
-    observers: np.ndarray | None
+    observers: np.ndarray
 
     @functools.cached_property
     def positions(self) -> np.ndarray:
         return density.relative(self.fixations, self.shape)
 
     @property
-    def known_observers(self) -> np.ndarray:
-        """The observer of each fixation, (N,) integers; (0,) if unknown."""
-        return np.zeros(0, np.int64) if self.observers is None else self.observers
-
-    @property
     def has_observers(self) -> bool:
         """Whether there are at least two known observers, so some can predict others."""
-        return len(np.unique(self.known_observers)) > 1
+        return len(np.unique(self.observers)) > 1
 
 
 def load_cases(folder: Path, samples: Sequence[Sample], max_dropped: float = MAX_DROPPED) -> list[Case]:
     """Read the sizes and fixations of images; without fixations in the dataset, all images have none."""
-    try:
+    every = {}
+    if (folder / TABLE).exists() or (folder / "fixations").is_dir():
         every = read_fixations(folder, samples[0].orientation if samples else STORED, max_dropped)
-    except UserError:
-        if (folder / TABLE).exists() or (folder / "fixations").is_dir():
-            raise
-        every = {}
     cases = []
     for index, sample in enumerate(samples):
         x, y, observers = every.get(sample.name, np.zeros((0, 3), np.int64)).T
-        known = len(observers) > 0 and observers.min() != UNKNOWN_OBSERVER
-        positions = np.column_stack([y, x])
+        known = observers if observers.min(initial=0) != UNKNOWN_OBSERVER else observers[:0]
         size = image_size(sample.stimulus, orientation=sample.orientation)
-        cases.append(Case(index, sample, size, positions, observers if known else None))
+        cases.append(Case(index, sample, size, np.column_stack([y, x]), known))
     return cases
 
 

@@ -69,11 +69,7 @@ def kld(saliency: np.ndarray, truth: np.ndarray) -> float:
 def auc_tuebingen(saliency: np.ndarray, fixations: np.ndarray) -> float:
     """Probability that a fixated pixel has more saliency than a pixel of the image; ties count one half."""
     saliency = _checked(saliency)
-    positives = _at(saliency, fixations)
-    negatives = np.sort(saliency, axis=None)
-    below = np.searchsorted(negatives, positives, "left")
-    upto = np.searchsorted(negatives, positives, "right")
-    return _mean((below + upto) / (2 * negatives.size))
+    return _mean(_shares_below(_at(saliency, fixations), saliency))
 
 
 def sauc_tuebingen(
@@ -87,13 +83,10 @@ def sauc_tuebingen(
         counts: (M,), how often each occurs, if they are distinct pixels.
     """
     saliency = _checked(saliency)
-    positives = np.sort(_at(saliency, fixations))
-    values = _at(saliency, negatives)
+    positives, values = _at(saliency, fixations), _at(saliency, negatives)
     if not positives.size or not values.size:
         return np.nan
-    below = np.searchsorted(positives, values, "left")
-    upto = np.searchsorted(positives, values, "right")
-    return float(np.average(1 - (below + upto) / (2 * positives.size), weights=counts))
+    return float(np.average(1 - _shares_below(values, positives), weights=counts))
 
 
 def nss_tuebingen(saliency: np.ndarray, fixations: np.ndarray) -> float:
@@ -271,15 +264,19 @@ def as_distribution(saliency: np.ndarray) -> np.ndarray:
 
 def fixation_map(fixations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Fixations as a binary map, (H, W) bool."""
-    fixated = np.zeros(shape, bool)
-    fixated[tuple(_inside(fixations, shape).T)] = True
-    return fixated
+    return count_map(fixations, shape) > 0
 
 
 def count_map(fixations: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Number of fixations of each pixel, (H, W) float64."""
     rows, columns = _inside(fixations, shape).T
     return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+
+
+def _shares_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The share of the others that are below each value; ties count one half."""
+    others = np.sort(others, axis=None)
+    return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2 * others.size)
 
 
 def _stretched_distribution(saliency: np.ndarray) -> np.ndarray:

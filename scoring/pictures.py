@@ -38,13 +38,15 @@ def draw_examples(
     grid = figure.subplots(len(chosen), 3, squeeze=False)
     for axes, case, saliency in zip(grid, cases, contender.maps(cases), strict=True):
         _draw_photograph(axes[0], case)
-        axes[0].set_title(f"{words[case.index]}: {case.sample.name}, {metric} {values[case.index]:.2f}", fontsize=9)
+        axes[0].set_title(
+            f"{words[case.index]}: {_drawable(case.sample.name)}, {metric} {values[case.index]:.2f}", fontsize=9
+        )
         axes[1].imshow(protocol.true_map(truth, case), cmap="inferno")
         axes[2].imshow(saliency, cmap="inferno")
     for axis in grid.ravel():
         axis.set_axis_off()
     grid[0, 1].set_title("ground truth", fontsize=9)
-    grid[0, 2].set_title(contender.name, fontsize=9)
+    grid[0, 2].set_title(_drawable(contender.name), fontsize=9)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
@@ -66,7 +68,7 @@ def draw_worst(
         _draw_photograph(axes, case)
         height, width = case.shape  # A map may have another size than the image.
         axes.imshow(saliency, cmap="inferno", alpha=0.5, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-        axes.set_title(f"{case.sample.name[-20:]}, {metric} {values[case.index]:.2f}", fontsize=7, pad=2)
+        axes.set_title(f"{_drawable(case.sample.name[-20:])}, {metric} {values[case.index]:.2f}", fontsize=7, pad=2)
     for axes in grid:
         axes.set_axis_off()
     with whole_file(path) as temporary:
@@ -80,6 +82,11 @@ def rank(rows: Sequence[Mapping[str, float]], metric: str, protocol: Protocol) -
     return values, [int(i) for i in order if np.isfinite(values[i])]
 
 
+def _drawable(name: str) -> str:
+    """A name without bytes that are not valid text, and without Matplotlib's formulas."""
+    return name.encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
 def _draw_photograph(axes, case: Case) -> None:
     """Draw a photograph with a dot at each fixation."""
     axes.imshow(read_stimulus(case.sample.stimulus, case.sample.orientation).numpy())
@@ -90,7 +97,7 @@ def _draw_photograph(axes, case: Case) -> None:
 
 def draw_distributions(path: Path, scores: Scores, protocol: Protocol) -> None:
     """Draw the distribution of each metric over the images, with one box per contender."""
-    names = list(next(iter(scores.values()))[0])
+    names, labels = list(next(iter(scores.values()))[0]), [_drawable(name) for name in scores]
     columns = min(4, len(names))
     figure = Figure(figsize=(3.2 * columns, (1 + 0.35 * len(scores)) * -(-len(names) // columns)), layout="constrained")
     grid = figure.subplots(-(-len(names) // columns), columns, squeeze=False)
@@ -100,7 +107,7 @@ def draw_distributions(path: Path, scores: Scores, protocol: Protocol) -> None:
             continue
         values = [[row[name] for row in rows if np.isfinite(row[name])] for rows in scores.values()]
         axes.boxplot(values, orientation="horizontal", widths=0.6, flierprops={"markersize": 2})
-        axes.set_yticks(range(1, len(scores) + 1), list(scores) if axes in grid[:, 0] else [""] * len(scores))
+        axes.set_yticks(range(1, len(labels) + 1), labels if axes in grid[:, 0] else [""] * len(labels))
         axes.invert_yaxis()
         axes.set_title(name + (" (less is better)" if name in protocol.less_is_better else ""), fontsize=10)
     with whole_file(path) as temporary:

@@ -1,6 +1,5 @@
 """The numbers of a report: means over images, their intervals, differences on the same images, and tables."""
 
-import csv
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils import whole_file
+from ..utils import write_csv
 from .protocols import Protocol
 
 BOOTSTRAP_SAMPLES = 2000
@@ -98,9 +97,10 @@ def as_json(columns: Mapping[str, Mapping[str, Estimate]]) -> dict:
 
 def write_per_image(path: Path, images: Sequence[str], scores: Scores) -> None:
     """Write a CSV file with one row per contender and image name."""
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["contender", "image", *next(iter(scores.values()))[0]])
-        for name, rows in scores.items():
-            for image, row in zip(images, rows, strict=True):
-                writer.writerow([name, image, *row.values()])
+    metrics = next(iter(scores.values()))[0]
+    table = (
+        {"contender": name, "image": image, **row}
+        for name, rows in scores.items()
+        for image, row in zip(images, rows, strict=True)
+    )
+    write_csv(path, ["contender", "image", *metrics], table)

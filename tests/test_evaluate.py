@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -289,6 +290,18 @@ def test_maps_that_cannot_be_scored_are_named(run, maps, capsys, change, message
     change(folder)
     assert run("--maps", folder) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="there every file's name is valid text")
+def test_photographs_whose_names_are_no_text_or_look_like_formulas_are_scored(run, dataset):
+    (dataset / "fixations.csv").unlink()
+    names = {"0003": os.fsdecode(b"latin\xe9"), "0005": "a$_$b"}
+    for kind in ("stimuli", "saliency", "fixations"):
+        for name, odd in names.items():
+            (dataset / kind / f"{name}.png").rename(dataset / kind / f"{odd}.png")
+    assert run("--maps", dataset / "saliency") == 0
+    lines = (run.folder / "per_image.csv").read_bytes().splitlines()
+    assert [line.split(b",")[1] for line in lines[-2:]] == [b"a$_$b", b"latin\xe9"]
 
 
 def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(run, tmp_path):

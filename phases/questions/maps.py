@@ -1,5 +1,6 @@
 """Photographs and their saliency maps, predicted or existing, for the phases that answer questions about them."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -40,13 +41,7 @@ PICTURE_SIDE = 4096
 
 @dataclass(frozen=True)
 class MapOptions:
-    """Where maps come from; each question adds its own options.
-
-    Attributes:
-        params: `config.PARAMS` with the user's changes.
-        data, weights, input_size, mirrored: see `network.load`.
-        density: file of a density that 'evaluate --fit' saved; None to divide maps by their sum.
-    """
+    """The flags that say where maps come from, and all parameters by name; each question adds its own flags."""
 
     params: dict
     data: str = "salicon"
@@ -91,15 +86,14 @@ def check_target(options: MapOptions, name: str) -> Path:
     return target
 
 
+@contextlib.contextmanager
 def answer_all(
     options: MapOptions,
     target: Path,
     sides: Sequence[Mapping[str, Path]],
     maps: Sequence[Path],
     answer: Callable[..., Any],
-    write: Callable[[Path, list], dict],
-    **asked,
-) -> tuple[list, int]:
+) -> Iterator[tuple[Path, list, dict]]:
     """Answer a question about every photograph, or about every pair, and write the folder of the run.
 
     Args:
@@ -108,26 +102,24 @@ def answer_all(
         sides: the photographs, or the first and the second ones of pairs, by name.
         maps: existing maps for each of the sides; empty to predict them.
         answer: a function of one `Mapped` of each side, `density` and `folder`; it may write pictures into the folder.
-        write: a function of the folder and the answers, which writes tables; returns what the record says about them.
-        asked: what the record says about the question.
 
-    Returns:
-        The answers, and the exit status: 1 if some photographs failed, else 0.
+    Yields:
+        The folder, for tables; the answers; and the record, to complete, which lists the failed photographs.
     """
     density = load_density(options)
     if maps:
         mapped = [existing_maps(path, side, options) for path, side in zip(maps, sides, strict=True)]
-        record = {"maps": str(maps[0])}
+        source = {"maps": str(maps[0]) if len(maps) == 1 else list(map(str, maps))}
     else:
         network = load_network(options)
         mapped = [predicted_maps(network, side, options) for side in sides]
-        record = network.record()
+        source = network.record()
     with whole_folder(target) as folder:
         rows = zip(*mapped, strict=True)
         answers, failures = _answer_each(rows, len(sides[0]), partial(answer, density=density, folder=folder))
-        content = {**asked, **describe(options, record, failures), **write(folder, answers)}
-        write_record(folder / f"{target.name}.json", content)
-    return answers, 1 if failures else 0
+        record = describe(options, source, failures)
+        yield folder, answers, record
+        write_record(folder / f"{target.name}.json", record)
 
 
 # --- Maps -------------------------------------------------------------------------------------------------------------
@@ -249,8 +241,8 @@ def save_picture(picture: Image.Image, folder: Path, name: str) -> None:
     picture.save(path, quality=92, subsampling=0)  # Thin yellow lines keep their color.
 
 
-def describe(options: MapOptions, record: Mapping, failures: list[str]) -> dict:
-    """What every record says: what the numbers mean, and where they come from; `record` says it of the maps."""
+def describe(options: MapOptions, source: Mapping, failures: list[str]) -> dict:
+    """What every record says: what the numbers mean, and where they come from; `source` says it of the maps."""
     density = None if options.density is None else os.fspath(options.density)
     return {
         "domain": DOMAIN,
@@ -258,6 +250,6 @@ def describe(options: MapOptions, record: Mapping, failures: list[str]) -> dict:
         "data": options.data,
         "density": density,
         "interval": {"coverage": COVERAGE, "network": MEASURED["network"], "sha256": MEASURED["sha256"]},
-        **record,
+        **source,
         "failures": failures,
     }

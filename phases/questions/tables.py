@@ -1,11 +1,11 @@
 """Tables of answers: as CSV files and on the terminal."""
 
-import csv
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ... import utils
 from ...scoring.report import aligned
 
 # Rows that are printed; the files have all.
@@ -14,12 +14,10 @@ MOST_ROWS = 20
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with equal keys, which become the header; numbers with 6 digits."""
-    # Names of photographs may be bytes that are not valid text.
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.DictWriter(file, list(rows[0]) if rows else [])
-        table.writeheader()
-        for row in rows:
-            table.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    rounded = (
+        {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+    )
+    utils.write_csv(path, rows[0] if rows else [], rounded)
 
 
 class Cells(string.Formatter):

@@ -1,6 +1,5 @@
 """The page of a reproduction: tables, pictures and provenance, as Markdown, CSV, JSON and LaTeX."""
 
-import csv
 import os
 import re
 import textwrap
@@ -12,7 +11,7 @@ from ...acquisition.datasets import DATASETS
 from ...bundled import BUNDLED
 from ...config import PROTOCOLS
 from ...scoring import protocols
-from ...utils import count, whole_file, write_json
+from ...utils import count, whole_file, write_csv, write_json
 from ..curves import draw_losses
 from . import latex, provenance
 from .ledger import Outcome
@@ -268,12 +267,12 @@ class Report:
 
     def _write_csv(self, path: Path) -> None:
         """One line per network, dataset, protocol and metric, and one per row that failed."""
-        with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            for row in self.rows:
-                for metric, score in row.scores.items() or [("", None)]:
-                    writer.writerow({**vars(row), "metric": metric, **(vars(score) if score else {})})
+        lines = (
+            {**vars(row), "metric": metric, **(vars(score) if score else {})}
+            for row in self.rows
+            for metric, score in row.scores.items() or [("", None)]
+        )
+        write_csv(path, COLUMNS, lines)
 
 
 def for_terminal(every: Sequence[Row], protocol: str, width: int) -> str:

@@ -1,7 +1,6 @@
 """The files of a training run. Only one process at a time writes them."""
 
 import contextlib
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from ... import checkpoint
 from ...checkpoint import Knowledge
 from ...config import CONTEXTS, defaults
-from ...utils import UserError, count, locked, name_some, onednn_enabled, whole_file, write_record
+from ...utils import UserError, count, locked, name_some, onednn_enabled, whole_file, write_csv, write_record
 from ..curves import draw_losses
 from .callbacks import averaged_weights
 
@@ -48,8 +47,7 @@ class Run:
 
     def lock(self) -> contextlib.AbstractContextManager:
         """Lock this run for this process; a `UserError` if another process is training it."""
-        file = self.latest_path.with_name(f"{self.latest_path.name.removesuffix('.weights.h5')}.lock")
-        return locked(file, f"is training {self.latest_path}")
+        return locked(self.latest_path.with_name(f"{self.name}.lock"), f"is training {self.latest_path}")
 
     def exists(self) -> bool:
         return self.latest_path.exists()
@@ -120,10 +118,7 @@ class Run:
                 bare = keras.Model(model.inputs, model.outputs, name=model.name)  # the same layers without optimizer
                 with averaged_weights(model), whole_file(self.best_path) as copy:
                     checkpoint.save_checkpoint(bare, copy, attributes)
-            with whole_file(self.history_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self.history[0])
-                writer.writeheader()
-                writer.writerows(self.history)
+            write_csv(self.history_path, self.history[0], self.history)
             draw_losses(self.history_path.with_suffix(".png"), {self.name: self.history})
 
     def last_good(self) -> str:
