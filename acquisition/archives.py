@@ -1,7 +1,6 @@
 """Downloaded zip archives: the needed members are unpacked as a stream, and dangerous archives are rejected."""
 
 import contextlib
-import hashlib
 import re
 import stat
 import zipfile
@@ -9,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..listing import hash_files
 from ..progress import ProgressBar
 from ..utils import DownloadError, check_space, whole_file
 from .transfer import RESERVE
@@ -116,16 +116,14 @@ def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
 
 
 def _unpack(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, checksum: str | None, bar: ProgressBar) -> None:
-    md5 = hashlib.md5(usedforsecurity=False)
     with whole_file(path) as temporary:
         with opened.open(info) as source, temporary.open("wb") as target:
             while chunk := source.read(CHUNK):
-                md5.update(chunk)
                 target.write(chunk)
                 bar.update(len(chunk))
-        if checksum not in (None, md5.hexdigest()):
+        if checksum and (received := hash_files([temporary], "md5").hexdigest()) != checksum:
             raise zipfile.BadZipFile(
-                f"{info.filename} has the wrong checksum: received MD5 {md5.hexdigest()}, expected {checksum}"
+                f"{info.filename} has the wrong checksum: received MD5 {received}, expected {checksum}"
             )
 
 
