@@ -128,6 +128,12 @@ def tiny_dataset(tmp_path, photograph):
 
 
 @pytest.fixture
+def results(tmp_path):
+    """The folder that a command writes into."""
+    return tmp_path / "results"
+
+
+@pytest.fixture
 def server(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
