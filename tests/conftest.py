@@ -25,6 +25,8 @@ from msinet import progress
 from msinet.acquisition import transfer
 from msinet.acquisition.datasets import DATASETS
 
+pytest_plugins = ["browser"]  # Fixtures of several files.
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 # The published numbers were computed with TensorFlow's plain kernels on a processor with AVX2. Rounding differs between
