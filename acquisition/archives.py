@@ -44,8 +44,14 @@ def extract(
     """
     with _damage_reported(archive), zipfile.ZipFile(archive) as opened:
         wanted = _choose(archive, opened.infolist(), members)
+        # `zipfile` stops reading a member at its declared size.
+        size, packed = sum(info.file_size for info in wanted.values()), archive.stat().st_size
+        if size > max(GREATEST_UNSUSPICIOUS_SIZE, GREATEST_RATIO * packed):
+            raise DownloadError(
+                f"{archive} was rejected and not unpacked: its {packed:,} bytes would become {size:,}, more than "
+                f"any dataset needs."
+            )
         missing = {target: info for target, info in wanted.items() if not _is_there(folder / target, info)}
-        _check_size(archive, wanted.values())
         size = sum(info.file_size for info in missing.values())
         folder.mkdir(parents=True, exist_ok=True)
         check_space(folder, size, f"unpacking {archive.name}", RESERVE)
@@ -99,16 +105,6 @@ def _check_name(archive: Path, info: zipfile.ZipInfo) -> None:
         reason = "is encrypted"
     if reason:
         raise DownloadError(f"{archive} was rejected and not unpacked: its member {name!r} {reason}.")
-
-
-def _check_size(archive: Path, infos) -> None:
-    # `zipfile` stops reading a member at its declared size.
-    size, packed = sum(info.file_size for info in infos), archive.stat().st_size
-    if size > max(GREATEST_UNSUSPICIOUS_SIZE, GREATEST_RATIO * packed):
-        raise DownloadError(
-            f"{archive} was rejected and not unpacked: its {packed:,} bytes would become {size:,}, more than "
-            f"any dataset needs."
-        )
 
 
 def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
