@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import av, cut_off, make_clip, noise, read, sound_of, still, write_tone
-from loopback import Loopback
 from PIL import Image
 from test_test import narrow_flags, record, run
 
@@ -33,9 +32,9 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def endless():
+def endless(server):
     """The address of a stream that never ends, and the list of functions to call once, after some megabytes."""
-    server, callbacks = Loopback(), []
+    callbacks = []
 
     def stream(handler, contents):
         handler.send_response(200)
@@ -45,8 +44,7 @@ def endless():
             if callbacks and sent * len(contents) > 6_000_000:
                 callbacks.pop()()
 
-    yield lambda contents: server.serve("/live", contents, stream), callbacks
-    server.close()
+    return lambda contents: server.serve("/live", contents, stream), callbacks
 
 
 def files_in(folder: Path) -> list[str]:
