@@ -48,8 +48,6 @@ def dataset(name: str, folder: Path, source: str | None = None) -> Path:
         hint = by_hand(row.archives, f"{command()} download -d {name} -p {folder} --from FOLDER")
         files = [obtain(archive, staging, source, row.archives, hint) for archive in row.archives]
         complete = make_dataset(row, files, staging)
-        for file in files:
-            file.record()
         write_origins(files, staging.with_name(f"{name}.json"))
         if target.exists():
             target.rmdir()
@@ -89,8 +87,7 @@ def weights(key: str, folder: Path, source: str | None = None) -> Path:
         for archive in archives:
             try:
                 file = obtain(archive, staging, source, archives, dead=dead)
-                install_weights(archive, file, staging, folder)
-                file.record()
+                install_weights(file, staging, folder)
                 write_origins([file], staging.with_name(f"{key}.json"))
                 shutil.rmtree(staging)
                 return folder / archive.result

@@ -1,7 +1,6 @@
 """Downloaded zip archives: the needed members are unpacked as a stream, and dangerous archives are rejected."""
 
 import contextlib
-import hashlib
 import re
 import stat
 import zipfile
@@ -9,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..listing import hash_files
 from ..progress import ProgressBar
 from ..utils import DownloadError, check_space, whole_file
 from .transfer import RESERVE
@@ -44,8 +44,14 @@ def extract(
     """
     with _damage_reported(archive), zipfile.ZipFile(archive) as opened:
         wanted = _choose(archive, opened.infolist(), members)
+        # `zipfile` stops reading a member at its declared size.
+        size, packed = sum(info.file_size for info in wanted.values()), archive.stat().st_size
+        if size > max(GREATEST_UNSUSPICIOUS_SIZE, GREATEST_RATIO * packed):
+            raise DownloadError(
+                f"{archive} was rejected and not unpacked: its {packed:,} bytes would become {size:,}, more than "
+                f"any dataset needs."
+            )
         missing = {target: info for target, info in wanted.items() if not _is_there(folder / target, info)}
-        _check_size(archive, wanted.values())
         size = sum(info.file_size for info in missing.values())
         folder.mkdir(parents=True, exist_ok=True)
         check_space(folder, size, f"unpacking {archive.name}", RESERVE)
@@ -101,31 +107,19 @@ def _check_name(archive: Path, info: zipfile.ZipInfo) -> None:
         raise DownloadError(f"{archive} was rejected and not unpacked: its member {name!r} {reason}.")
 
 
-def _check_size(archive: Path, infos) -> None:
-    # `zipfile` stops reading a member at its declared size.
-    size, packed = sum(info.file_size for info in infos), archive.stat().st_size
-    if size > max(GREATEST_UNSUSPICIOUS_SIZE, GREATEST_RATIO * packed):
-        raise DownloadError(
-            f"{archive} was rejected and not unpacked: its {packed:,} bytes would become {size:,}, more than "
-            f"any dataset needs."
-        )
-
-
 def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
     return path.is_file() and path.stat().st_size == info.file_size
 
 
 def _unpack(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, checksum: str | None, bar: ProgressBar) -> None:
-    md5 = hashlib.md5(usedforsecurity=False)
     with whole_file(path) as temporary:
         with opened.open(info) as source, temporary.open("wb") as target:
             while chunk := source.read(CHUNK):
-                md5.update(chunk)
                 target.write(chunk)
                 bar.update(len(chunk))
-        if checksum not in (None, md5.hexdigest()):
+        if checksum and (received := hash_files([temporary], "md5").hexdigest()) != checksum:
             raise zipfile.BadZipFile(
-                f"{info.filename} has the wrong checksum: received MD5 {md5.hexdigest()}, expected {checksum}"
+                f"{info.filename} has the wrong checksum: received MD5 {received}, expected {checksum}"
             )
 
 

@@ -24,8 +24,8 @@ def make_dataset(row: Dataset, files: Sequence[Fetched], staging: Path) -> Path:
     # Named after the archives, so files that an earlier run made of others are not mixed in.
     build = staging / hashlib.sha256("".join(file.md5 for file in files).encode()).hexdigest()[:16]
     try:
-        for archive, file in zip(row.archives, files, strict=True):
-            extract(file.path, build, archive.members, archive.member_md5)
+        for file in files:
+            extract(file.path, build, file.archive.members, file.archive.member_md5)
         stimuli = _names(build / "stimuli")
         if len(stimuli) != row.images:
             raise DownloadError(f"The archive has {len(stimuli)} photographs, expected {row.images}.")
@@ -36,7 +36,7 @@ def make_dataset(row: Dataset, files: Sequence[Fetched], staging: Path) -> Path:
         if complaint := incomplete(build, row.images):
             raise DownloadError(f"The archives do not have the complete dataset: {complaint}.")
     except DownloadError as error:
-        discard(row.archives, files, build)
+        discard(files, build)
         advice = "No dataset was made. Download another copy, and name it with --from."
         raise DownloadError(error.message, [*error.details, advice], error.brief) from error
     return build
@@ -53,18 +53,18 @@ def incomplete(folder: Path, images: int) -> str:
     return ""
 
 
-def install_weights(archive: Archive, file: Fetched, staging: Path, folder: Path) -> None:
+def install_weights(file: Fetched, staging: Path, folder: Path) -> None:
     """Move weights into their folder, last the file that `find_weights` looks for."""
-    if not archive.members:
-        with whole_file(folder / archive.file) as temporary:
+    if not file.archive.members:
+        with whole_file(folder / file.archive.file) as temporary:
             shutil.copyfile(file.path, temporary)
         return
     unpacked = staging / "unpacked"
     try:
         shutil.rmtree(unpacked, ignore_errors=True)
-        extract(file.path, unpacked, archive.members)
+        extract(file.path, unpacked, file.archive.members)
     except DownloadError:
-        discard([archive], [file], unpacked)
+        discard([file], unpacked)
         raise
     for member in sorted(unpacked.iterdir(), key=lambda path: path.suffix == ".index"):
         member.replace(folder / member.name)

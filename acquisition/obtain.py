@@ -2,8 +2,8 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..listing import hash_files
@@ -13,20 +13,13 @@ from .hosts import check_address
 from .transfer import fetch
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """An archive on the disk: its path and MD5, whether the user supplied it, and where to record its checksum."""
+class Fetched(NamedTuple):
+    """An archive on the disk: its path and MD5, and whether the user supplied it."""
 
+    archive: Archive
     path: Path
     md5: str
     is_users: bool
-    record_path: Path | None
-
-    def record(self) -> None:
-        """Record the checksum, in the format of `md5sum`, for later downloads."""
-        if self.record_path:
-            with whole_file(self.record_path) as temporary:
-                temporary.write_text(f"{self.md5}  {self.path.name}\n", encoding="utf-8")
 
 
 def obtain(
@@ -50,8 +43,8 @@ def obtain(
         DownloadError: it is not available, or is the wrong file.
         OSError: the disk is full, or the folder is not writable.
     """
-    record = None if archive.md5 else staging.parent / f"{archive.file}.md5"
-    words = record.read_text(encoding="utf-8").split() if record and record.is_file() else []
+    record = staging.with_name(f"{archive.file}.md5")
+    words = record.read_text(encoding="utf-8").split() if not archive.md5 and record.is_file() else []
     recorded = words[0] if words else None
     expected = archive.md5 or recorded
     try:
@@ -72,11 +65,15 @@ def obtain(
         if recorded and "checksum" in str(error):
             details += [f"The file has changed since it was first used. If its owners changed it, remove {record}."]
         raise DownloadError(error.message, [*details, *hint], error.brief) from error
-    return Fetched(path, md5, path.parent != staging, record)
+    return Fetched(archive, path, md5, path.parent != staging)
 
 
 def write_origins(files: Sequence[Fetched], path: Path) -> None:
-    """Record the checksums of the archives that a dataset or weights were made from."""
+    """Record the archives that a dataset or weights were made from, and for later downloads their unknown checksums."""
+    for file in files:
+        if not file.archive.md5:
+            with whole_file(path.with_name(f"{file.archive.file}.md5")) as temporary:
+                temporary.write_text(f"{file.md5}  {file.path.name}\n", encoding="utf-8")  # as of `md5sum`
     described = [
         {
             "file": file.path.name,
@@ -89,11 +86,11 @@ def write_origins(files: Sequence[Fetched], path: Path) -> None:
     write_json(path, {"archives": described})
 
 
-def discard(archives: Sequence[Archive], files: Sequence[Fetched], build: Path) -> None:
+def discard(files: Sequence[Fetched], build: Path) -> None:
     """Remove unusable files, so the next run downloads them again."""
     shutil.rmtree(build, ignore_errors=True)
-    for archive, file in zip(archives, files, strict=True):
-        if not file.is_users and not archive.md5:
+    for file in files:
+        if not file.is_users and not file.archive.md5:
             file.path.unlink(missing_ok=True)
 
 

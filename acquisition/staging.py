@@ -17,20 +17,18 @@ STAGING = ".downloads"
 def locked(folder: Path, name: str) -> Iterator[Path]:
     """A staging folder that no other process uses. The lock of a killed process is released."""
     staging = folder / STAGING / name
-    staging.mkdir(parents=True, exist_ok=True)
+    staging.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(staging.with_name(f"{name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         print(f"Waiting for another process that is fetching {name} into {folder}.", flush=True)
-        lock.acquire()
-    try:
-        staging.mkdir(parents=True, exist_ok=True)  # The other process has removed it.
+        held = lock.acquire()
+    with held:
+        staging.mkdir(exist_ok=True)
         yield staging
         with contextlib.suppress(OSError):
             staging.rmdir()  # if it is empty
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

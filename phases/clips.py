@@ -63,13 +63,7 @@ def without_password(source: Path | str) -> str:
 def predict_clips(network, clips: Sequence[Photograph], options: Options) -> dict:
     """Predict clips into `results/videos/`, and with `--overlay` into `results/overlays/` too; print the outcome.
 
-    Args:
-        network: a `network.Network`.
-        clips: see `name_sources`.
-        options: which frames to predict, and how to write the maps.
-
-    Returns:
-        What the run's record says about clips; {} if there are none.
+    Returns what the run's record says about clips; {} if there are none.
     """
     if not clips:
         return {}
@@ -114,15 +108,14 @@ def predict_clip(network, files: Photograph, options: Options) -> dict:
         frames = stack.enter_context(_until_interrupted(clip.frames)) if clip.live else clip.frames
         chosen = sample(frames, options.every, options.fps)
         maps: Writer | Archive
+        overlay = None
         if options.format == "npy":
             maps = stack.enter_context(write_archive(results / files.map))
         else:
             maps = stack.enter_context(write_clip(results / files.map, clip))
-        overlay = (
-            stack.enter_context(write_clip(results / files.overlay, clip, sound=True)) if options.overlay else None
-        )
-        batch_size = options.params["batch_size"]
-        predicted = predict(chosen, network, batch_size=batch_size, smooth=options.smooth)
+        if options.overlay:
+            overlay = stack.enter_context(write_clip(results / files.overlay, clip, sound=True))
+        predicted = predict(chosen, network, batch_size=options.params["batch_size"], smooth=options.smooth)
         rows = stack.enter_context(contextlib.closing(predicted))
         written = stack.enter_context(contextlib.closing(_write(rows, maps, overlay)))
         stack.enter_context(only_python_on_stderr())

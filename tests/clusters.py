@@ -43,10 +43,10 @@ def wait_until(condition) -> None:
         time.sleep(0.02)
 
 
-def small(seed: int, height: int = 40, width: int = 56) -> bytes:
+def small(seed: int) -> bytes:
     coarse = np.random.default_rng(seed).uniform(0, 255, (5, 7, 3)).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(coarse).resize((width + seed % 5, height + seed % 3)).save(buffer, "JPEG", quality=90)
+    Image.fromarray(coarse).resize((56 + seed % 5, 40 + seed % 3)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 

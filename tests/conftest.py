@@ -28,6 +28,8 @@ from msinet import progress
 from msinet.acquisition import transfer
 from msinet.acquisition.datasets import DATASETS
 
+pytest_plugins = ["browser"]  # Fixtures of several files.
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 # The published numbers were computed with TensorFlow's plain kernels on a processor with AVX2. Rounding differs between
@@ -136,6 +138,12 @@ def tiny_dataset(tmp_path, photograph):
         return folder
 
     return make
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The folder that a command writes into."""
+    return tmp_path / "results"
 
 
 @pytest.fixture

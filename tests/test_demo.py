@@ -4,24 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from browser import (
-    LARGEST,
-    NO_WEBGL,
-    address,
-    assert_same_map,
-    browser,
-    camera_film,
-    expected_map,
-    folder,
-    live,
-    network,
-    node,
-    page,
-    sample,
-    slow_address,
-    start_browser,
-    weights,
-)
+from browser import LARGEST, NO_WEBGL, assert_same_map, expected_map
 from conftest import exif, write
 from PIL import Image
 

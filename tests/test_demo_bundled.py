@@ -1,7 +1,6 @@
 """The browser demo's page with the included networks, whose operations differ from those of the published one."""
 
 import pytest
-from browser import address, browser, camera_film, folder, node, page, sample, start_browser
 from test_demo import test_map_of_an_uploaded_picture_equals_that_of_test_without_flags
 
 from msinet.bundled import BUNDLED

@@ -2,18 +2,6 @@
 
 import numpy as np
 import pytest
-from browser import (
-    address,
-    browser,
-    camera_film,
-    folder,
-    live,
-    node,
-    page,
-    sample,
-    start_browser,
-    weights,
-)
 
 from msinet.attention.regions import regions
 

@@ -26,11 +26,6 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def run(tiny_dataset, results, eager):
     """`train` the narrow network from scratch for an epoch: the exit status. Four photographs train, one validates."""
 

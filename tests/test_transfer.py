@@ -1,5 +1,6 @@
 """Transfers: faults of networks and servers, resuming, certificates, and Google Drive."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -265,8 +266,7 @@ def test_failed_encryption_is_not_taken_for_an_invalid_certificate(server, tmp_p
 def test_invalid_certificate_is_an_error_unless_a_known_checksum_replaces_it(tmp_path, capsys, server):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    secure = Loopback(context)
-    try:
+    with contextlib.closing(Loopback(context)) as secure:
         url = secure.serve("/file.zip", CONTENTS)
         for md5, known in ((None, True), (MD5, False)):
             with pytest.raises(DownloadError, match="certificate is not valid"):
@@ -275,8 +275,6 @@ def test_invalid_certificate_is_an_error_unless_a_known_checksum_replaces_it(tmp
         assert "warning: the certificate of 127.0.0.1 is invalid" in capsys.readouterr().err
         with pytest.raises(DownloadError, match="wrong checksum"):
             transfer.fetch([url], tmp_path / "other.zip", "0" * 32, certificate_is_invalid=True)
-    finally:
-        secure.close()
 
 
 # --- Google Drive -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Clips through the command line: videos or arrays of their maps, and one clear line for what cannot be predicted."""
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -14,28 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import av, cut_off, make_clip, noise, read, sound_of, still, write_tone
-from loopback import Loopback
 from PIL import Image
+from test_test import narrow_flags, record, run
 
 import msinet
-from msinet import checkpoint, images, main, model
+from msinet import images, main
 from msinet.phases import clips
 from msinet.photographs import Options, Photograph
 from msinet.predictor import Prediction
 from msinet.utils import UserError
 from msinet.videos import reading, writing
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "narrow.npz"
-    np.savez(path, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
-    return path
-
-
-@pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
 
 
 @pytest.fixture
@@ -45,20 +32,9 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def flags(weights, results):
-    return ["--weights", str(weights), "--results", str(results), "--input-size", "48", "64"]
-
-
-@pytest.fixture
-def run(flags):
-    """`test` with a narrow network at a small size."""
-    return lambda path, *more: main.main(["test", "-p", str(path), *flags, *more])
-
-
-@pytest.fixture
-def endless():
+def endless(server):
     """The address of a stream that never ends, and the list of functions to call once, after some megabytes."""
-    server, callbacks = Loopback(), []
+    callbacks = []
 
     def stream(handler, contents):
         handler.send_response(200)
@@ -68,16 +44,11 @@ def endless():
             if callbacks and sent * len(contents) > 6_000_000:
                 callbacks.pop()()
 
-    yield lambda contents: server.serve("/live", contents, stream), callbacks
-    server.close()
+    return lambda contents: server.serve("/live", contents, stream), callbacks
 
 
 def files_in(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-
-
-def record(results) -> dict:
-    return json.loads((results / "test.json").read_text(encoding="utf-8"))
 
 
 def test_folder_of_photographs_and_clips(folder, results, run, photograph, capsys):
@@ -106,10 +77,10 @@ def test_folder_of_photographs_and_clips(folder, results, run, photograph, capsy
     assert (found["every"], found["fps"], found["smooth"]) == (1, None, 0)
 
 
-def test_maps_are_those_of_the_frames_as_photographs(tmp_path, results, run, weights, photograph):
+def test_maps_are_those_of_the_frames_as_photographs(tmp_path, results, run, narrow_weights, photograph):
     source = make_clip(tmp_path / "a.mp4", [photograph(61, 83, seed=i) for i in range(6)], layout="yuv444p")
     assert run(source) == run(source, "--format", "npy", "--batch-size", "2") == 0
-    network = msinet.load(weights, input_size=(48, 64))
+    network = msinet.load(narrow_weights, input_size=(48, 64))
     with np.load(results / "videos" / "a.npz") as archive:
         times, maps = archive["times"], archive["maps"]
     assert maps.dtype == np.float16 and maps.shape == (6, 61, 83)
@@ -255,8 +226,8 @@ def test_every_and_fps_exclude_each_other(capsys):
     assert "not allowed with argument" in capsys.readouterr().err
 
 
-def test_python_raises_after_the_last_frame_before_the_damage(tmp_path, weights):
-    rows = msinet.load(weights, input_size=(48, 64)).predict_video(cut_off(tmp_path / "a.mp4"), every=2)
+def test_python_raises_after_the_last_frame_before_the_damage(tmp_path, narrow_weights):
+    rows = msinet.load(narrow_weights, input_size=(48, 64)).predict_video(cut_off(tmp_path / "a.mp4"), every=2)
     times = []
     with pytest.raises(UserError, match=r"a\.mp4: damaged after 0\.\d\d s\.$"):
         times += [time for time, saliency in rows if saliency.max() <= 1]
@@ -290,10 +261,10 @@ def test_stream_ends_with_ctrl_c_and_its_file_is_complete(tmp_path, results, run
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_killed_run_leaves_no_partial_video(tmp_path, results, flags, endless):
+def test_killed_run_leaves_no_partial_video(tmp_path, results, narrow_flags, endless):
     serve, callbacks = endless
     address = serve(make_clip(tmp_path / "a.ts", noise(50)).read_bytes())
-    command = [sys.executable, "main.py", "test", "-p", address, "--overlay", *flags]
+    command = [sys.executable, "main.py", "test", "-p", address, "--overlay", *narrow_flags]
     with subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL) as process:
         callbacks.append(process.kill)
     assert process.returncode == -signal.SIGKILL

@@ -9,16 +9,13 @@ import pytest
 from clips import make_clip
 
 import msinet
-from msinet import checkpoint, model
 from msinet.videos import maps
 from msinet.videos.reading import Frame, open_clip
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "narrow.npz"
-    np.savez(path, **checkpoint.arrays_of(model.build_model(width=0.125, seed=5)))
-    return msinet.load(path, input_size=(48, 64))
+def network(narrow_weights):
+    return msinet.load(narrow_weights, input_size=(48, 64))
 
 
 def test_peak_of_the_bundled_networks_map_follows_a_bright_blob(tmp_path):

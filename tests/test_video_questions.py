@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from clips import av, cut_off, make_clip, noise, read, sound_of
 
-from msinet import checkpoint, main, model
+from msinet import main
 from msinet.attention.follow import follow
 from msinet.attention.regions import regions
 
@@ -51,11 +51,10 @@ def test_path_restarts_at_a_cut():
 
 
 @pytest.fixture(scope="module")
-def bright(tmp_path_factory):
+def bright(narrow_arrays, tmp_path_factory):
     """Weights whose maps are a photograph's brightness, blurred: positive, and without biases."""
-    arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
     path = tmp_path_factory.mktemp("weights") / "bright.npz"
-    np.savez(path, **{name: np.abs(values) * name.endswith("kernel") for name, values in arrays.items()})
+    np.savez(path, **{name: np.abs(values) * name.endswith("kernel") for name, values in narrow_arrays.items()})
     return path
 
 

@@ -152,26 +152,22 @@ def write_archive(path: Path) -> Iterator["Archive"]:
     with whole_file(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as values:
         archive = Archive(values)
         yield archive
-        archive.finish(temporary)
+        values.flush()
+        maps = np.memmap(values, np.float16, "r", shape=(len(archive.times), *archive.shape))
+        with temporary.open("wb") as file:
+            np.savez(file, times=np.array(archive.times), maps=maps)
 
 
 class Archive:
     """Maps that are being written; `write_archive` makes one. They wait in a file without a name for their number."""
 
     def __init__(self, values: IO[bytes]):
-        self._values = values
-        self._times: list[float] = []
-        self._shape: tuple[int, ...] = ()
+        self.values = values
+        self.times: list[float] = []
+        self.shape: tuple[int, ...] = ()
 
     def add(self, saliency: np.ndarray, time: Fraction) -> None:
         """Add a saliency map, float32 (H, W), 0 to 255; all have the same size."""
-        self._shape = saliency.shape
-        self._times.append(float(time))
-        self._values.write((saliency / np.float32(255)).astype(np.float16).tobytes())
-
-    def finish(self, path: Path) -> None:
-        """Write the file."""
-        self._values.flush()
-        maps = np.memmap(self._values, np.float16, "r", shape=(len(self._times), *self._shape))
-        with path.open("wb") as file:
-            np.savez(file, times=np.array(self._times), maps=maps)
+        self.shape = saliency.shape
+        self.times.append(float(time))
+        self.values.write((saliency / np.float32(255)).astype(np.float16).tobytes())
