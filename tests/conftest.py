@@ -1,6 +1,6 @@
 """Shared by the tests of several modules: seeded weights, tiny photographs, and tiny datasets."""
 
-import msinet  # Before TensorFlow, as in the program: it chooses TensorFlow's kernels.
+import msinet  # noqa: F401 - before TensorFlow, as in the program: it chooses the kernels
 
 # isort: split
 import functools
