@@ -246,7 +246,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a complete CSV file or none; other keys of the rows are left out."""
+    """Write a complete CSV file or none; a key of a row that is no column is a `ValueError`."""
     import csv
 
     with (
@@ -254,7 +254,7 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, An
         # Names of photographs may be bytes that are not valid text.
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        table = csv.DictWriter(file, list(columns), extrasaction="ignore")
+        table = csv.DictWriter(file, list(columns))
         table.writeheader()
         table.writerows(rows)
 

@@ -272,7 +272,7 @@ class Report:
             for row in self.rows
             for metric, score in row.scores.items() or [("", None)]
         )
-        write_csv(path, COLUMNS, lines)
+        write_csv(path, COLUMNS, ({name: line[name] for name in COLUMNS if name in line} for line in lines))
 
 
 def for_terminal(every: Sequence[Row], protocol: str, width: int) -> str:
