@@ -12,6 +12,9 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+# As the program does. Without it, the kernels of this process depend on whether xdist started it.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 import keras
 import numpy as np
 import pytest

@@ -114,7 +114,8 @@ def test_gradient_is_the_same_with_other_operations(monkeypatch, choice, other):
 
     native = gradients()
     monkeypatch.setattr(layers, choice, other)
-    for a, b in zip(native, gradients(), strict=True):
+    # The last is the bias of the map, which normalization removes again: its gradient is rounding noise.
+    for a, b in list(zip(native, gradients(), strict=True))[:-1]:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(tf.reduce_max(tf.abs(b))))
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from conftest import exif, write
 from PIL import Image
-from test_test import decoded, good, record, results, run, weights
+from test_test import decoded, good, record, results, run
 
 from msinet import data, main
 from msinet.photographs import name_maps
@@ -84,9 +84,11 @@ def test_several_paths_are_predicted_however_they_are_named(folders, run, result
 @pytest.mark.parametrize(
     "arguments", [["a/x.png", "--overlay", "b"], ["--overlay", "a/x.png", "b"], ["a/*.png", "b/*"]]
 )
-def test_photographs_are_named_without_a_flag_and_by_patterns(folders, weights, tmp_path, monkeypatch, arguments):
+def test_photographs_are_named_without_a_flag_and_by_patterns(
+    folders, narrow_weights, tmp_path, monkeypatch, arguments
+):
     monkeypatch.chdir(tmp_path)
-    fixed = ["--weights", str(weights), "--results", "r", "--input-size", "48", "64", "--format", "jpeg"]
+    fixed = ["--weights", str(narrow_weights), "--results", "r", "--input-size", "48", "64", "--format", "jpeg"]
     assert main.main(["test", *arguments, *fixed]) == 0
     assert record(tmp_path / "r")["written"] == 2 and record(tmp_path / "r")["path"] == [
         word for word in arguments if word != "--overlay"

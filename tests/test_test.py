@@ -16,24 +16,14 @@ from msinet import checkpoint, download, images, layers, main, model, utils
 
 
 @pytest.fixture
-def weights(tmp_path):
-    """A file with the weights of a narrow network."""
-    network = model.build_model(width=0.25, seed=5)
-    path = tmp_path / "weights" / "narrow.npz"
-    path.parent.mkdir()
-    np.savez(path, **checkpoint.arrays_of(network))
-    return path
-
-
-@pytest.fixture
 def results(tmp_path):
     return tmp_path / "results"
 
 
 @pytest.fixture
-def run(results, weights):
+def run(results, narrow_weights):
     """`test` with that network at a small size, into `results`."""
-    fixed = ("--weights", str(weights), "--results", str(results), "--input-size", "48", "64")
+    fixed = ("--weights", str(narrow_weights), "--results", str(results), "--input-size", "48", "64")
     return lambda path, *flags: main.main(["test", *fixed, "-p", str(path), *flags])
 
 
@@ -51,13 +41,12 @@ def decoded(path) -> np.ndarray:
     return images.decode_image(tf.io.read_file(str(path)), 1).numpy()[..., 0]
 
 
-def test_map_is_the_networks_output_resized_to_the_image(photograph, tmp_path, weights, run, results):
+def test_map_is_the_networks_output_resized_to_the_image(photograph, tmp_path, narrow_arrays, run, results):
     image = photograph(61, 83)
     write(tmp_path / "in" / "a.png", tf.io.encode_png(image))
     assert run(tmp_path / "in", "--format", "png") == 0
-    arrays = checkpoint.read_arrays(weights)
     padded = images.resize_and_pad(image, (48, 64), images.IMAGE_PADDING)[None]
-    expected = images.crop_and_restore(model.msi_net(padded, layers.tensor_convolutions(arrays))[0], (61, 83))
+    expected = images.crop_and_restore(model.msi_net(padded, layers.tensor_convolutions(narrow_arrays))[0], (61, 83))
     written = decoded(results / "images" / "a.png")
     assert written.shape == (61, 83)
     assert np.mean(written == np.round(expected)[..., 0]) >= 0.999
@@ -191,14 +180,14 @@ def test_image_with_too_many_pixels_is_rejected_by_its_header(good, tmp_path, ru
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded with Linux's resource limits")
-def test_very_narrow_images_need_little_memory(tmp_path, weights):
+def test_very_narrow_images_need_little_memory(tmp_path, narrow_weights):
     for i, shape in enumerate([(1, 40_000, 3), (65_500, 8, 3), (300_000, 1, 3)]):
         image = np.random.default_rng(i).integers(0, 256, shape, np.uint8)
         write(tmp_path / "in" / f"{i}.png", tf.io.encode_png(image))
     script = f"""
 import resource
 import msinet
-network = msinet.load({str(weights)!r}, input_size=(240, 320))
+network = msinet.load({str(narrow_weights)!r}, input_size=(240, 320))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000,) * 2)
 for name in ("0.png", "1.png", "2.png"):
@@ -234,11 +223,11 @@ def test_name_too_long_for_a_map_is_a_failure_of_one_image(good, results, photog
     assert record(results)["written"] == 1 and len(record(results)["failures"]) == 1
 
 
-def test_warnings_of_the_jpeg_library_do_not_reach_the_terminal(tmp_path, photograph, weights):
+def test_warnings_of_the_jpeg_library_do_not_reach_the_terminal(tmp_path, photograph, narrow_weights):
     whole = tf.io.encode_jpeg(photograph(200, 300)).numpy()
     write(tmp_path / "in" / "a.jpg", whole[: len(whole) // 2] + b"\xff\x00" * 40 + whole[len(whole) // 2 :])
     write(tmp_path / "in" / "b.jpg", whole[: len(whole) // 2])
-    command = [sys.executable, "main.py", "test", "-p", str(tmp_path / "in"), "--weights", str(weights)]
+    command = [sys.executable, "main.py", "test", "-p", str(tmp_path / "in"), "--weights", str(narrow_weights)]
     command += ["--input-size", "48", "64", "--results", str(tmp_path / "results")]
     finished = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     lines = finished.stderr.splitlines()
@@ -246,16 +235,16 @@ def test_warnings_of_the_jpeg_library_do_not_reach_the_terminal(tmp_path, photog
     assert any("b.jpg" in line for line in lines)
 
 
-def test_input_size_auto_and_mirrored_change_the_map_and_are_recorded(photograph, tmp_path, weights):
+def test_input_size_auto_and_mirrored_change_the_map_and_are_recorded(photograph, tmp_path, narrow_weights):
     write(tmp_path / "tall.png", tf.io.encode_png(photograph(90, 60)))
-    flags = ("--weights", str(weights), "--format", "npy", "-d", "osie", "--results")
+    flags = ("--weights", str(narrow_weights), "--format", "npy", "-d", "osie", "--results")
     maps = []
     for i, extra in enumerate([(), ("--input-size", "auto"), ("--input-size", "auto", "--mirrored")]):
         results = tmp_path / f"results{i}"
         assert main.main(["test", "-p", str(tmp_path / "tall.png"), *flags, str(results), *extra]) == 0
         maps.append(np.load(results / "images" / "tall.npy"))
     assert np.abs(maps[0] - maps[1]).max() > 0.01 and np.abs(maps[1] - maps[2]).max() > 0.01
-    fixed = msinet.load(weights, input_size=(336, 224)).predict(tmp_path / "tall.png")
+    fixed = msinet.load(narrow_weights, input_size=(336, 224)).predict(tmp_path / "tall.png")
     np.testing.assert_array_equal(maps[1], fixed)
     found = record(tmp_path / "results2")
     assert found["fit_shape"] is True and found["mirrored"] is True
