@@ -1,8 +1,5 @@
 """Shared by the tests of several modules: seeded weights, tiny photographs, and tiny datasets."""
 
-import msinet  # noqa: F401 - before TensorFlow, as in the program: it chooses the kernels
-
-# isort: split
 import functools
 import json
 import os
@@ -14,6 +11,9 @@ import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
+
+# As the program does. Without it, the kernels of this process depend on whether xdist started it.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import numpy as np

@@ -1,9 +1,11 @@
 """Training on several devices, tested with two logical devices of one processor in a separate process."""
 
+import functools
 import json
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,12 +21,14 @@ def test_losses_are_the_same_on_one_and_two_devices_and_a_run_can_switch_between
     folder = tiny_dataset(count=10)
     found = run_as_program(__file__, folder, tmp_path)
     assert found["devices"] == [1, 2, 1] and found["shares"] == [2, 2]
-    assert len(found["one"]) == len(found["two, then one"]) == 3  # Epochs of two steps; two of them on two devices.
+    assert len(found["one"]) == len(found["two, then one"]) == 2  # Epochs of two steps, one of them on two devices.
     np.testing.assert_allclose(found["two, then one"], found["one"], rtol=0, atol=1e-4)
 
 
 def main(folder: Path, results: Path) -> dict:
     """Losses of an uninterrupted run on one device, and of a run that switches from two devices to one."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # It takes longer than it saves.
+    compile_ = keras.Model.compile
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
     fit.VARIANTS["narrow"] = {"width": 0.125, "batch_norm": True}
@@ -37,14 +41,15 @@ def main(folder: Path, results: Path) -> dict:
 
     def losses(name: str, epochs: int, names: list[str]) -> list:
         fit.choose_devices, fit.feed = lambda *_: names, watched_feed
+        keras.Model.compile = functools.partialmethod(compile_, run_eagerly=not names)
         params = {**defaults(), "epochs": epochs, "batch_size": 4, "results": str(results / name)}
-        fit.train(groups, params, variant="narrow", init="scratch")
+        fit.train(groups, params, variant="narrow", context="plain", init="scratch")
         rows = (results / name / "history" / "custom.csv").read_text(encoding="utf-8").splitlines()[1:]
         return [[float(value) for value in row.split(",")[1:3]] for row in rows]
 
-    one = losses("one", 3, [])
-    losses("two", 2, ["CPU:0", "CPU:1"])
-    two = losses("two", 3, [])
+    one = losses("one", 2, [])
+    losses("two", 1, ["CPU:0", "CPU:1"])
+    two = losses("two", 2, [])
     replicas = [strategy.num_replicas_in_sync for strategy in strategies[::2]]  # Training, then validation.
     strategy = strategies[2]
     images, _ = next(iter(feed(strategy, batches.training_plan([groups["custom"][0]], 4, 0, 0))))

@@ -132,7 +132,8 @@ def test_scale_must_fit_its_kernel(tmp_path, changes, complaint):
 
 def test_training_continues_from_an_included_network(name, tiny_dataset, tmp_path, eager):
     fixed = ["-d", "custom", "-p", tiny_dataset(count=5), "--input-size", "48", "64", "--results", tmp_path]
-    assert main.main(["train", *map(str, fixed), "--init", name, "--learning-rate", "1e-4", "--epochs", "1"]) == 0
+    fixed += ["--init", name, "--learning-rate", "1e-4", "--epochs", "1", "--batch-size", "4"]
+    assert main.main(["train", *map(str, fixed)]) == 0
     best = checkpoint.best_checkpoint(tmp_path, "custom")
     before, after = checkpoint.read_arrays(BUNDLED[name]), checkpoint.read_arrays(best)
     changed = [name for name in before if np.any(before[name] != after[name])]

@@ -14,8 +14,8 @@ from conftest import write
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from msinet import checkpoint, data, images, main, model
-from msinet.scoring import density, ground_truth, metrics
+from msinet import checkpoint, data, images, main
+from msinet.scoring import density, ground_truth, metrics, pictures
 from msinet.scoring.protocols import MIT
 
 SHAPE = (48, 64)
@@ -50,6 +50,13 @@ def maps(tmp_path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Evaluate without drawing, which takes most of the time."""
+    for name in ("draw_examples", "draw_distributions"):
+        monkeypatch.setattr(pictures, name, lambda *_: None)
 
 
 @pytest.fixture
@@ -130,7 +137,7 @@ def test_table_holds_the_metrics_of_the_benchmark_and_an_interval_around_each_me
         assert images.decode_image(tf.io.read_file(str(run.folder / name)), 3).shape[0] > 200
 
 
-def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps, monkeypatch, capsys):
+def test_mit_protocol_scores_a_binary_map_and_resizes(no_pictures, run, dataset, maps, monkeypatch, capsys):
     half = maps("half", lambda i: metrics.resize_mit(noise(i), (24, 32)))
     assert run("--maps", half, "--protocol", "mit") == 0
     case = cases_of(dataset)[3]
@@ -155,7 +162,7 @@ def test_mit_protocol_scores_a_binary_map_and_resizes(run, dataset, maps, monkey
     assert found.pop("EMD") and run.rows()["half", "0003"] == found
 
 
-def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow_weights, tmp_path):
+def test_network_scores_like_the_maps_that_it_writes(no_pictures, run, dataset, narrow_weights, tmp_path):
     size = ("--input-size", "24", "32")
     test = ["test", "-p", dataset / "stimuli", "--weights", narrow_weights, "--format", "npy", "--results", tmp_path]
     assert main.main(list(map(str, (*test, *size)))) == 0
@@ -169,15 +176,16 @@ def test_network_scores_like_the_maps_that_it_writes(run, dataset, narrow_weight
     assert abs(summary["differences_from_the_first"]["images"]["NSS"]["high"]) < 1e-4
 
 
-def test_images_that_trained_the_weights_are_counted_above_the_table(run, dataset, tmp_path, capsys):
-    arrays = checkpoint.arrays_of(model.build_model(width=0.125, seed=5))
+def test_images_that_trained_the_weights_are_counted_above_the_table(
+    no_pictures, run, dataset, narrow_arrays, tmp_path, capsys
+):
     groups = data.load_groups("custom", dataset, (24, 32), valid_fraction=0.5)
     names = [tuple(sample.name for sample in group.samples) for group in groups]
 
     def save(name, train, valid, fraction):
         trained_on = {"custom": checkpoint.TrainedOn((24, 32), train, valid, "")}
         known = checkpoint.Knowledge((24, 32), "aspp", "", trained_on, valid_fraction=fraction)
-        checkpoint.save_arrays(tmp_path / name, arrays, known)
+        checkpoint.save_arrays(tmp_path / name, narrow_arrays, known)
 
     save("known.npz", *names, 0.5)
     assert len(names[0]) == 5 and run("--weights", tmp_path / "known.npz", name="all") == 0
@@ -194,14 +202,14 @@ def test_images_that_trained_the_weights_are_counted_above_the_table(run, datase
     assert run("--weights", tmp_path / "foreign.npz", tmp_path / "known.npz", split="valid", name="both") == 0
     assert {image for _, image in run.rows()} == set(names[1])
     capsys.readouterr()
-    checkpoint.save_arrays(tmp_path / "unknown.npz", arrays)
+    checkpoint.save_arrays(tmp_path / "unknown.npz", narrow_arrays)
     for name, weights, seen in (("unknown", tmp_path / "unknown.npz", None), ("msinet_lite", "lite", 0)):
         assert run("--weights", weights, "--input-size", 24, 32, split="valid", name=name) == 0
         assert len(run.rows()) == 2 and run.summary()["contenders"][name]["images_that_trained"] == seen
         assert "Only 2 images to score" in capsys.readouterr().out
 
 
-def test_metric_maps_score_each_metric_on_its_own_map(run, dataset, maps):
+def test_metric_maps_score_each_metric_on_its_own_map(no_pictures, run, dataset, maps):
     assert run("--maps", maps("noise", noise), "--metric-maps", "--sigma", "3") == 0
     case = cases_of(dataset)[3]
     found, log_density = run.rows()["noise", "0003"], density.default_log_density(noise(3))
@@ -215,7 +223,9 @@ def test_metric_maps_score_each_metric_on_its_own_map(run, dataset, maps):
 
 
 @pytest.mark.parametrize(("power", "plain"), [(1, ["CC", "KLD"]), (0.2, [])])
-def test_fitted_density_is_used_again_and_no_metrics_own_map_is_worse(run, dataset, maps, capsys, power, plain):
+def test_fitted_density_is_used_again_and_no_metrics_own_map_is_worse(
+    no_pictures, run, dataset, maps, capsys, power, plain
+):
     """The true maps cannot be improved; maps that know where people look, but are far too flat for a density, can."""
     near = maps("near", lambda i: ground_truth.read_saliency(dataset / "saliency" / f"{i:04d}.png") ** power)
     flags = ["--maps", near, "--valid-fraction", "0.5"]
@@ -236,8 +246,8 @@ def test_fitted_density_is_used_again_and_no_metrics_own_map_is_worse(run, datas
     assert (after["CC"] == before["CC"]) == bool(plain)
 
 
-def test_ablation_without_aspp_trains_and_is_scored(run, dataset, tmp_path, eager):
-    flags = ["--context", "plain", "--variant", "narrow", "--init", "scratch", "--epochs", "1"]
+def test_ablation_without_aspp_trains_and_is_scored(no_pictures, run, dataset, tmp_path, eager):
+    flags = ["--context", "plain", "--variant", "narrow", "--init", "scratch", "--epochs", "1", "--batch-size", "8"]
     fixed = ["-d", "custom", "-p", str(dataset), "--results", str(tmp_path), "--input-size", "24", "32"]
     assert main.main(["train", *fixed, *flags]) == 0
     assert run("--input-size", "24", "32", split="valid") == 0
@@ -304,7 +314,7 @@ def test_photographs_whose_names_are_no_text_or_look_like_formulas_are_scored(ru
     assert [line.split(b",")[1] for line in lines[-2:]] == [b"a$_$b", b"latin\xe9"]
 
 
-def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(run, tmp_path):
+def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(no_pictures, run, tmp_path):
     folders = [tmp_path / "deep", tmp_path / "shallow"]
     for folder, dtype in zip(folders, (np.uint16, np.uint8), strict=True):
         folder.mkdir()
@@ -316,7 +326,7 @@ def test_maps_of_16_bits_with_small_values_score_like_the_same_maps_of_8_bits(ru
         assert rows["deep", "0003"][metric] == pytest.approx(rows["shallow", "0003"][metric], abs=1e-4)
 
 
-def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(run, narrow_weights):
+def test_input_by_shape_and_mirrored_average_are_offered_and_recorded(no_pictures, run, narrow_weights):
     found = {}
     for flags in ((), ("--input-size", "auto"), ("--mirrored",)):
         assert run("--weights", narrow_weights, *flags, name=f"run{len(flags)}{''.join(flags)[-4:]}") == 0

@@ -241,7 +241,7 @@ def test_control_characters_in_names_are_escaped(tmp_path, arrays):
 def test_training_that_cannot_continue_from_a_damaged_checkpoint_is_one_line(tmp_path, tiny_dataset, capsys, eager):
     folder, results = tiny_dataset(count=3), tmp_path / "results"
     command = ["train", "-d", "custom", "-p", str(folder), "--variant", "narrow", "--init", "scratch"]
-    command += ["--input-size", "48", "64", "--results", str(results)]
+    command += ["--input-size", "48", "64", "--batch-size", "2", "--results", str(results)]
     assert main.main([*command, "--epochs", "1"]) == 0
     latest = results / "ckpts" / "latest" / "custom.weights.h5"
     intact = latest.read_bytes()

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write
+from conftest import exif, write
 from PIL import Image
 
 import msinet
@@ -42,21 +42,15 @@ def alpha(image: Image.Image) -> Image.Image:
     return image
 
 
-def turned(code: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = code
-    return exif
-
-
 @pytest.mark.parametrize(
     ("name", "convert", "options"),
     [
         ("a.jpg", lambda image: image, {"quality": 90}),
         ("a.jpg", lambda image: image, {"quality": 50, "subsampling": "4:2:2"}),
         ("a.jpg", lambda image: image, {"quality": 75, "subsampling": "4:4:4", "progressive": True}),
-        ("a.jpg", lambda image: image, {"exif": turned(6)}),
+        ("a.jpg", lambda image: image, {"exif": exif(6)}),
         ("a.jpg", lambda image: image.convert("L"), {}),
-        ("a.png", lambda image: image, {"exif": turned(7)}),
+        ("a.png", lambda image: image, {"exif": exif(7)}),
         ("a.png", lambda image: image.convert("L"), {}),
         ("a.png", lambda image: image.convert("LA"), {}),
         ("a.png", lambda image: image.convert("1"), {}),
@@ -133,7 +127,7 @@ print([name for name in ("tensorflow", "keras", "h5py", "scipy") if name in sys.
 
 def test_overlays_equal_those_of_tensorflow(tmp_path):
     path = tmp_path / "a.jpg"
-    sample(64, 48).save(path, exif=turned(6))
+    sample(64, 48).save(path, exif=exif(6))
     overlays = []
     for engine in ("tensorflow", "litert"):
         results = tmp_path / engine

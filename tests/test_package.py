@@ -155,6 +155,7 @@ def test_clone_runs_from_any_folder(clone, run, tmp_path):
 def test_clone_trains_writes_the_demo_and_predicts_in_a_spawned_process(clone, run, tmp_path, tiny_dataset):
     dataset = tiny_dataset(count=4)
     script = f"""
+import functools
 import multiprocessing
 import pickle
 import sys
@@ -163,6 +164,7 @@ from concurrent.futures import ProcessPoolExecutor
 sys.path.insert(0, {str(clone)!r})
 import main
 import msinet
+import keras
 import numpy as np
 
 def predict(pickled):
@@ -170,6 +172,7 @@ def predict(pickled):
 
 if __name__ == "__main__":
     data = ["-d", "custom", "-p", {str(dataset)!r}, "--input-size", "48", "64"]
+    keras.Model.compile = functools.partialmethod(keras.Model.compile, run_eagerly=True)  # This is faster here.
     assert main.main(["train", *data, "--variant", "narrow", "--init", "scratch", "--epochs", "1"]) == 0
     assert main.main(["demo", "--static", "page", "--weights", "results/ckpts/best/custom.weights.h5"]) == 0
     network = msinet.load("lite", input_size=(48, 64))

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import write
-from test_evaluate import dataset, maps, noise, run
+from test_evaluate import dataset, maps, no_pictures, noise, run
 
 from msinet import checkpoint, main, model, utils
 from msinet.scoring import contenders, ground_truth, pictures, report
@@ -18,11 +18,9 @@ from msinet.scoring.protocols import MIT
 
 
 @pytest.fixture
-def noisy(dataset, maps, tmp_path, monkeypatch):
+def noisy(no_pictures, dataset, maps, tmp_path):
     """`evaluate` of noise, with the default name of the run's folder: the exit status. `folders()` lists the runs."""
     folder = maps("noise", noise)
-    for name in ("draw_examples", "draw_distributions"):  # They take most of the time.
-        monkeypatch.setattr(pictures, name, lambda *_: None)
 
     def evaluate_noise(*flags, data=dataset, results=tmp_path):
         fixed = ["-d", "custom", "-p", data, "--split", "all", "--maps", folder, "--results", results]
@@ -58,7 +56,7 @@ def test_run_of_other_settings_is_not_replaced(noisy, dataset, tmp_path, capsys)
     assert noisy("--name", "mine") == 2
 
 
-def test_weights_of_the_same_name_are_other_settings(run, narrow_weights, tmp_path, capsys):
+def test_weights_of_the_same_name_are_other_settings(no_pictures, run, narrow_weights, tmp_path, capsys):
     narrow = write(tmp_path / "narrow.npz", narrow_weights.read_bytes())
     assert run("--weights", narrow, "--input-size", "24", "32") == 0
     assert run("--weights", narrow, "--input-size", "32", "40") == 2
@@ -110,7 +108,7 @@ def test_models_called_like_baselines_get_names_of_their_own(run, maps, tmp_path
     assert all((run.folder / f"examples_{name}.png").exists() for name in models)
 
 
-def test_table_names_an_included_network_as_a_replacement(run, monkeypatch, capsys):
+def test_table_names_an_included_network_as_a_replacement(no_pictures, run, monkeypatch, capsys):
     def unreachable(data):
         raise utils.DownloadError("nothing answers", brief="no network here")
 
@@ -124,7 +122,7 @@ def test_table_names_an_included_network_as_a_replacement(run, monkeypatch, caps
 
 
 @pytest.mark.parametrize("protocol", ["tuebingen", "mit"])
-def test_gold_standard_needs_two_observers(run, dataset, maps, capsys, protocol):
+def test_gold_standard_needs_two_observers(no_pictures, run, dataset, maps, capsys, protocol):
     lines = (dataset / "fixations.csv").read_text().splitlines()
     one_each = [line for line in lines if line.endswith((",0", "observer"))]
     (dataset / "fixations.csv").write_text("\n".join(one_each))

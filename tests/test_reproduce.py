@@ -87,7 +87,7 @@ def test_seven_datasets_go_from_empty_folders_to_the_page(internet, run, tmp_pat
 def test_training_goes_from_vgg16_over_salicon_to_each_dataset(internet, vgg16, run, monkeypatch, eager):
     monkeypatch.setattr(pictures, "draw_distributions", lambda *_: None)
     flags = ["--variant", "narrow", "--epochs", "1", "--weights", "lite", "--input-size", "24", "32"]
-    assert run("--train", "-d", "salicon", "osie", *flags) == 0
+    assert run("--train", "-d", "salicon", "osie", "--batch-size", "4", *flags) == 0
     rows, steps, page = run.rows(), {step["name"]: step for step in run.json()["steps"]}, run.page()
     salicon, osie = (steps[f"train on {name}, aspp, seed 42"]["result"] for name in ("salicon", "osie"))
     assert salicon["init"] == "vgg16" and osie["init"] == salicon["best"]
