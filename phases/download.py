@@ -3,7 +3,7 @@
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,23 @@ from ..utils import UserError, count
 
 @dataclass(frozen=True)
 class Options:
-    """The flags of `download`, whose help describes them."""
+    """What to download.
+
+    Attributes:
+        data: a key of `datasets.DATASETS`, or "all".
+        path: the target folder; None for the default.
+        weights: whether to download weights instead of datasets.
+        source: an archive, a folder of archives, or a mirror; see `download.dataset`.
+        list: whether only to show the datasets.
+        params: see `config.PARAMS`; not used.
+    """
 
     data: str
     path: Path | None
     weights: bool
     source: str | None
     list: bool
+    params: Mapping
 
 
 def listing(width: int) -> str:

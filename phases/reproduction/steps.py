@@ -145,18 +145,18 @@ def command_of(outcome: Outcome, options: Options) -> str:
     if not outcome.result:
         return ""
     if step.kind == "data":
-        return _command("download", download.Options(step.data, options.path, False, None, False))
+        return _command("download", download.Options(step.data, options.path, False, None, False, {}))
     if step.kind != "weights":
         return _command(step.kind, request(step, outcome.inputs, options, options.folder / "again"))
     if step.settings["which"] in ("published", "vgg16"):
-        return _command("download", download.Options(step.data or "salicon", None, True, None, False))
+        return _command("download", download.Options(step.data or "salicon", None, True, None, False, {}))
     return ""
 
 
 def _command(phase: str, options: Any) -> str:
     """The command that runs a phase with these options, whose names are those of the flags."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    params = values.pop("params", {})
+    params = values.pop("params")
     values |= {key: value for key, value in params.items() if has_flag(phase, key) and value != PARAMS[key].value}
     words = [*installation.command().split(), phase]
     for name, value in values.items():
