@@ -1,6 +1,7 @@
 """Shared by all phases: errors that a user can act on, and complete files or none."""
 
 import contextlib
+import csv
 import functools
 import itertools
 import json
@@ -247,8 +248,6 @@ def write_json(path: Path, content: dict) -> None:
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a complete CSV file or none; a key of a row that is no column is a `ValueError`."""
-    import csv
-
     with (
         whole_file(path) as temporary,
         # Names of photographs may be bytes that are not valid text.
