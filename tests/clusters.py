@@ -62,9 +62,9 @@ def options_for(results: Path, **values) -> Options:
     )
 
 
-def plain(path: Path, results: Path, precision: str = "float32", **values) -> dict[str, bytes]:
+def plain(path: Path, results: Path, **values) -> dict[str, bytes]:
     """The files that `test` writes without a cluster, by name."""
-    network = msinet.load("lite", input_size=(48, 64), precision=precision)
+    network = msinet.load("lite", input_size=(48, 64))
     options = options_for(results, **values)
     test.test(network, name_all(find_images([path]).images, options.suffix), options)
     return contents_of(results)

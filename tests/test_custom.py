@@ -12,7 +12,6 @@ from scipy.io import savemat
 from test_train import history
 
 from msinet import data, main
-from msinet.phases.training import batches, fit
 from msinet.scoring import fixations
 from msinet.utils import UserError
 
@@ -132,42 +131,26 @@ def deepen(folder):
         Image.fromarray(np.asarray(Image.open(file)).astype(np.uint16)).save(file)
 
 
-@pytest.fixture
-def loaded(monkeypatch):
-    """The batches of photographs and maps that `train` loads; it stops before it trains with them."""
-    taken = []
-
-    def stop(strategy, plan, augmentation=None):
-        taken.extend((images.numpy(), maps.numpy()) for images, maps in batches.load_batches(plan))
-        raise UserError("enough")
-
-    monkeypatch.setattr(fit, "feed", stop)
-    return taken
-
-
-def test_turned_and_compressed_photographs_and_maps_of_16_bits_train_like_plain_ones(tiny_dataset, tmp_path, loaded):
+def test_turned_and_compressed_photographs_and_maps_of_16_bits_train_like_plain_ones(tiny_dataset, tmp_path, eager):
+    losses = []
     for i, change in enumerate((lambda folder: None, turn_and_compress, deepen)):
         folder = tiny_dataset()
         change(folder)
-        assert run(folder, tmp_path / str(i), "--epochs", "1") == 2
+        assert run(folder, tmp_path / str(i), "--epochs", "1") == 0
+        losses.append([float(history(tmp_path / str(i))[0][key]) for key in ("loss", "val_loss")])
         shutil.rmtree(folder)
-    (images, maps), (turned_images, turned_maps), (deep_images, deep_maps) = loaded
-    assert len(images) == 3 and maps.std() > 10
-    np.testing.assert_array_equal(turned_images, images)
-    np.testing.assert_array_equal(turned_maps, maps)
-    np.testing.assert_array_equal(deep_images, images)
-    np.testing.assert_allclose(deep_maps / deep_maps.sum(), maps / maps.sum(), rtol=1e-4)
+    assert losses[0] == losses[1] and min(losses[0]) > 0
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_maps_that_fit_the_stored_photograph_are_explained(tiny_dataset, tmp_path, capsys, loaded):
+def test_maps_that_fit_the_stored_photograph_are_explained(tiny_dataset, tmp_path, capsys, eager):
     folder = tiny_dataset()
     image = Image.open(folder / "stimuli" / "0001.png")
     image.save(folder / "stimuli" / "0001.png", exif=exif(8))
-    assert run(folder, tmp_path / "results") == 2
+    assert run(folder, tmp_path / "results", "--epochs", "1") == 2
     error = capsys.readouterr().err
     assert "fits the photograph as stored" in error and "--orientation stored" in error
-    assert run(folder, tmp_path / "results", "--epochs", "1", "--orientation", "stored") == 2
-    assert len(loaded) == 1 and "enough" in capsys.readouterr().err
+    assert run(folder, tmp_path / "results", "--epochs", "1", "--orientation", "stored") == 0
     rows = "image,x,y\n" + "0001,60,3\n" * 20
     write(folder / "fixations.csv", rows.encode())
     with pytest.raises(UserError, match=r"inside the photographs as stored, .* pass --orientation stored"):
